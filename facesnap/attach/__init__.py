@@ -1,0 +1,1 @@
+"""Conditionings put on a live UNet and taken off again (torch only)."""

@@ -1,0 +1,65 @@
+"""One hierarchy of errors; every message names the thing, what was expected and the remedy."""
+
+from __future__ import annotations
+
+
+class FaceSnapError(Exception):
+    """Base of every error that FaceSnap raises on purpose.
+
+    Args:
+        what: the thing that went wrong, by name (file, face, tensor, site, option).
+        expected: what would have been right.
+        remedy: what the user can do about it.
+    """
+
+    def __init__(self, what: str, *, expected: str, remedy: str) -> None:
+        self.what, self.expected, self.remedy = what, expected, remedy
+        super().__init__(f"{what} Expected: {expected} Remedy: {remedy}")
+
+
+class PictureError(FaceSnapError):
+    """A file is not a picture that can be read safely."""
+
+
+class NoFaceError(FaceSnapError):
+    """No face, or not the face asked for, was found in a picture."""
+
+
+class PackError(FaceSnapError):
+    """A face-analysis pack (insightface ONNX files) is missing or unusable."""
+
+
+class EncoderError(FaceSnapError):
+    """A CLIP image encoder file is missing or unusable."""
+
+
+class IdentityMismatchError(FaceSnapError):
+    """An identity was made with another recogniser or encoder than the one needed."""
+
+
+class LandmarkError(FaceSnapError):
+    """Landmarks cannot be detected, fitted or drawn."""
+
+
+class CheckpointError(FaceSnapError):
+    """A checkpoint or identity file is damaged, of another kind, or does not fit."""
+
+
+class TopologyError(FaceSnapError):
+    """A UNet is not of a layout that FaceSnap can attach to."""
+
+
+class AttachError(FaceSnapError):
+    """The attachment did not take, or its rows do not fit the UNet call."""
+
+
+class SettingsError(FaceSnapError):
+    """A setting is out of its range or does not fit the others."""
+
+
+class MissingDependencyError(FaceSnapError):
+    """A Python package that this action needs is missing, broken or doubled."""
+
+
+class HostError(FaceSnapError):
+    """The Stable Diffusion model or its host cannot be loaded or driven."""

@@ -1,0 +1,1 @@
+"""Who owns the UNet: one module a host."""

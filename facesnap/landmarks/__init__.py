@@ -1,0 +1,1 @@
+"""The Landmark Predictor: face shape of the reference, pose and expression of a driver (numpy only)."""

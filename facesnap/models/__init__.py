@@ -1,0 +1,1 @@
+"""The networks: Facial Attribute Mixer, ID projections, FFRNet (torch only)."""
