@@ -25,7 +25,7 @@ from tests.components.fetch import DEFAULT_DEST, ComponentError, fetch, sha256_o
 
 DETECTOR, RECOGNISER, LANDMARKS = "det_centerface.onnx", "w_fr_feature.onnx", "fr_landmark.onnx"
 SHA256 = {
-    DETECTOR: "efd2901c39bef12bbd7d455b09d7f9f55c7467b1d71b685257a9accb9e58c56f",
+    DETECTOR: "30c95640a9d805c5e70183dc31b4edf0a54d51b54e5c3f46bcb19145eaa16faa",
     RECOGNISER: "6e524bb134157e6f9b3f2afd911fb66519a1a305b0e1022db02683a098e1ca93",
     LANDMARKS: "f10b0ba1d2a8a099adefede1ebf3733e44fe370715e7303dbeb7f59c02142258",
 }
@@ -81,12 +81,14 @@ def scrfd_detector(centerface: onnx.ModelProto) -> onnx.ModelProto:
     for name, _ in outputs:
         kind, stride = name.split("_")
         builder.nodes.append(helper.make_node("Identity", [grids[kind, int(stride)]], [name]))
+    nodes = [*head, *graph.node, *builder.nodes]
+    used = {name for node in nodes for name in node.input}  # the rest only makes onnxruntime warn
     scrfd = helper.make_graph(
-        [*head, *graph.node, *builder.nodes],
+        nodes,
         "centerface_scrfd",
         [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "H", "W"])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width]) for name, width in outputs],
-        [*graph.initializer, *builder.constants],
+        [tensor for tensor in [*graph.initializer, *builder.constants] if tensor.name in used],
     )
     return helper.make_model(scrfd, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
 
