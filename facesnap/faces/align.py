@@ -86,8 +86,11 @@ def aligned_crop(picture: np.ndarray, kps: np.ndarray, size: int = RECOGNISER_SI
 def misfit(kps: np.ndarray) -> float:
     """How badly five points fit the template: RMS distance after alignment, in units of the 112 crop's eye distance.
 
-    A frontal face is near 0.05, a profile near 0.3; scattered points are beyond 0.5.
+    A frontal face is near 0.07, a profile near 0.3; scattered points are beyond 0.5, and points that are not finite
+    or all the same infinitely far.
     """
+    if not np.isfinite(kps).all() or np.ptp(kps, axis=0).max() <= 0:
+        return float("inf")
     target = template(RECOGNISER_SIZE)
     found = apply(similarity(kps.astype(np.float64), target.astype(np.float64)), kps)
     eye_distance = float(np.linalg.norm(target[1] - target[0]))

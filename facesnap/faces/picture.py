@@ -204,7 +204,9 @@ def _orientation(image: Image.Image, name: str) -> int:
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except DECODER_ERRORS as error:
-        logger.warning("%s: its EXIF data is damaged (%s); the picture is taken as stored", name, _reason(error))
+        logger.warning(
+            "%s: its EXIF data is damaged (%s); the picture is taken as stored", name, _reason(error)
+        )
         return 1
     return value if value in ORIENTATIONS else 1
 
@@ -234,7 +236,9 @@ def _whole_files_only() -> Iterator[None]:
 def _check_size(width: int, height: int, name: str) -> None:
     if width < 1 or height < 1:
         raise PictureError(
-            f"{name}: {width} x {height} pixels.", expected="at least one pixel.", remedy="choose another picture."
+            f"{name}: {width} x {height} pixels.",
+            expected="at least one pixel.",
+            remedy="choose another picture.",
         )
     if width * height > MAX_PIXELS:
         raise _too_large(name, f"{width} x {height} pixels")
