@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -170,7 +172,10 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # finds the CUDA libraries that torch brings
     try:
-        model = model_zoo.get_model(str(file), providers=providers)
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # insightface 0.7.3 prints, and stdout may be for JSON alone
+            model = model_zoo.get_model(str(file), providers=providers)
     except (RuntimeError, ValueError, AssertionError, OSError, *_runtime_errors()) as error:
         raise PackError(
             f"The {kind} {file} cannot be loaded ({str(error).splitlines()[0] if str(error) else error!r}).",

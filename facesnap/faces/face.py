@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Union
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from facesnap.errors import NoFaceError, SettingsError
 from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
 
 CHOICES = ("largest", "leftmost", "central")
-Choice = Union[str, int]
+Choice = str | int
 # Variance of the Laplacian of a 112 px crop (grey 0..255) at which sharpness counts one half: a face as small as
 # 30 px or visibly out of focus lies below it, an ordinary portrait several times above.
 HALF_SHARPNESS = 60.0

@@ -88,9 +88,12 @@ def steps(width: int, height: int, fixed: Size | None = None) -> Iterator[Step]:
         sizes = [(size, size) for size in sorted(allowed, key=lambda size: size != first)]
     yield from (Step(size) for size in sizes)
     yield from (Step(size, padded=True) for size in sizes[:2])
+    small = [size for size in sizes if max(size) <= 640] or sizes
     for turns in (1, 3, 2):
-        yield from (Step(size, turns=turns) for size in sizes)
+        yield from (Step(size, turns=turns) for size in small)
         yield Step(sizes[0], padded=True, turns=turns)
+    for turns in (1, 3, 2):  # the dearest steps come last
+        yield from (Step(size, turns=turns) for size in sizes if size not in small)
 
 
 def climb(picture: np.ndarray, detect: Detector, fixed: Size | None = None) -> tuple[Hits | None, list[Step]]:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -25,7 +25,7 @@ MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 ROWS_AT_ONCE = 1024  # conversions of wide samples go by strips, so that their memory stays small
 
-PictureSource = Union[str, os.PathLike, bytes, bytearray, memoryview, BinaryIO, Image.Image, np.ndarray]
+PictureSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
 # What Pillow's decoders raise on damaged or hostile files; bombs are reported by an error or by a warning.
 DECODER_ERRORS = (
