@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -118,7 +120,10 @@ def _package(name: str, module: str, oldest: str, versions: dict[str, str], leve
 def _importable(module: str, label: str) -> Iterator[Finding]:
     """Really import it: a wheel for another numpy or CUDA is installed and still broken."""
     try:
-        importlib.import_module(module)
+        # Some packages print or warn as they are imported; stdout may be for JSON alone.
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
     except (ImportError, OSError, AttributeError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         yield Finding(
