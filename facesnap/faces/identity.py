@@ -162,7 +162,8 @@ class Identity:
                 remedy="choose another place.",
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            if partial.exists():
+                partial.unlink()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Identity:
