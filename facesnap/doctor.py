@@ -45,9 +45,7 @@ OVERLAPPING = {
 }
 PREFERRED = {"onnxruntime": "onnxruntime", "cv2": "opencv-python"}
 # For those who have onnxruntime-gpu or opencv-python-headless: insightface's own dependencies would bring the others.
-WITHOUT_DEPENDENCIES = (
-    "pip install --no-deps insightface && pip install onnx requests scipy scikit-image tqdm numpy"
-)
+WITHOUT_DEPENDENCIES = "pip install --no-deps insightface && pip install onnx requests scipy scikit-image tqdm numpy"
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,7 @@ def packages(versions: dict[str, str]) -> Iterator[Finding]:
         if present:
             yield from _importable(module, ", ".join(f"{wheel} {versions[wheel]}" for wheel in present))
         else:
-            yield Finding(
-                ERROR, f"none of {', '.join(wheels)} is installed", f"pip install {PREFERRED[module]}"
-            )
+            yield Finding(ERROR, f"none of {', '.join(wheels)} is installed", f"pip install {PREFERRED[module]}")
 
 
 def _package(name: str, module: str, oldest: str, versions: dict[str, str], level: str) -> Finding:
@@ -159,9 +155,7 @@ def providers() -> Iterator[Finding]:
         return  # reported with the packages
     shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", shape[:1], shape[1:])
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6
-    ).SerializeToString()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6).SerializeToString()
     available = onnxruntime.get_available_providers()
     for provider in ("CPUExecutionProvider", "CUDAExecutionProvider"):
         if provider not in available:

@@ -13,15 +13,9 @@ HELP = "Find the faces in photos: boxes, points, quality, and which step of the 
 
 
 def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--pack", default="buffalo_l", help="folder or name of a face-analysis pack (%(default)s)"
-    )
-    parser.add_argument(
-        "--model-dir", action="append", default=[], help="folder of models to search (repeatable)"
-    )
-    parser.add_argument(
-        "--provider", choices=("cpu", "cuda"), default="cpu", help="where the models run (%(default)s)"
-    )
+    parser.add_argument("--pack", default="buffalo_l", help="folder or name of a face-analysis pack (%(default)s)")
+    parser.add_argument("--model-dir", action="append", default=[], help="folder of models to search (repeatable)")
+    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where the models run (%(default)s)")
 
 
 def add_choose_argument(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pack_arguments(parser)
     add_choose_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument(
-        "--draw", type=Path, metavar="OUT.png", help="picture of the first photo with what was found"
-    )
+    parser.add_argument("--draw", type=Path, metavar="OUT.png", help="picture of the first photo with what was found")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.draw and len(args.photos) > 1:
-        raise SettingsError(
-            "--draw with several photos.", expected="one photo.", remedy="call once for each photo."
-        )
+        raise SettingsError("--draw with several photos.", expected="one photo.", remedy="call once for each photo.")
     analyser = FaceAnalyser(args.pack, args.provider, args.model_dir)
     found = {photo: analyser.faces(Path(photo), name=photo) for photo in args.photos}
     chosen = {photo: choose_face(faces, args.choose) for photo, faces in found.items()}
@@ -62,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"running on {analyser.provider}")
     for photo, faces in found.items():
         width, height = faces[0].picture_size
-        print(
-            f"{photo}: {width} x {height}, {len(faces)} face{'s' * (len(faces) > 1)}, found by {faces[0].found_by}"
-        )
+        print(f"{photo}: {width} x {height}, {len(faces)} face{'s' * (len(faces) > 1)}, found by {faces[0].found_by}")
         for index, face in enumerate(faces):
             print(f"  {'*' if face is chosen[photo] else ' '} {index}: {_line(face)}")
     return 0

@@ -13,9 +13,7 @@ HELP = "Check packages, execution providers, packs and encoders; say what to do 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model-dir", action="append", default=[], help="folder of models to search (repeatable)"
-    )
+    parser.add_argument("--model-dir", action="append", default=[], help="folder of models to search (repeatable)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 

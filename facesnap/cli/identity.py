@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("photos", nargs="+", metavar="PHOTO")
     make.add_argument("--out", type=Path, required=True, help=f"file to write (*{IDENTITY_SUFFIX})")
     make.add_argument("--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l")
-    make.add_argument(
-        "--levels", type=int, nargs="+", default=list(PENULTIMATE), help="encoder levels (%(default)s)"
-    )
+    make.add_argument("--levels", type=int, nargs="+", default=list(PENULTIMATE), help="encoder levels (%(default)s)")
     make.add_argument("--name", help="the person's name (default: the first photo's)")
     make.add_argument("--keep-crops", action="store_true", help="also store the aligned 224 px face crops")
 
@@ -82,9 +80,7 @@ def _compare(args: argparse.Namespace) -> int:
     if args.json:
         _print({"a": args.a, "b": args.b, "recogniser": identities[0].recogniser, "cosine": cosine}, True)
     else:
-        print(
-            f"cosine similarity of {args.a} and {args.b}: {cosine:.3f} (by the recogniser of {identities[0].alias})"
-        )
+        print(f"cosine similarity of {args.a} and {args.b}: {cosine:.3f} (by the recogniser of {identities[0].alias})")
     return 0
 
 

@@ -70,8 +70,8 @@ def save_pipeline(folder: Path, seed: int = 0) -> Path:
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     )  # fmt: skip
     vae = diffusers.AutoencoderKL(
-        block_out_channels=(16, 16, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=8, layers_per_block=1,
+        block_out_channels=(32, 32, 64, 64), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=32, layers_per_block=1,
     )  # fmt: skip
     pipeline: Any = diffusers.StableDiffusionPipeline(
         vae=draw(vae, seed), text_encoder=draw(text_encoder, seed + 1), tokenizer=tokenizer,

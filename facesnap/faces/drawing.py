@@ -33,9 +33,7 @@ def draw_faces(faces: Sequence[Face], chosen: Face) -> Image.Image:
         box = [(float(value) + 0.5) * scale for value in face.box]
         pen.rectangle(box, outline=colour, width=line)
         for (x, y), dot in zip((face.kps + 0.5) * scale, POINTS, strict=True):
-            pen.ellipse(
-                (x - 1.5 * line, y - 1.5 * line, x + 1.5 * line, y + 1.5 * line), fill=dot, outline="white"
-            )
+            pen.ellipse((x - 1.5 * line, y - 1.5 * line, x + 1.5 * line, y + 1.5 * line), fill=dot, outline="white")
         _label(pen, box, f"{index}: {face.score:.2f}", colour, photo.size)
     return _beside(photo, chosen)
 

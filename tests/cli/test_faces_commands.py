@@ -116,9 +116,7 @@ def test_two_overlapping_wheels_are_an_error(pair: tuple[str, str], keep: str) -
     assert f"pip install {keep};" in findings[0].remedy and "--no-deps insightface" in findings[0].remedy
 
 
-def test_missing_old_and_broken_packages(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_old_and_broken_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     versions = installed_versions()
     less = {name: v for name, v in versions.items() if name not in ("insightface", "diffusers")}
     found = {finding.what.split()[0]: finding for finding in packages(less | {"transformers": "4.29.9"})}

@@ -107,9 +107,7 @@ def decode(
         parts = builder.operation("Split", [x], outputs=count, axis=1)
         return [builder.apply("GatherElements", builder.blocks(part), index, axis=1) for part in parts]
 
-    height, width = (
-        builder.scale(builder.apply("Exp", part), CENTERFACE_STRIDE) for part in channels(size, 2)
-    )
+    height, width = (builder.scale(builder.apply("Exp", part), CENTERFACE_STRIDE) for part in channels(size, 2))
     offset_y, offset_x = channels(offset, 2)
     position = builder.apply("Cast", index, to=TensorProto.FLOAT)  # 0..3 in the 2x2 block
     row = builder.apply("Floor", builder.scale(position, 0.5))
@@ -171,9 +169,7 @@ def build(out: Path, components: Path = DEFAULT_DEST) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=out) as scratch:
         made = Path(scratch)
-        onnx.save(
-            scrfd_detector(onnx.load(str(sources["centerface"] / "centerface.onnx"))), str(made / DETECTOR)
-        )
+        onnx.save(scrfd_detector(onnx.load(str(sources["centerface"] / "centerface.onnx"))), str(made / DETECTOR))
         recogniser = batched_recogniser(onnx.load(str(sources["faceplugin"] / "fr_feature.onnx")))
         onnx.save(recogniser, str(made / RECOGNISER))
         shutil.copyfile(sources["faceplugin"] / LANDMARKS, made / LANDMARKS)

@@ -135,10 +135,7 @@ def is_complete(folder: Path, component: Component) -> bool:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if (
-        manifest.get("archive_sha256") != component.sha256
-        or len(manifest.get("files", ())) != component.count
-    ):
+    if manifest.get("archive_sha256") != component.sha256 or len(manifest.get("files", ())) != component.count:
         return False
     return all((folder / n).is_file() and sha256_of(folder / n) == h for n, h in manifest["files"].items())
 
@@ -147,9 +144,7 @@ def _download(component: Component, scratch: Path) -> Path:
     if component.client == "npm":
         npm = shutil.which("npm")
         if npm is None:
-            raise ComponentError(
-                f"npm is needed to fetch {component.spec}: install Node.js (https://nodejs.org)"
-            )
+            raise ComponentError(f"npm is needed to fetch {component.spec}: install Node.js (https://nodejs.org)")
         command = [npm, "pack", "--ignore-scripts", component.spec]
     else:
         binary = ["--only-binary" if component.client == "wheel" else "--no-binary", ":all:"]
@@ -164,9 +159,7 @@ def _download(component: Component, scratch: Path) -> Path:
             ".",
             component.spec,
         ]
-    result = subprocess.run(
-        command, cwd=scratch, capture_output=True, text=True, encoding="utf-8", errors="replace"
-    )
+    result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, encoding="utf-8", errors="replace")
     archive = scratch / component.archive
     if result.returncode or not archive.is_file():
         tail = "\n".join((result.stdout + result.stderr).splitlines()[-15:])
@@ -206,9 +199,7 @@ def _unpack(archive: Path, component: Component, folder: Path) -> None:
         path.write_bytes(content)
         files[match["name"]] = hashlib.sha256(content).hexdigest()
     if len(files) != component.count:
-        raise ComponentError(
-            f"{archive.name}: {len(files)} files match {component.member}, not {component.count}"
-        )
+        raise ComponentError(f"{archive.name}: {len(files)} files match {component.member}, not {component.count}")
     note = {
         "spec": component.spec,
         "archive_sha256": component.sha256,
@@ -228,12 +219,8 @@ def _move_into_place(unpacked: Path, folder: Path, component: Component) -> None
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.components.fetch", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(COMPONENTS)} (default: all)"
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.components.fetch", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(COMPONENTS)} (default: all)")
     parser.add_argument("--dest", type=Path, default=DEFAULT_DEST)
     args = parser.parse_args(argv)
     try:

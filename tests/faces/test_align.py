@@ -23,9 +23,7 @@ def test_recovers_any_similarity(angle: float, scale: float, shift: tuple[float,
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moved = points @ turn.T + shift
     matrix = similarity(points, moved)
-    assert np.allclose(matrix[:, :2], turn, atol=1e-6 * max(scale, 1)) and np.allclose(
-        matrix[:, 2], shift, atol=1e-4
-    )
+    assert np.allclose(matrix[:, :2], turn, atol=1e-6 * max(scale, 1)) and np.allclose(matrix[:, 2], shift, atol=1e-4)
     assert np.allclose(apply(matrix, points), moved, atol=1e-4)
     assert misfit(moved) < 1e-6
 

@@ -54,9 +54,7 @@ def test_pack_is_told_apart_by_shape(face_pack: Path) -> None:
         "webui/extensions/sd-webui-controlnet/annotator/downloads/insightface/models/antelopev2",
     ],
 )
-def test_packs_are_found_by_name(
-    place: str, face_pack: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packs_are_found_by_name(place: str, face_pack: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copy_pack(face_pack, elsewhere / place)
     webui = elsewhere / "webui"
     (webui / "models").mkdir(parents=True, exist_ok=True)
@@ -139,9 +137,7 @@ def test_provider(face_pack: Path, analyser: FaceAnalyser) -> None:
 def test_batches_equal_single_crops(analyser: FaceAnalyser, orl: list[tuple[str, int, np.ndarray]]) -> None:
     from PIL import Image
 
-    crops = [
-        np.repeat(np.array(Image.fromarray(p).resize((112, 112)))[:, :, None], 3, 2) for _, _, p in orl[:19]
-    ]
+    crops = [np.repeat(np.array(Image.fromarray(p).resize((112, 112)))[:, :, None], 3, 2) for _, _, p in orl[:19]]
     single = np.concatenate([analyser.embed([crop]) for crop in crops])
     assert np.abs(analyser.embed(crops) - single).max() < 1e-3 * np.abs(single).max()
     assert not np.allclose(single[0], single[1])

@@ -83,9 +83,7 @@ def openclip(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
-@pytest.mark.parametrize(
-    "layout", ["safetensors", "bin", "full clip", "openclip", "openclip full", "state_dict"]
-)
+@pytest.mark.parametrize("layout", ["safetensors", "bin", "full clip", "openclip", "openclip full", "state_dict"])
 def test_equals_transformers_in_every_layout(
     layout: str, tmp_path: Path, tensors: dict[str, torch.Tensor], reference: CLIPVisionModelWithProjection
 ) -> None:
@@ -130,15 +128,11 @@ def test_equals_transformers_in_every_layout(
 @pytest.mark.parametrize("size", [224, 112, 256, 300])
 def test_preprocess_equals_clip_image_processor(size: int) -> None:
     transformers = pytest.importorskip("transformers")
-    processor = transformers.CLIPImageProcessor(
-        size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}
-    )
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224})
     from PIL import Image
 
     pictures = [Image.fromarray(crop) for crop in crops(size)]
-    theirs = torch.stack(
-        [torch.as_tensor(processor(p, return_tensors="pt").pixel_values[0]) for p in pictures]
-    )
+    theirs = torch.stack([torch.as_tensor(processor(p, return_tensors="pt").pixel_values[0]) for p in pictures])
     ours = preprocess(crops(size), 224)
     assert ours.shape == (2, 3, 224, 224)
     assert (ours - theirs).abs().max() <= 2e-6  # values reach 2.6
@@ -167,9 +161,7 @@ def test_precision_is_its_own_under_autocast(file: Path) -> None:
     assert half.dtype == torch.bfloat16 and 0 < (half.float() - plain).abs().max() < 0.5
 
 
-def shapes(
-    width: int, layers: int, projection: int, patch: int = 14, image: int = 224
-) -> dict[str, torch.Tensor]:
+def shapes(width: int, layers: int, projection: int, patch: int = 14, image: int = 224) -> dict[str, torch.Tensor]:
     empty = {
         "vision_model.embeddings.class_embedding": (width,),
         "vision_model.embeddings.patch_embedding.weight": (width, 3, patch, patch),
@@ -256,9 +248,7 @@ def test_refuses_damaged_hostile_and_foreign_files(
         (saved("shape.pt", tensors | {key: torch.ones(3, 3)}), r"is \(3, 3\) instead of \(128, 256\)"),
         (saved("nan.pt", tensors | {key: tensors[key] * float("nan")}), "not finite"),
         (
-            saved(
-                "grid.pt", tensors | {"vision_model.embeddings.position_embedding.weight": torch.ones(7, 128)}
-            ),
+            saved("grid.pt", tensors | {"vision_model.embeddings.position_embedding.weight": torch.ones(7, 128)}),
             "positions",
         ),
         (saved("openclip.pt", openclip(tensors) | {"visual.attnpool.q": torch.ones(2)}), "attnpool"),

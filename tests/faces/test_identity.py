@@ -56,9 +56,7 @@ def test_references_of_one_person_agree(identity: Identity, astronaut_face: Face
     other = Identity.from_faces([astronaut_face], name="astronaut")
     single = [Identity.from_faces([face]) for face in obama]
     assert similarity(*single) > 0.5 > 0.3 > similarity(identity, other)
-    assert all(
-        similarity(identity, one) > similarity(*single) for one in single
-    )  # the mean is nearer to each
+    assert all(similarity(identity, one) > similarity(*single) for one in single)  # the mean is nearer to each
     assert similarity(identity, identity) == pytest.approx(1, abs=1e-6)
 
 

@@ -47,15 +47,11 @@ def test_every_ladder_has_all_kinds_of_step_once(width: int, height: int) -> Non
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_turned_pictures(
-    turns: int, analyser: FaceAnalyser, astronaut: np.ndarray, astronaut_face: Face
-) -> None:
+def test_turned_pictures(turns: int, analyser: FaceAnalyser, astronaut: np.ndarray, astronaut_face: Face) -> None:
     face = analyser.face(np.ascontiguousarray(np.rot90(astronaut, turns)))
     assert face.found_by == f"turned {90 * (4 - turns)}, 640"
     assert cosine(face, astronaut_face) > 0.99
-    expected = unturn(
-        astronaut_face.kps, 4 - turns, 512, 512
-    )  # the turn that takes upright points to turned ones
+    expected = unturn(astronaut_face.kps, 4 - turns, 512, 512)  # the turn that takes upright points to turned ones
     assert np.abs(face.kps - expected).max() < 1
     assert abs(abs(roll(face.kps)) - (180 if turns == 2 else 90)) < 15
     difference = np.abs(face.crop(224).astype(float) - astronaut_face.crop(224))
@@ -78,9 +74,7 @@ def test_eight_orientations_give_the_same_face(
         assert np.array_equal(face.embedding, astronaut_face.embedding), orientation
 
 
-def test_close_up_that_fills_the_frame(
-    analyser: FaceAnalyser, astronaut: np.ndarray, astronaut_face: Face
-) -> None:
+def test_close_up_that_fills_the_frame(analyser: FaceAnalyser, astronaut: np.ndarray, astronaut_face: Face) -> None:
     tight = astronaut[85:170, 185:265]  # brows to chin
     large = np.array(Image.fromarray(tight).resize((1600, 1700)))
     for picture in (tight, large, np.rot90(large)):
@@ -91,9 +85,7 @@ def test_close_up_that_fills_the_frame(
     assert (plain @ astronaut_face.normed_embedding < SAME * np.linalg.norm(plain, axis=1)).all()
 
 
-def test_tiny_face_in_a_large_picture(
-    analyser: FaceAnalyser, astronaut: np.ndarray, astronaut_face: Face
-) -> None:
+def test_tiny_face_in_a_large_picture(analyser: FaceAnalyser, astronaut: np.ndarray, astronaut_face: Face) -> None:
     canvas = np.full((2400, 3200, 3), 200, np.uint8)
     canvas[1500:1756, 2100:2356] = np.array(Image.fromarray(astronaut).resize((256, 256)))
     plain = analyser._detect(canvas, (640, 640))[0]
@@ -122,9 +114,7 @@ def test_choice_among_faces(analyser: FaceAnalyser, astronaut: np.ndarray) -> No
     assert len(faces) == 3
     assert [face.area for face in faces] == sorted((face.area for face in faces), reverse=True)
     assert choose_face(faces).box[0] > 980 and choose_face(faces, 0) is choose_face(faces, "largest")
-    assert choose_face(faces, "leftmost").box[2] < 276 and choose_face(faces, "2") is choose_face(
-        faces, "leftmost"
-    )
+    assert choose_face(faces, "leftmost").box[2] < 276 and choose_face(faces, "2") is choose_face(faces, "leftmost")
     assert 560 < choose_face(faces, "central").box[0] < 944
     for index in (3, -1, "9"):
         with pytest.raises(NoFaceError, match="has 3"):

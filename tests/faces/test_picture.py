@@ -22,9 +22,9 @@ H, W = 20, 30
 RGB = np.random.default_rng(3).integers(0, 256, (H, W, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]
 ALPHA = np.random.default_rng(4).integers(0, 256, (H, W), dtype=np.uint8)
-SMOOTH = np.stack(
-    np.broadcast_arrays(np.linspace(0, 255, W), np.linspace(0, 255, H)[:, None], 128), -1
-).astype(np.uint8)
+SMOOTH = np.stack(np.broadcast_arrays(np.linspace(0, 255, W), np.linspace(0, 255, H)[:, None], 128), -1).astype(
+    np.uint8
+)
 
 
 def grey3(grey: np.ndarray) -> np.ndarray:
@@ -48,13 +48,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + header
-        + extra
-        + png_chunk(b"IDAT", zlib.compress(rows))
-        + png_chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + header + extra + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
 
 
 def png16(samples: np.ndarray, colour: int, extra: bytes = b"") -> bytes:
@@ -164,9 +158,7 @@ def readable() -> dict[str, tuple[bytes, np.ndarray, float]]:
         ),
         "CMYK TIFF": (encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"), cmyk_truth, 1),
         "CMYK JPEG": (
-            encoded(
-                Image.fromarray(np.full((H, W, 4), (40, 90, 130, 20), np.uint8), "CMYK"), "JPEG", quality=100
-            ),
+            encoded(Image.fromarray(np.full((H, W, 4), (40, 90, 130, 20), np.uint8), "CMYK"), "JPEG", quality=100),
             np.full((H, W, 3), np.rint((255 - np.array([40, 90, 130])) * 235 / 255)),
             4,
         ),
@@ -213,14 +205,9 @@ def refused() -> dict[str, bytes]:
         "PNG without width": png(0, 10, 8, 0, b""),
         "PNG without rows": png(50, 50, 8, 2, b"")[:-12],
         "huge PPM": b"P6 60000 60000 255\n" + bytes(100),
-        "huge BMP": b"BM"
-        + struct.pack("<IHHIIiiHHIIIIII", 100, 0, 0, 54, 40, 50000, 50000, 1, 24, 0, 0, 0, 0, 0, 0),
-        "huge GIF": b"GIF89a"
-        + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
-        + b",\0\0\0\0\xff\xff\xff\xff\0\x02\0;",
-        "text bomb in PNG": png(
-            4, 4, 8, 0, bytes(20), png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(100 << 20)))
-        ),
+        "huge BMP": b"BM" + struct.pack("<IHHIIiiHHIIIIII", 100, 0, 0, 54, 40, 50000, 50000, 1, 24, 0, 0, 0, 0, 0, 0),
+        "huge GIF": b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b",\0\0\0\0\xff\xff\xff\xff\0\x02\0;",
+        "text bomb in PNG": png(4, 4, 8, 0, bytes(20), png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(100 << 20)))),
         "NaN TIFF": encoded(Image.fromarray(nan), "TIFF"),
         "float TIFF beyond 255": encoded(Image.fromarray(np.full((4, 4), 4e4, np.float32)), "TIFF"),
         "negative float TIFF": encoded(Image.fromarray(np.full((4, 4), -1, np.float32)), "TIFF"),
@@ -252,7 +239,7 @@ def test_refuses(name: str, lenient: bool, monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(PictureError) as caught:
         read_picture(file)
     assert str(file) in str(caught.value) and caught.value.remedy
-    assert ImageFile.LOAD_TRUNCATED_IMAGES == lenient
+    assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_every_kind_of_source(tmp_path: Path) -> None:
@@ -323,9 +310,7 @@ def _mutate(data: bytes, edits: list[tuple[int, int]]) -> bytes:
     return bytes(damaged)
 
 
-FUZZED = [
-    encoded(Image.fromarray(RGB), f) for f in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-]
+FUZZED = [encoded(Image.fromarray(RGB), f) for f in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")]
 
 
 @settings(max_examples=300, deadline=None)
@@ -334,9 +319,7 @@ FUZZED = [
     st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=8),
     st.integers(0, 40),
 )
-def test_damage_is_read_or_refused_and_nothing_else(
-    data: bytes, edits: list[tuple[int, int]], cut: int
-) -> None:
+def test_damage_is_read_or_refused_and_nothing_else(data: bytes, edits: list[tuple[int, int]], cut: int) -> None:
     damaged = _mutate(data, edits)[: len(data) - cut]
     try:
         pixels = read_picture(damaged)
