@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from facesnap.errors import FaceSnapError
-from facesnap.faces.encoder_files import SUFFIXES, encoder_parents
-from facesnap.faces.packs import RESEARCH_ONLY, installed_packs, pack_parents
+from facesnap.faces.encoder_files import SOURCES, SUFFIXES, encoder_parents
+from facesnap.faces.packs import PACK_SOURCES, RESEARCH_ONLY, installed_packs, pack_parents
 from facesnap.version import __version__
 
 OK, NOTE, ERROR = "ok", "note", "error"
@@ -44,8 +44,11 @@ OVERLAPPING = {
     ),
 }
 PREFERRED = {"onnxruntime": "onnxruntime", "cv2": "opencv-python"}
-# For those who have onnxruntime-gpu or opencv-python-headless: insightface's own dependencies would bring the others.
-WITHOUT_DEPENDENCIES = "pip install --no-deps insightface && pip install onnx requests scipy scikit-image tqdm numpy"
+# For users of onnxruntime-gpu or opencv-python-headless: insightface's dependencies bring the other wheels.
+WITHOUT_DEPENDENCIES = (
+    'pip install --upgrade --no-deps "insightface>=1.0" && '
+    'pip install "onnx>=1.13" numpy requests scipy scikit-image tqdm'
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,9 @@ def packages(versions: dict[str, str]) -> Iterator[Finding]:
 def _package(name: str, module: str, oldest: str, versions: dict[str, str], level: str) -> Finding:
     version = versions.get(re.sub(r"[-_.]+", "-", name).lower())
     if name == "insightface":
-        install = f"pip install insightface (with onnxruntime-gpu or opencv-python-headless: {WITHOUT_DEPENDENCIES})"
+        install = f"pip install insightface; with onnxruntime-gpu or opencv-python-headless: {WITHOUT_DEPENDENCIES}"
     else:
-        install = f"pip install '{name}>={oldest}'"
+        install = f'pip install "{name}>={oldest}"'
     if version is None:
         suffix = "" if level == ERROR else " (needed to generate without a WebUI, and to train)"
         return Finding(level, f"{name} is not installed{suffix}", install)
@@ -141,8 +144,8 @@ def overlaps(versions: dict[str, str]) -> Iterator[Finding]:
         yield Finding(
             ERROR,
             f"{' and '.join(present)} are both installed; they overwrite each other's module {module}",
-            f"pip uninstall -y {' '.join(present)} && pip install {keep}; then, so that insightface does not bring "
-            f"the other back: {WITHOUT_DEPENDENCIES}",
+            f"pip uninstall -y {' '.join(present)} && pip install {keep}; then, so that insightface does not "
+            f"bring the other back: {WITHOUT_DEPENDENCIES}",
         )
 
 
@@ -193,8 +196,8 @@ def packs(model_dirs: Iterable[str]) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             f"no face-analysis pack in: {', '.join(map(str, pack_parents(model_dirs)))}",
-            f"unpack buffalo_l.zip or antelopev2.zip of github.com/deepinsight/insightface/releases (v0.7) into {home} "
-            f"({RESEARCH_ONLY}), or AuraFace (huggingface.co/fal/AuraFace-v1, commercial use allowed)",
+            f"unpack {PACK_SOURCES['buffalo_l']} into {home} ({RESEARCH_ONLY}), "
+            f"or AuraFace ({PACK_SOURCES['auraface']}, commercial use allowed)",
         )
 
 
@@ -212,7 +215,7 @@ def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "no image encoder in models/clip_vision or models/CLIP",
-            "needed for adapters that use CLIP: huggingface.co/h94/IP-Adapter, models/image_encoder/model.safetensors",
+            f"needed for adapters that use CLIP: {SOURCES['vit-h']}",
         )
 
 

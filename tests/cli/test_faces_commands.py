@@ -113,14 +113,14 @@ def test_two_overlapping_wheels_are_an_error(pair: tuple[str, str], keep: str) -
     findings = list(overlaps(alone | {pair[0]: "1.0", pair[1]: "2.0"}))
     assert len(findings) == 1 and findings[0].level == ERROR
     assert pair[0] in findings[0].what and pair[1] in findings[0].what
-    assert f"pip install {keep};" in findings[0].remedy and "--no-deps insightface" in findings[0].remedy
+    assert f"pip install {keep};" in findings[0].remedy and "insightface>=1.0" in findings[0].remedy
 
 
 def test_missing_old_and_broken_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     versions = installed_versions()
     less = {name: v for name, v in versions.items() if name not in ("insightface", "diffusers")}
     found = {finding.what.split()[0]: finding for finding in packages(less | {"transformers": "4.29.9"})}
-    assert found["insightface"].level == ERROR and "--no-deps insightface" in found["insightface"].remedy
+    assert found["insightface"].level == ERROR and "insightface>=1.0" in found["insightface"].remedy
     assert found["diffusers"].level == NOTE
     assert found["transformers"].level == ERROR and "older than 4.30" in found["transformers"].what
     assert levels(list(packages(versions))) != levels(list(found.values()))
