@@ -169,4 +169,7 @@ def _to_tokens(h: Tensor) -> Tensor:
 
 
 def _to_map(r: Tensor, like: Tensor) -> Tensor:
-    return r.transpose(1, 2).unflatten(2, like.shape[2:])  # (B, H * W, C) -> (B, C, H, W)
+    """(B, H * W, C) -> (B, C, H, W) in the memory format of ``like``: mixed formats slow convolutions."""
+    channels_last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return r.transpose(1, 2).unflatten(2, like.shape[2:]).contiguous(memory_format=layout)
