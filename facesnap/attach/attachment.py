@@ -1,0 +1,123 @@
+"""The attachment: conditionings put on a live UNet, as a context manager that leaves nothing behind.
+
+    plan = RowPlan.classifier_free(pictures=1)
+    with attach(unet, [conditioning], plan) as attachment:
+        ...                                  # the host sets plan.rows and plan.progress before each UNet call
+    attachment.require_called()
+
+Torch hooks do the work for every host alike; no forward is replaced and no module is added to the UNet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from facesnap.attach.call import UNetCall
+from facesnap.attach.conditioning import Conditioning
+from facesnap.attach.rows import RowPlan
+from facesnap.attach.tokens import TokenInjection
+from facesnap.attach.topology import Topology, read_topology
+from facesnap.errors import AttachError
+
+
+class Attachment:
+    """The hooks of one `attach` and what they have seen.
+
+    Attributes:
+        calls: UNet calls seen so far.
+        active_calls: those of them in which somebody had weight.
+    """
+
+    def __init__(self, unet: nn.Module, topology: Topology, people: Sequence[Conditioning], plan: RowPlan) -> None:
+        self.unet, self.topology, self.plan = unet, topology, plan
+        self.tokens = TokenInjection(topology, people)
+        self.calls = 0
+        self.active_calls = 0
+        self._handles: list[RemovableHandle] = []
+
+    def install(self) -> None:
+        """Put all hooks on; on any failure none stays."""
+        try:
+            self._handles.append(self.unet.register_forward_pre_hook(self._begin, with_kwargs=True))
+            self._handles += self.tokens.install()
+            self._handles.append(self.unet.register_forward_hook(self._end))
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Take all hooks off. May be called again."""
+        while self._handles:
+            self._handles.pop().remove()
+        self.tokens.call = None
+
+    def require_called(self) -> None:
+        """Tell whether the sampling went through the UNet at all.
+
+        Raises:
+            AttachError: no call was seen; the host sampled with another UNet.
+        """
+        if self.calls == 0:
+            raise AttachError(
+                f"The sampling finished without calling the {type(self.unet).__name__} that FaceSnap is attached to.",
+                expected="at least one call",
+                remedy="switch off TensorRT, torch.compile or whatever replaces the UNet",
+            )
+
+    def _begin(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs.get("x", kwargs.get("sample"))
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            raise AttachError(
+                f"The {type(unet).__name__} was called without a picture-shaped first input.",
+                expected="latents (B, C, h, w)",
+                remedy="only picture UNets can be used; video UNets with five dimensions cannot",
+            )
+        rows = self.plan.for_batch(len(x))
+        self.tokens.call = UNetCall(rows, self.plan.progress, (x.shape[-2], x.shape[-1]))
+
+    def _end(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        call, self.tokens.call = self.tokens.call, None
+        self.calls += 1
+        if call is None:
+            return
+        expected = self.tokens.expected_sites(call)
+        if not expected:
+            return
+        self.active_calls += 1
+        missing = sorted(expected - call.fired)
+        if self.active_calls == 1 and missing:
+            raise AttachError(
+                f"{len(missing)} of {len(expected)} cross-attentions did not run as modules, among them {missing[0]}.",
+                expected="every attn2 calls its to_q and to_out[0]",
+                remedy="the UNet is compiled or replaced (torch.compile, TensorRT): switch that off for this model",
+            )
+
+
+@contextlib.contextmanager
+def attach(unet: nn.Module, people: Sequence[Conditioning], plan: RowPlan) -> Iterator[Attachment]:
+    """Attach people to a UNet for the duration of a `with` block.
+
+    Args:
+        unet: a live ldm, sgm, Forge or diffusers UNet, in any dtype, on any device.
+        people: one conditioning a person; an empty list attaches nothing.
+        plan: the host's row plan, updated by the host before each UNet call.
+
+    Yields:
+        The attachment. After the block, however it ends, no hook is left.
+
+    Raises:
+        TopologyError: the UNet is compiled or unknown.
+        SettingsError: a conditioning does not fit the UNet.
+        AttachError: from the first UNet call, where the sites do not fire or rows do not fit.
+    """
+    attachment = Attachment(unet, read_topology(unet), people, plan)
+    attachment.install()
+    try:
+        yield attachment
+    finally:
+        attachment.remove()

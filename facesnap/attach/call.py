@@ -1,0 +1,83 @@
+"""The state of one UNet call that the hooks share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from facesnap.attach.rows import Row
+from facesnap.attach.topology import Site
+from facesnap.errors import AttachError
+
+
+@dataclass
+class Query:
+    """What a site's to_q has just seen and made, kept until the same site's to_out."""
+
+    input: Tensor  # (b, N, C)
+    q: Tensor  # (b, N, width)
+
+
+@dataclass
+class UNetCall:
+    """One call of the UNet inside the attachment.
+
+    Attributes:
+        rows: roles of the batch's entries, B of them.
+        progress: fraction of the sampling that is done.
+        latent: (height, width) of the UNet's input.
+        site_inputs: per site, the whole input (B, N, C) that its attn2 was called with.
+        queries: per site, the query that waits for its to_out.
+        fired: sites whose to_out took part in this call.
+    """
+
+    rows: tuple[Row, ...]
+    progress: float
+    latent: tuple[int, int]
+    site_inputs: dict[str, Tensor] = field(default_factory=dict)
+    queries: dict[str, Query] = field(default_factory=dict)
+    fired: set[str] = field(default_factory=set)
+
+    def rows_of(self, site: Site, query: Query) -> tuple[Row, ...]:
+        """Roles of the rows that a site's query holds.
+
+        Extensions such as Regional Prompter call to_q with a slice of the batch: its place is known by its storage
+        inside the site's whole input, or, where it was copied, by its values.
+
+        Raises:
+            AttachError: the slice cannot be placed.
+        """
+        n, whole = len(query.input), self.site_inputs.get(site.name)
+        if n == len(self.rows):
+            return self.rows
+        if whole is not None and len(whole) == len(self.rows) and n < len(whole):
+            offsets = _by_storage(whole, query.input)
+            if offsets is None:
+                offsets = _by_value(whole, query.input)
+            places = {self.rows[o : o + n] for o in offsets}
+            if len(places) == 1:
+                return places.pop()
+        raise AttachError(
+            f"Cross-attention {site.name} was called with {n} rows out of {len(self.rows)} that cannot be placed.",
+            expected="the whole batch, or a slice of the site's own input",
+            remedy="switch off the extension that re-arranges the batch inside the attention, or report its name",
+        )
+
+
+def _by_storage(whole: Tensor, part: Tensor) -> list[int] | None:
+    """First row of a view in its base tensor; None where it is no view of it."""
+    step = whole.stride(0)
+    same = part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    if not same or part.stride() != whole.stride() or step == 0:
+        return None
+    offset, rest = divmod(int(part.storage_offset()) - int(whole.storage_offset()), step)
+    return [offset] if rest == 0 and 0 <= offset <= len(whole) - len(part) else None
+
+
+def _by_value(whole: Tensor, part: Tensor) -> list[int]:
+    """All places where a slice equals rows of the whole; several where rows are alike."""
+    if part.shape[1:] != whole.shape[1:]:
+        return []
+    n = len(part)
+    return [o for o in range(len(whole) - n + 1) if bool((whole[o : o + n] == part).all())]

@@ -1,0 +1,181 @@
+"""The only place that knows the names of UNet modules: ldm, sgm, Forge, reForge and diffusers trees.
+
+A site is one cross-attention module `attn2`. Its canonical name, for example `input.4.1.0`, is block kind, block
+index, layer, transformer index, in the numbering of ldm; diffusers names are mapped to it (checkpoints.md C.4).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from facesnap.errors import TopologyError
+
+KINDS = ("input", "middle", "output")
+_LDM = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
+_LDM_MIDDLE = re.compile(r"middle_block\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
+_DIFFUSERS = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
+_DIFFUSERS_MIDDLE = re.compile(r"mid_block\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One cross-attention module.
+
+    Attributes:
+        name: canonical, `input.4.1.0`.
+        module: the attn2; has `to_q`, `to_out[0]` and `heads`.
+    """
+
+    name: str
+    module: nn.Module
+
+    @property
+    def to_q(self) -> nn.Module:
+        return self.module.to_q  # type: ignore[return-value]
+
+    @property
+    def to_out(self) -> nn.Module:
+        return self.module.to_out[0]  # type: ignore[index, return-value]
+
+    @property
+    def heads(self) -> int:
+        return int(self.module.heads)  # type: ignore[arg-type]
+
+    @property
+    def width(self) -> int | None:
+        """heads * dim_head where the layer tells it (quantised layers do not)."""
+        width = getattr(self.to_q, "out_features", None)
+        return int(width) if isinstance(width, int) else None
+
+    @property
+    def context(self) -> int | None:
+        """Width of the context that to_k takes, where the layer tells it."""
+        width = getattr(self.module.to_k, "in_features", None)
+        return int(width) if isinstance(width, int) else None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """What FaceSnap needs to know of a UNet.
+
+    Attributes:
+        layout: "ldm" (also sgm, Forge, reForge) or "diffusers".
+        sites: in the order of running: input, middle, output.
+        middle_last: the last layer of the middle block; FFRNet's middle residual is added to its output.
+        output_first: the first layer of every output block; its input ends in the skip connection's channels.
+    """
+
+    layout: str
+    sites: tuple[Site, ...]
+    middle_last: nn.Module
+    output_first: tuple[nn.Module, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(site.name for site in self.sites)
+
+    @property
+    def base(self) -> str:
+        """ "sd15" or "sdxl": SD1.5's first input block has a site, SDXL's has none."""
+        return "sd15" if any(name.startswith("input.1.") for name in self.names) else "sdxl"
+
+
+def site_key(name: str) -> tuple[int, ...]:
+    """Sorting key that puts canonical names in the order of running."""
+    kind, *numbers = name.split(".")
+    return (KINDS.index(kind), *map(int, numbers))
+
+
+def ip_adapter_order(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Sites in the order of IP-Adapter files: input, output, middle last. Site i has the file's index 2 i + 1."""
+    return tuple(sorted(names, key=lambda n: ((0, 2, 1)[KINDS.index(n.split(".")[0])], *site_key(n)[1:])))
+
+
+def read_topology(unet: nn.Module) -> Topology:
+    """Find the sites and the places of residuals in a live UNet.
+
+    Args:
+        unet: an ldm, sgm, Forge or diffusers UNet.
+
+    Raises:
+        TopologyError: it is compiled, or none of the known layouts.
+    """
+    _refuse_compiled(unet)
+    if hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block"):
+        layout, found = "ldm", _ldm_sites(unet)
+    elif hasattr(unet, "down_blocks") and hasattr(unet, "up_blocks") and hasattr(unet, "mid_block"):
+        layout, found = "diffusers", _diffusers_sites(unet)
+    else:
+        raise _unknown(unet, "it has neither of the two sets of blocks")
+    sites = tuple(Site(name, found[name]) for name in sorted(found, key=site_key))
+    if not sites:
+        raise _unknown(unet, "it has no cross-attention named attn2")
+    for site in sites:
+        _check_site(unet, site)
+    if layout == "ldm":
+        middle: nn.Module = unet.middle_block[-1]  # type: ignore
+        output = [block[0] for block in unet.output_blocks]  # type: ignore
+    else:
+        middle = unet.mid_block.resnets[-1]  # type: ignore
+        output = [resnet for block in unet.up_blocks for resnet in block.resnets]  # type: ignore
+    return Topology(layout, sites, middle, tuple(output))
+
+
+def _refuse_compiled(unet: nn.Module) -> None:
+    compiled = type(unet).__name__ == "OptimizedModule" or getattr(unet, "_compiled_call_impl", None) is not None
+    if compiled:
+        raise TopologyError(
+            f"The UNet ({type(unet).__name__}) is compiled with torch.compile.",
+            expected="a UNet whose modules run as Python modules, so that the cross-attention can be reached",
+            remedy="switch torch.compile off for this model",
+        )
+
+
+def _ldm_sites(unet: nn.Module) -> dict[str, nn.Module]:
+    found = {}
+    for path, module in unet.named_modules():
+        if m := _LDM.fullmatch(path):
+            found[f"{m[1].split('_')[0]}.{m[2]}.{m[3]}.{m[4]}"] = module
+        elif m := _LDM_MIDDLE.fullmatch(path):
+            found[f"middle.0.{m[1]}.{m[2]}"] = module
+    return found
+
+
+def _diffusers_sites(unet: nn.Module) -> dict[str, nn.Module]:
+    starts = {"down_blocks": [1], "up_blocks": [0]}  # ldm's input block 0 is conv_in
+    for block in unet.down_blocks:  # type: ignore[union-attr]
+        starts["down_blocks"].append(starts["down_blocks"][-1] + len(block.resnets) + bool(block.downsamplers))  # type: ignore
+    for block in unet.up_blocks:  # type: ignore[union-attr]
+        starts["up_blocks"].append(starts["up_blocks"][-1] + len(block.resnets))  # type: ignore
+    found = {}
+    for path, module in unet.named_modules():
+        if m := _DIFFUSERS.fullmatch(path):
+            kind = "input" if m[1] == "down_blocks" else "output"
+            found[f"{kind}.{starts[m[1]][int(m[2])] + int(m[3])}.1.{m[4]}"] = module
+        elif m := _DIFFUSERS_MIDDLE.fullmatch(path):
+            found[f"middle.0.{1 + 2 * int(m[1])}.{m[2]}"] = module
+    return found
+
+
+def _check_site(unet: nn.Module, site: Site) -> None:
+    m = site.module
+    to_out = getattr(m, "to_out", None)
+    whole = isinstance(getattr(m, "to_q", None), nn.Module) and hasattr(m, "to_k") and hasattr(m, "heads")
+    if not whole or not isinstance(to_out, (nn.Sequential, nn.ModuleList)) or len(to_out) == 0:
+        raise _unknown(
+            unet, f"its cross-attention {site.name} ({type(m).__name__}) lacks to_q, to_k, heads or to_out[0]"
+        )
+
+
+def _unknown(unet: nn.Module, why: str) -> TopologyError:
+    return TopologyError(
+        f"{type(unet).__name__} is not a UNet that FaceSnap can attach to: {why}.",
+        expected=(
+            "an SD1.5 or SDXL UNet with input_blocks/middle_block/output_blocks (ldm, sgm, Forge) or "
+            "down_blocks/mid_block/up_blocks (diffusers), whose transformer_blocks have an attn2"
+        ),
+        remedy="load an SD1.5 or SDXL checkpoint; DiT models (SD3, FLUX) and TensorRT engines cannot be used",
+    )
