@@ -62,9 +62,7 @@ def to_diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     blocks = _input_block_names(bare)
     hints = _hint_names(bare)
     decoder = ("output_blocks.", "out.")
-    return {
-        _renamed(name, blocks, hints): tensor for name, tensor in bare.items() if not name.startswith(decoder)
-    }
+    return {_renamed(name, blocks, hints): tensor for name, tensor in bare.items() if not name.startswith(decoder)}
 
 
 def _input_block_names(bare: Mapping[str, Tensor]) -> dict[str, str]:
@@ -84,9 +82,7 @@ def _input_block_names(bare: Mapping[str, Tensor]) -> dict[str, str]:
 def _hint_names(bare: Mapping[str, Tensor]) -> dict[str, str]:
     """The hint network is a sequence with SiLU between: its convolutions have the even indices."""
     last = count_indices(bare, "input_hint_block.") - 1
-    names = {
-        f"input_hint_block.{i}": f"controlnet_cond_embedding.blocks.{i // 2 - 1}" for i in range(2, last, 2)
-    }
+    names = {f"input_hint_block.{i}": f"controlnet_cond_embedding.blocks.{i // 2 - 1}" for i in range(2, last, 2)}
     return {
         **names,
         "input_hint_block.0": "controlnet_cond_embedding.conv_in",

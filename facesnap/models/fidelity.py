@@ -61,13 +61,10 @@ class DownLevel(nn.Module):
         width_in = config.channels[max(level - 1, 0)]
         self.depths = depths
         self.resnets = nn.ModuleList(
-            ResBlock(width if j else width_in, width, config.time_dim, config.norm_groups)
-            for j in range(len(depths))
+            ResBlock(width if j else width_in, width, config.time_dim, config.norm_groups) for j in range(len(depths))
         )
         if any(depths):
-            self.attentions = nn.ModuleList(
-                _transformer(config, width, d) if d else nn.Identity() for d in depths
-            )
+            self.attentions = nn.ModuleList(_transformer(config, width, d) if d else nn.Identity() for d in depths)
         if level < len(config.channels) - 1:
             self.downsamplers = nn.ModuleList([Downsample(width)])
 
@@ -91,8 +88,7 @@ class Middle(nn.Module):
         super().__init__()
         width = config.channels[-1]
         self.resnets = nn.ModuleList(
-            ResBlock(width, width, config.time_dim, config.norm_groups)
-            for _ in range(2 if config.mid_depth else 1)
+            ResBlock(width, width, config.time_dim, config.norm_groups) for _ in range(2 if config.mid_depth else 1)
         )
         if config.mid_depth:
             self.attentions = nn.ModuleList([_transformer(config, width, config.mid_depth)])
@@ -126,9 +122,7 @@ class FFRNet(nn.Module):
             _zero(self.landmark_cond_embedding.conv_out)
         self.down_blocks = nn.ModuleList(DownLevel(config, i) for i in range(len(config.channels)))
         self.mid_block = Middle(config)
-        self.controlnet_down_blocks = nn.ModuleList(
-            _zero(nn.Conv2d(width, width, 1)) for width in skip_widths(config)
-        )
+        self.controlnet_down_blocks = nn.ModuleList(_zero(nn.Conv2d(width, width, 1)) for width in skip_widths(config))
         self.controlnet_mid_block = _zero(nn.Conv2d(last, last, 1))
 
     @property
@@ -136,9 +130,7 @@ class FFRNet(nn.Module):
         """The dtype it computes in, that of its weights; inputs are cast to it."""
         return self.conv_in.weight.dtype
 
-    def embed_hint(
-        self, landmark_picture: Tensor | None = None, five_point_picture: Tensor | None = None
-    ) -> Tensor:
+    def embed_hint(self, landmark_picture: Tensor | None = None, five_point_picture: Tensor | None = None) -> Tensor:
         """The part of the input that depends on the pictures only: compute it once per pass.
 
         Args:

@@ -147,9 +147,7 @@ class FFRNetConfig:
         """
         levels = count_indices(state, "down_blocks.")
         depth = tuple(_level_depth(state, f"down_blocks.{i}.") for i in range(levels))
-        channels = tuple(
-            _shape(state, f"down_blocks.{i}.resnets.0.conv1.weight", 4)[0] for i in range(levels)
-        )
+        channels = tuple(_shape(state, f"down_blocks.{i}.resnets.0.conv1.weight", 4)[0] for i in range(levels))
         mid_depth = count_indices(state, "mid_block.attentions.0.transformer_blocks.")
         time_dim = _shape(state, "time_embedding.linear_1.weight", 2)[0]
         site = _first_transformer(depth, mid_depth)

@@ -143,16 +143,12 @@ class SpatialTransformer(nn.Module):
     ``linear``: the projections are linear layers (SD 2.x, SDXL) rather than 1x1 convolutions (SD 1.x).
     """
 
-    def __init__(
-        self, width: int, context_dim: int, heads: int, depth: int, linear: bool, norm_groups: int
-    ) -> None:
+    def __init__(self, width: int, context_dim: int, heads: int, depth: int, linear: bool, norm_groups: int) -> None:
         super().__init__()
         self.linear = linear
         self.norm = nn.GroupNorm(norm_groups, width, eps=1e-6)
         self.proj_in = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(width, context_dim, heads) for _ in range(depth)
-        )
+        self.transformer_blocks = nn.ModuleList(TransformerBlock(width, context_dim, heads) for _ in range(depth))
         self.proj_out = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor, kvs: list[KeyValue]) -> Tensor:

@@ -57,9 +57,7 @@ def redraw(module: torch.nn.Module, seed: int = 0) -> None:
 
 
 def reference(layout: str) -> torch.nn.Module:
-    net = diffusers.ControlNetModel(
-        conditioning_embedding_out_channels=(16, 32, 48, 64), **LAYOUTS[layout]
-    ).eval()
+    net = diffusers.ControlNetModel(conditioning_embedding_out_channels=(16, 32, 48, 64), **LAYOUTS[layout]).eval()
     redraw(net)
     return net.requires_grad_(False)
 
