@@ -56,8 +56,9 @@ class Attachment:
         """Put all hooks on; on any failure none stays."""
         try:
             self._handles.append(self.unet.register_forward_pre_hook(self._begin, with_kwargs=True))
-            self._handles += self.tokens.install()
-            self._handles += self.residuals.install()
+            for injection in (self.tokens, self.residuals):
+                for handle in injection.install():  # one by one: a failure must find all that are on
+                    self._handles.append(handle)
             self._handles.append(self.unet.register_forward_hook(self._end))
         except BaseException:
             self.remove()

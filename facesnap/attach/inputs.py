@@ -61,8 +61,9 @@ def read_inputs(unet: nn.Module, layout: str, args: tuple[Any, ...], kwargs: Map
 
 def _diffusers_vector(unet: nn.Module, added: Mapping[str, Tensor] | None) -> Tensor | None:
     """Pooled text, then the sinusoidal embeddings of the six size ids: what ldm passes as y, (B, adm)."""
-    if not added or "text_embeds" not in added or "time_ids" not in added:
+    embed_ids = getattr(unet, "add_time_proj", None)  # an SD 1.5 UNet ignores added conditions, so does this
+    if embed_ids is None or not added or "text_embeds" not in added or "time_ids" not in added:
         return None
     text, ids = added["text_embeds"], added["time_ids"]
-    sizes = unet.add_time_proj(ids.flatten()).reshape(len(text), -1)  # type: ignore[operator, union-attr]
+    sizes = embed_ids(ids.flatten()).reshape(len(text), -1)  # (B * 6,) -> (B, 6 * e)
     return torch.cat([text, sizes.to(text.dtype)], dim=-1)

@@ -7,7 +7,7 @@ diffusers does with `down_block_additional_residuals`, without touching any forw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +61,15 @@ class ResidualInjection:
         self._kvs: dict[tuple[int, tuple[bool, ...]], list[KeyValue]] = {}
         self._maps: dict[tuple[Any, ...], Tensor] = {}
 
-    def install(self) -> list[RemovableHandle]:
-        """Put the hooks on and return their handles."""
-        handles = [self.topology.middle_last.register_forward_hook(self._add_middle)]
+    def install(self) -> Iterator[RemovableHandle]:
+        """Put the hooks on one after the other, yielding each handle as soon as it is on; none without people."""
+        if not self.people:
+            return
+        yield self.topology.middle_last.register_forward_hook(self._add_middle)
         skips = len(self.topology.output_first)
         for block, layer in enumerate(self.topology.output_first):
             hook = self._add_skip(block, skips - 1 - block)  # the first output block takes the deepest skip
-            handles.append(layer.register_forward_pre_hook(hook))
-        return handles
+            yield layer.register_forward_pre_hook(hook)
 
     @property
     def pending(self) -> bool:

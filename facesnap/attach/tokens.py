@@ -6,7 +6,7 @@ h + sum_persons w * ID(q) on. No forward is replaced, and rows and regions that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,14 +56,12 @@ class TokenInjection:
         tensors = [t for stack in self._stacks.values() for s in stack for t in (s.k, s.v, s.bias) if t is not None]
         return sum(seen.values()) + sum(t.numel() * t.element_size() for t in tensors)
 
-    def install(self) -> list[RemovableHandle]:
-        """Put the hooks on every site and return their handles."""
-        handles = []
+    def install(self) -> Iterator[RemovableHandle]:
+        """Put the hooks on site after site, yielding each handle as soon as it is on."""
         for site in self.topology.sites:
-            handles.append(site.module.register_forward_pre_hook(self._keep_input(site), with_kwargs=True))
-            handles.append(site.to_q.register_forward_hook(self._keep_query(site)))
-            handles.append(site.to_out.register_forward_pre_hook(self._join(site)))
-        return handles
+            yield site.module.register_forward_pre_hook(self._keep_input(site), with_kwargs=True)
+            yield site.to_q.register_forward_hook(self._keep_query(site))
+            yield site.to_out.register_forward_pre_hook(self._join(site))
 
     def expected_sites(self, call: UNetCall) -> set[str]:
         """The sites that must fire in a call: those where somebody in it has weight."""
@@ -181,7 +179,8 @@ def _check_fit(topology: Topology, person: Conditioning) -> None:
         missing, extra = sorted(set(widths) - set(part)), sorted(set(part) - set(widths))
         if missing or extra:
             raise SettingsError(
-                f"The adapter does not fit the UNet: sites missing {missing[:3]} ({len(missing)}), extra {extra[:3]} ({len(extra)}).",
+                f"The adapter does not fit the UNet: sites missing {missing[:3]} ({len(missing)}), "
+                f"extra {extra[:3]} ({len(extra)}).",
                 expected=f"keys and values for the {len(widths)} sites of this {topology.base} UNet",
                 remedy=f"choose an adapter made for {topology.base}, or another base model",
             )

@@ -296,7 +296,7 @@ class FacialAttributeMixer(nn.Module):
             ):
                 raise SettingsError(
                     f"The mixer was given {found} as CLIP hidden state {level}.",
-                    expected=f"(B, {refs}, P, {self.config.clip_width}) for each of the levels {self.config.clip_levels}",
+                    expected=f"(B, {refs}, P, {self.config.clip_width}) for the levels {self.config.clip_levels}",
                     remedy="encode the references with the encoder that the checkpoint names",
                 )
         clip = hidden[PENULTIMATE].flatten(0, 1)  # (B, R, P, W) -> (B*R, P, W)
