@@ -2,7 +2,7 @@
 
 from facesnap.attach.attachment import Attachment, attach
 from facesnap.attach.conditioning import Conditioning, Rule
-from facesnap.attach.rows import Row, RowPlan
+from facesnap.attach.rows import Row, RowPlan, Tile
 from facesnap.attach.structure import Pictures, Speed, Structure, View
 from facesnap.attach.topology import Topology, read_topology
 
@@ -15,6 +15,7 @@ __all__ = [
     "Rule",
     "Speed",
     "Structure",
+    "Tile",
     "Topology",
     "View",
     "attach",

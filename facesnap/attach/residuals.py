@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach.crop import Crop, cut, paste, plan_crop
 from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.reuse import Reuse
-from facesnap.attach.rows import Row
+from facesnap.attach.rows import Row, Tile
 from facesnap.attach.structure import Speed, Structure, View
 from facesnap.attach.topology import Topology
 from facesnap.errors import AttachError, SettingsError
@@ -57,7 +57,7 @@ class ResidualInjection:
         self._pending: list[RowResiduals] = []
         self._batch = 0
         self._fired: set[str] = set()
-        self._hints: dict[tuple[Any, ...], Tensor] = {}
+        self._hints: dict[tuple[int, View], Tensor] = {}
         self._kvs: dict[tuple[int, tuple[bool, ...]], list[KeyValue]] = {}
         self._maps: dict[tuple[Any, ...], Tensor] = {}
 
@@ -107,12 +107,12 @@ class ResidualInjection:
         self.reuse.forget()
 
     def _row_sets(self, person: Structure, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
-        """Rows that concern the person, in sets with the same number of tokens."""
-        sets: dict[int, list[int]] = {}
+        """Rows that concern the person, in sets of one tile with the same number of tokens."""
+        sets: dict[tuple[int, Tile | None], list[int]] = {}
         for i, row in enumerate(rows):
             kvs = self._row_kv(person, row)
             if kvs is not None and (person.pictures is None or row.picture in person.pictures):
-                sets.setdefault(kvs[0][0].shape[2], []).append(i)
+                sets.setdefault((kvs[0][0].shape[2], row.tile), []).append(i)
         return [tuple(at) for at in sets.values()]
 
     def _row_kv(self, person: Structure, row: Row) -> Sequence[KeyValue] | None:
@@ -149,37 +149,42 @@ class ResidualInjection:
         """One person's residuals for these rows, weighed by strength, region and the crop's feathered edge."""
         person = self.people[index]
         latent = (inputs.x.shape[-2], inputs.x.shape[-1])
-        crop = _crop_of(person, latent) if self.speed is Speed.FAST else None
+        tile = rows[0].tile or Tile(latent, 0, 0)
+        crop = _crop_of(person, latent, tile) if self.speed is Speed.FAST else None
         x = inputs.x[:, : person.net.config.in_channels]  # inpaint UNets append mask and masked picture
         kv = self._kv(index, rows)
-        hint = self._hint(index, latent, crop)
+        hint = self._hint(index, latent, tile, crop)
         down, middle = person.net(x if crop is None else cut(x, crop), inputs.t, kv, hint, inputs.y)
         maps = [*down, middle]
         if crop is not None:
             maps = [paste(r, crop, latent) for r in maps]
         if person.region is not None:
-            maps = [r * self._region(index, latent, r) for r in maps]
+            maps = [r * self._region(index, latent, tile, r) for r in maps]
         return tuple(maps if person.strength == 1.0 else (r * person.strength for r in maps))
 
-    def _hint(self, index: int, latent: tuple[int, int], crop: Crop | None) -> Tensor:
-        """The hint embedding at a latent size, kept: it depends on the landmark picture only."""
-        enlarged = crop if crop is not None and crop.enlarge > 1 else None
-        key = (index, latent, enlarged)
-        if key not in self._hints:
-            person = self.people[index]
-            pictures = person.draw(_view(latent, enlarged))
-            self._hints[key] = person.net.embed_hint(pictures.landmarks, pictures.five_points)
-        hint = self._hints[key]
-        return hint if crop is None or enlarged is not None else cut(hint, crop)
+    def _hint(self, index: int, latent: tuple[int, int], tile: Tile, crop: Crop | None) -> Tensor:
+        """The hint embedding of a piece of the picture, kept: it depends on the landmark picture only."""
+        if crop is not None and crop.enlarge > 1:
+            return self._embed(index, _enlarged_view(tile, crop))
+        h, w = (n * LATENT_PIXELS for n in tile.frame)
+        hint = _piece(self._embed(index, View((h, w), 0, 0, h, w)), tile, latent)
+        return hint if crop is None else cut(hint, crop)
 
-    def _region(self, index: int, latent: tuple[int, int], like: Tensor) -> Tensor:
+    def _embed(self, index: int, view: View) -> Tensor:
+        if (index, view) not in self._hints:
+            person = self.people[index]
+            pictures = person.draw(view)
+            self._hints[index, view] = person.net.embed_hint(pictures.landmarks, pictures.five_points)
+        return self._hints[index, view]
+
+    def _region(self, index: int, latent: tuple[int, int], tile: Tile, like: Tensor) -> Tensor:
         """The person's soft map at one level, (1, 1, H, W)."""
         size = (like.shape[-2], like.shape[-1])
-        key = (index, latent, size, like.device, like.dtype)
+        key = (index, latent, tile, size, like.device, like.dtype)
         if key not in self._maps:
             region = self.people[index].region
             assert region is not None
-            weights = F.adaptive_avg_pool2d(region.float()[None, None], latent)
+            weights = _piece(F.adaptive_avg_pool2d(region.float()[None, None], tile.frame), tile, latent)
             while weights.shape[-2] > size[0] or weights.shape[-1] > size[1]:
                 weights = F.avg_pool2d(weights, 2, ceil_mode=True, count_include_pad=False)
             self._maps[key] = weights.to(like)
@@ -225,20 +230,23 @@ class ResidualInjection:
         return out
 
 
-def _crop_of(person: Structure, latent: tuple[int, int]) -> Crop | None:
+def _crop_of(person: Structure, latent: tuple[int, int], tile: Tile) -> Crop | None:
+    """The square around the face inside a tile."""
     assert person.face is not None
-    (h, w), (left, top, right, bottom) = latent, person.face
-    return plan_crop((left * w, top * h, right * w, bottom * h), latent)
+    (h, w), (left, top, right, bottom) = tile.frame, person.face
+    return plan_crop((left * w - tile.left, top * h - tile.top, right * w - tile.left, bottom * h - tile.top), latent)
 
 
-def _view(latent: tuple[int, int], enlarged: Crop | None) -> View:
-    """The whole frame, or an enlarged square of a frame that is enlarged with it, in pixels."""
-    h, w = (n * LATENT_PIXELS for n in latent)
-    if enlarged is None:
-        return View((h, w), 0, 0, h, w)
-    k, side = enlarged.enlarge, enlarged.side * enlarged.enlarge * LATENT_PIXELS
-    top, left = (n * k * LATENT_PIXELS for n in (enlarged.top, enlarged.left))
-    return View((h * k, w * k), top, left, side, side)
+def _piece(whole: Tensor, tile: Tile, latent: tuple[int, int]) -> Tensor:
+    return whole[..., tile.top : tile.top + latent[0], tile.left : tile.left + latent[1]]
+
+
+def _enlarged_view(tile: Tile, crop: Crop) -> View:
+    """The square as a piece of a frame that is enlarged with it, in pixels."""
+    scale = LATENT_PIXELS * crop.enlarge
+    h, w = (n * scale for n in tile.frame)
+    top, left, side = (n * scale for n in (tile.top + crop.top, tile.left + crop.left, crop.side))
+    return View((h, w), top, left, side, side)
 
 
 def _check_fit(topology: Topology, person: Structure, speed: Speed) -> None:

@@ -9,11 +9,26 @@ from facesnap.errors import AttachError
 
 
 @dataclass(frozen=True)
+class Tile:
+    """The piece of the picture that a row holds, latent units; its size is that of the UNet's input.
+
+    Attributes:
+        frame: (height, width) of the whole picture.
+        top, left: corner of the piece.
+    """
+
+    frame: tuple[int, int]
+    top: int
+    left: int
+
+
+@dataclass(frozen=True)
 class Row:
-    """One entry of the UNet's batch: cond or uncond, of which picture."""
+    """One entry of the UNet's batch: cond or uncond, of which picture, and of which tile (None: the whole)."""
 
     picture: int
     cond: bool
+    tile: Tile | None = None
 
 
 class RowPlan:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from facesnap.attach import Pictures, Row, RowPlan, Speed, Structure, Topology, View, attach
+from facesnap.attach import Pictures, Row, RowPlan, Speed, Structure, Tile, Topology, View, attach
 from facesnap.attach.crop import cut, paste, plan_crop
 from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.residuals import ResidualInjection
@@ -312,3 +312,25 @@ def test_rows_of_one_cond_call() -> None:
         cond = run(setting.unet, batch.rows([1]))
     whole = setting.expected(batch, setting.residuals(batch))
     assert (cond[0] - whole[1]).abs().max() <= TOLERANCE
+
+
+def test_tiles_see_their_piece_of_the_landmark_picture() -> None:
+    """Tiled diffusion: the rows are tiles; hint and region are those of the tile, not of the whole picture."""
+    setting = Setting("sd15", "ldm")
+    batch = Batch.draw("sd15", rows=4)  # two tiles of 16 x 16 of a frame of 16 x 24, each uncond and cond
+    tiles = [Tile((16, 24), 0, 0), Tile((16, 24), 0, 8)]
+    rows = [Row(0, cond, tile) for tile in tiles for cond in (False, True)]
+    region = torch.linspace(0, 1, 24).expand(16, 24)
+    with attach(setting.unet, [], RowPlan(rows), [setting.person(region=region)], Speed.EXACT):
+        ours = run(setting.unet, batch)
+    with torch.no_grad():
+        hint = setting.net.embed_hint(setting.picture(View((128, 192), 0, 0, 128, 192)))
+    for i, tile in enumerate(tiles):
+        part = batch.rows(slice(2 * i, 2 * i + 2))
+        piece = slice(tile.left, tile.left + 16)
+        with torch.no_grad():
+            down, mid = setting.net(part.x, part.t, setting.tokens, hint[..., piece])
+        weights = region[:, piece][None, None]
+        maps = [r * F.adaptive_avg_pool2d(weights, r.shape[-2:]) for r in (*down, mid)]
+        assert (ours[2 * i : 2 * i + 2] - setting.expected(part, maps)).abs().max() <= TOLERANCE
+    assert setting.views == [View((128, 192), 0, 0, 128, 192)]
