@@ -1,0 +1,111 @@
+"""An adapter: what one checkpoint brings, and what it asks of the rest (base model, recogniser, encoder)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from facesnap.attach.conditioning import Rule
+from facesnap.attach.topology import Topology
+from facesnap.errors import CheckpointError, IdentityMismatchError
+from facesnap.models.mixer import FacialAttributeMixer
+from facesnap.models.projections import IDProjections
+
+BASES = ("sd15", "sdxl")
+ID_VECTORS = ("normed", "raw")
+UNCOND_RULES = ("encoded", "none")
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What the tensors alone do not tell.
+
+    Attributes:
+        base: "sd15" or "sdxl".
+        recogniser: sha256 of the recogniser's ONNX file; the space of f_id.
+        recogniser_name: what people call it (buffalo_l/w600k_r50).
+        encoder, encoder_name: fingerprint and name of the CLIP image encoder; empty where the mixer takes none.
+        id_vector: "normed" or "raw", which form of the recogniser's vector the mixer was trained on.
+        uncond: "encoded" (uncond rows get the mixer's tokens of a zero vector and of the encoder's hidden states of
+            a zero pixel tensor) or "none" (uncond rows get nothing).
+        shortcut: FaceID-PlusV2's form of stage 1. dim_head: width of one head in the mixer.
+        rule, zero_tokens: how the ID output joins the text output.
+        strength: suggested strength. name, licence: shown to people.
+    """
+
+    base: str
+    recogniser: str
+    recogniser_name: str = ""
+    encoder: str = ""
+    encoder_name: str = ""
+    id_vector: str = "normed"
+    uncond: str = "encoded"
+    shortcut: bool = False
+    dim_head: int = 64
+    rule: Rule = Rule.ADD
+    zero_tokens: int = 0
+    strength: float = 1.0
+    name: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        for value, allowed, what in (
+            (self.base, BASES, "base"),
+            (self.id_vector, ID_VECTORS, "id_vector"),
+            (self.uncond, UNCOND_RULES, "uncond"),
+        ):
+            if value not in allowed:
+                raise CheckpointError(
+                    f"The checkpoint's {what} is {value!r}.",
+                    expected=" or ".join(allowed),
+                    remedy="the file was written by a newer version or is damaged; update FaceSnap or fetch it again",
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A loaded checkpoint. Its modules are on the CPU and need not leave it.
+
+    Attributes:
+        spec: see `AdapterSpec`.
+        mixer, projections: the networks.
+        digest: sha256 of the file, or of the tensors where there is no file; key of caches.
+    """
+
+    spec: AdapterSpec
+    mixer: FacialAttributeMixer
+    projections: IDProjections
+    digest: str = ""
+
+    def check_unet(self, topology: Topology) -> None:
+        """Compare with a UNet before anything is changed.
+
+        Raises:
+            CheckpointError: another base, other sites, widths or context.
+        """
+        remedy = f"choose a base model of the kind {self.spec.base}, or an adapter made for {topology.base}"
+        if topology.base != self.spec.base:
+            raise CheckpointError(
+                f"The adapter {self.spec.name!r} was made for {self.spec.base}, the loaded UNet is {topology.base}.",
+                expected=f"a UNet of the layout {self.spec.base}",
+                remedy=remedy,
+            )
+        wanted = {site: (width, self.projections.context) for site, width in self.projections.widths.items()}
+        found = {site.name: (site.width, site.context) for site in topology.sites}
+        for name in sorted(set(wanted) | set(found)):
+            w, f = wanted.get(name), found.get(name)
+            # Quantised layers do not tell their sizes (None); what they do tell must fit.
+            if w is None or f is None or any(b is not None and a != b for a, b in zip(w, f, strict=True)):
+                raise CheckpointError(
+                    f"Site {name}: the adapter has (width, context) {w}, the UNet {f}.",
+                    expected="the same sites with the same sizes in both",
+                    remedy=remedy,
+                )
+
+    def check_encoder(self, encoder: str, encoder_name: str) -> None:
+        """Raise IdentityMismatchError where CLIP tokens of another encoder than the adapter's are offered."""
+        if self.mixer.config.clip_width and self.spec.encoder and encoder != self.spec.encoder:
+            raise IdentityMismatchError(
+                f"The CLIP tokens come from {encoder_name or encoder or 'no encoder'}.",
+                expected=f"{self.spec.encoder_name or self.spec.encoder}, which {self.spec.name!r} was trained with",
+                remedy="encode the photos again with the adapter's encoder",
+            )

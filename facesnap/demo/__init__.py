@@ -1,0 +1,1 @@
+"""The demo: the main job on a real photo, with whatever weights are at hand."""

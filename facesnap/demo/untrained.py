@@ -1,0 +1,125 @@
+"""A complete but untrained miniature: diffusers pipeline, image encoder and adapter, drawn from a seed.
+
+It has SD1.5's topology (16 cross-attention sites) and every file of a real model, so that the demo and the tests go
+through the same code as a user's own checkpoints. Its pictures show noise: nothing in it was ever trained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from facesnap.attach.topology import read_topology
+from facesnap.checkpoints import native
+from facesnap.checkpoints.adapter import Adapter, AdapterSpec
+from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
+from facesnap.models.projections import IDProjections
+
+CONTEXT = 64
+CLIP_WIDTH = 64
+CLIP_LEVEL = 1  # a shallow hidden state of the encoder beside its penultimate one
+
+
+@torch.no_grad()
+def draw(module: nn.Module, seed: int) -> Any:
+    """Draw all parameters so that activations keep a magnitude of about 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim <= 1:
+            parameter.copy_(1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise)
+        else:
+            parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+    return module.eval()
+
+
+def byte_alphabet() -> list[str]:
+    """One printable character a byte, as CLIP's byte-pair encoding has it: printable bytes stand for themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
+
+
+def save_pipeline(folder: Path, seed: int = 0) -> Path:
+    """Write an untrained Stable Diffusion pipeline in diffusers' layout; picture sizes are multiples of 8."""
+    import diffusers
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    symbols = byte_alphabet()
+    words = [*symbols, *(s + "</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    tokenizer = transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77, pad_token="<|endoftext|>"
+    )
+    text_encoder = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=len(words), hidden_size=CONTEXT, intermediate_size=2 * CONTEXT, num_hidden_layers=2,
+            num_attention_heads=4, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+        )
+    )  # fmt: skip
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=32, block_out_channels=(32, 64, 64, 64), attention_head_dim=4, cross_attention_dim=CONTEXT,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(16, 16, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=8, layers_per_block=1,
+    )  # fmt: skip
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=draw(vae, seed), text_encoder=draw(text_encoder, seed + 1), tokenizer=tokenizer,
+        unet=draw(unet, seed + 2), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        scheduler=diffusers.DDIMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1,
+        ),
+    )  # fmt: skip
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_encoder(file: Path, seed: int = 10) -> Path:
+    """Write an untrained CLIP image encoder (ViT, 224 pixels, patches of 32) in transformers' layout."""
+    import transformers
+    from safetensors.torch import save_file
+
+    config = transformers.CLIPVisionConfig(
+        hidden_size=CLIP_WIDTH, intermediate_size=4 * CLIP_WIDTH, num_hidden_layers=3, num_attention_heads=4,
+        image_size=224, patch_size=32, projection_dim=CLIP_WIDTH, hidden_act="gelu",
+    )  # fmt: skip
+    encoder = draw(transformers.CLIPVisionModelWithProjection(config), seed)
+    state = {k: v.contiguous() for k, v in encoder.state_dict().items() if not k.endswith("position_ids")}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, file)
+    return file
+
+
+def make_adapter(unet: nn.Module, *, recogniser: str, encoder: str, seed: int = 20, **names: Any) -> Adapter:
+    """An untrained FaceSnap adapter with every part of the mixer, its gates opened.
+
+    Args:
+        unet: the UNet that it is to fit. recogniser: sha256. encoder: fingerprint. names: further AdapterSpec fields.
+    """
+    stage1 = Stage1Config(512, 256, 4, CONTEXT, CLIP_WIDTH, depth=2, inner=CONTEXT, ff=4 * CONTEXT, shortcut=True)
+    groups = (("h", CONTEXT), ("x", CLIP_WIDTH))
+    stage2 = Stage2Config(512, CONTEXT, 16, depth=2, inner=CONTEXT, ff=4 * CONTEXT, context=CONTEXT, groups=groups)
+    mixer = draw(FacialAttributeMixer(MixerConfig(stage1, stage2, levels=((CLIP_LEVEL, 0),), dim_head=16)), seed)
+    topology = read_topology(unet)
+    widths = {site.name: site.width or 0 for site in topology.sites}
+    projections = draw(IDProjections(widths, {"id": False, "mix": True}, CONTEXT), seed + 1)
+    spec = AdapterSpec(
+        topology.base, recogniser=recogniser, encoder=encoder, shortcut=True, dim_head=16, name="untrained", **names
+    )
+    return Adapter(spec, mixer, projections)
+
+
+def save_adapter(file: Path, unet: nn.Module, **names: Any) -> Path:
+    """Write `make_adapter(unet, **names)` in the native format."""
+    native.save(make_adapter(unet, **names), file)
+    return file
