@@ -334,3 +334,17 @@ def test_tiles_see_their_piece_of_the_landmark_picture() -> None:
         maps = [r * F.adaptive_avg_pool2d(weights, r.shape[-2:]) for r in (*down, mid)]
         assert (ours[2 * i : 2 * i + 2] - setting.expected(part, maps)).abs().max() <= TOLERANCE
     assert setting.views == [View((128, 192), 0, 0, 128, 192)]
+
+
+@pytest.mark.parametrize(("unet_type", "net_type"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_unet_and_network_may_differ_in_precision(unet_type: str, net_type: str) -> None:
+    setting = Setting("sdxl", "diffusers")
+    batch, person = Batch.draw("sdxl"), setting.person()
+    exact = attached(setting, batch, person) - run(setting.unet, batch)
+    setting.unet.to(getattr(torch, unet_type))
+    setting.net.to(getattr(torch, net_type))
+    batch = batch.to(getattr(torch, unet_type))
+    ours = attached(setting, batch, person)
+    assert ours.dtype == getattr(torch, unet_type)
+    effect = ours.float() - run(setting.unet, batch).float()
+    assert (effect - exact).abs().mean() < 0.1 * exact.abs().mean()
