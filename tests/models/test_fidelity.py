@@ -38,7 +38,7 @@ SDXL = dict(
     addition_time_embed_dim=16,
     projection_class_embeddings_input_dim=40 + 6 * 16,
 )
-LAYOUTS = {"sd15": SD15, "sdxl": SDXL}
+LAYOUTS = {"sd15": SD15, "sdxl": SDXL, "plain middle": {**SD15, "mid_block_type": "UNetMidBlock2D"}}
 
 
 BRANCH_ENDS = (".conv2.", ".to_out.0.", ".ff.net.2.", ".proj_out.")
