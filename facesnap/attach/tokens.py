@@ -133,6 +133,12 @@ class TokenInjection:
             out = out.index_add(0, at, (o if mask is None else o * mask).to(out.dtype), alpha=weight)
         return out
 
+    def prepare(self, site: str, rows: tuple[Row, ...], like: Tensor) -> None:
+        """Stack all people's keys and values at a site for these rows, in the dtype and on the device of a tensor."""
+        for index, person in enumerate(self.people):
+            for picked in _row_sets(person, rows, site):
+                self._stack(site, index, tuple(rows[i] for i in picked), like)
+
     def _stack(self, site: str, index: int, rows: tuple[Row, ...], q: Tensor) -> list[RowsKV]:
         """Keys and values of these rows in q's dtype on q's device, made at the first call and kept."""
         person = self.people[index]

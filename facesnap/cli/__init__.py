@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from facesnap.errors import FaceSnapError
 from facesnap.version import __version__
 
-COMMANDS = ("analyse", "identity", "generate", "bench", "doctor", "demo")
+COMMANDS = ("demo", "generate", "bench")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="facesnap", description="Identity-preserving portraits from one photo."
-    )
+    parser = argparse.ArgumentParser(prog="facesnap", description="Identity-preserving portraits from one photo.")
     parser.add_argument("--version", action="version", version=f"facesnap {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -26,8 +26,8 @@ CLIP_LEVEL = 1  # a shallow hidden state of the encoder beside its penultimate o
 
 
 @torch.no_grad()
-def draw(module: nn.Module, seed: int) -> Any:
-    """Draw all parameters so that activations keep a magnitude of about 1."""
+def draw(module: Any, seed: int) -> Any:
+    """Draw all parameters of a torch module so that activations keep a magnitude of about 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -73,7 +73,7 @@ def save_pipeline(folder: Path, seed: int = 0) -> Path:
         block_out_channels=(16, 16, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
         up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=8, layers_per_block=1,
     )  # fmt: skip
-    pipeline = diffusers.StableDiffusionPipeline(
+    pipeline: Any = diffusers.StableDiffusionPipeline(
         vae=draw(vae, seed), text_encoder=draw(text_encoder, seed + 1), tokenizer=tokenizer,
         unet=draw(unet, seed + 2), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         scheduler=diffusers.DDIMScheduler(

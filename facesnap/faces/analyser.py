@@ -172,9 +172,7 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # finds the CUDA libraries that torch brings
     try:
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # insightface 0.7.3 prints, and stdout may be for JSON alone
+        with contextlib.redirect_stdout(sys.stderr):  # insightface 0.7.3 prints, and stdout may be for JSON alone
             model = model_zoo.get_model(str(file), providers=providers)
     except (RuntimeError, ValueError, AssertionError, OSError, *_runtime_errors()) as error:
         raise PackError(
@@ -196,9 +194,7 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
     """onnxruntime's own exceptions; they derive from Exception directly."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    found = [
-        value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)
-    ]
+    found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
     return tuple(found)
 
 

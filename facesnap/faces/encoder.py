@@ -62,13 +62,9 @@ class ImageEncoder:
         config = read_config(tensors, path, heads, hidden_act)
         model = _build(config)
         _check(model, tensors, path)
-        model.load_state_dict(
-            tensors, strict=False, assign=True
-        )  # strictly checked above, but for position_ids
+        model.load_state_dict(tensors, strict=False, assign=True)  # strictly checked above, but for position_ids
         positions = torch.arange((config.image_size // config.patch) ** 2 + 1)
-        model.vision_model.embeddings.position_ids = positions[
-            None
-        ]  # (1, 1 + P); the only buffer left on "meta"
+        model.vision_model.embeddings.position_ids = positions[None]  # (1, 1 + P); the only buffer left on "meta"
         target = torch.device(device)
         model = model.to(device=target, dtype=dtype).eval().requires_grad_(False)
         return cls(model, config, file_sha256(path), target)

@@ -110,9 +110,7 @@ def read_tensors(path: Path) -> StateDict:
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
-    ):
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise EncoderError(
             f"Encoder file {path} holds no state dict.",
             expected="a dictionary of tensors.",
@@ -153,12 +151,8 @@ def _from_openclip(visual: StateDict, path: Path) -> StateDict:
         if name == "proj":
             result["visual_projection.weight"] = tensor.t().contiguous()  # (width, proj) -> (proj, width)
         elif match := IN_PROJECTION.fullmatch(name):
-            for part, piece in zip(
-                "qkv", tensor.chunk(3), strict=True
-            ):  # (3 * width, ...) -> 3 of (width, ...)
-                result[f"vision_model.encoder.layers.{match[1]}.self_attn.{part}_proj.{match[2]}"] = (
-                    piece.contiguous()
-                )
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):  # (3 * width, ...) -> 3 of (width, ...)
+                result[f"vision_model.encoder.layers.{match[1]}.self_attn.{part}_proj.{match[2]}"] = piece.contiguous()
         elif new := _renamed(name):
             result[f"vision_model.{new}"] = tensor
         else:

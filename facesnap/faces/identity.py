@@ -75,9 +75,7 @@ class Identity:
             IdentityMismatchError: the faces were embedded by different recognisers.
         """
         if not faces:
-            raise NoFaceError(
-                "No reference.", expected="at least one face.", remedy="give a photo of the person."
-            )
+            raise NoFaceError("No reference.", expected="at least one face.", remedy="give a photo of the person.")
         first = faces[0]
         for face in faces[1:]:
             _require(face.recogniser, face.alias, first.recogniser, first.alias, face.source)
@@ -110,9 +108,7 @@ class Identity:
                 of |f_r|, as InstantID and PuLID need. One reference gives its own vector either way.
         """
         if kind not in ("normed", "raw"):
-            raise SettingsError(
-                f"Vector kind '{kind}'.", expected="normed or raw.", remedy="use one of these."
-            )
+            raise SettingsError(f"Vector kind '{kind}'.", expected="normed or raw.", remedy="use one of these.")
         norms = np.linalg.norm(self.embeddings.astype(np.float64), axis=1)  # (R,)
         total = (self.weights[:, None] * self.embeddings / norms[:, None]).sum(axis=0)  # (512,)
         fused = total / np.linalg.norm(total)
@@ -166,7 +162,8 @@ class Identity:
                 remedy="choose another place.",
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            if partial.exists():
+                partial.unlink()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Identity:

@@ -14,9 +14,7 @@ Detector = Callable[[np.ndarray, Size], tuple[np.ndarray, np.ndarray]]
 
 SIZES = (640, 320, 160, 1024, 2048)
 PADDING = 0.5  # of the longer side, on every side
-GOOD_SCORE = (
-    0.75  # below, the ladder goes on and the best step wins: tight close-ups give poor hits of about 0.7
-)
+GOOD_SCORE = 0.75  # below, the ladder goes on and the best step wins: tight close-ups give poor hits of about 0.7
 GOOD_MISFIT = 0.2  # 400 portraits stay below 0.15; in profile all steps are compared
 SHORTEST_SIDE = 16  # px that the shorter side must keep in the detector's input
 
@@ -132,9 +130,7 @@ def look(picture: np.ndarray, detect: Detector, step: Step) -> Hits | None:
     """Detect in the picture as the step says; coordinates are those of the picture itself."""
     view = np.rot90(picture, step.turns)
     margin = round(PADDING * max(view.shape[:2])) if step.padded else 0
-    view = (
-        np.pad(view, ((margin, margin), (margin, margin), (0, 0))) if margin else np.ascontiguousarray(view)
-    )
+    view = np.pad(view, ((margin, margin), (margin, margin), (0, 0))) if margin else np.ascontiguousarray(view)
     height, width = view.shape[:2]
     if min(height, width) * min(step.size[0] / width, step.size[1] / height) < SHORTEST_SIDE:
         return None

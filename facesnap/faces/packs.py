@@ -154,11 +154,7 @@ def _folders_named(name: str, parents: Iterable[Path]) -> Iterator[Path]:
         if not parent.is_dir():
             continue
         for folder in sorted(parent.iterdir()):
-            if (
-                folder.is_dir()
-                and folder.name.lower() in (name.lower(), f"{name.lower()}-v1")
-                and _onnx_files(folder)
-            ):
+            if folder.is_dir() and folder.name.lower() in (name.lower(), f"{name.lower()}-v1") and _onnx_files(folder):
                 yield folder
 
 

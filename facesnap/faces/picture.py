@@ -204,9 +204,7 @@ def _orientation(image: Image.Image, name: str) -> int:
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except DECODER_ERRORS as error:
-        logger.warning(
-            "%s: its EXIF data is damaged (%s); the picture is taken as stored", name, _reason(error)
-        )
+        logger.warning("%s: its EXIF data is damaged (%s); the picture is taken as stored", name, _reason(error))
         return 1
     return value if value in ORIENTATIONS else 1
 

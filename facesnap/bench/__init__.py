@@ -1,0 +1,1 @@
+"""Measurements that users can repeat: speed, memory and error against reference implementations."""

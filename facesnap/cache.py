@@ -1,0 +1,45 @@
+"""Results kept by the content they were made from, with a bound on memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+
+class ContentCache:
+    """Least recently used results go first once the bound is passed. Safe for several threads.
+
+    Args:
+        max_bytes: bound on the sum of the sizes; a result larger than it is made but not kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Sum of the sizes of what is kept."""
+        with self._lock:
+            return sum(size for _, size in self._entries.values())
+
+    def get(self, key: Hashable, make: Callable[[], Any], size_of: Callable[[Any], int]) -> Any:
+        """The kept result for a key, or a new one from `make`, whose size in bytes `size_of` tells.
+
+        Two threads that miss at once may both make it; results are equal, since the key is their content.
+        """
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key][0]
+        value = make()
+        size = size_of(value)
+        with self._lock:
+            self._entries[key] = (value, size)
+            self._entries.move_to_end(key)
+            while self._entries and sum(s for _, s in self._entries.values()) > self.max_bytes:
+                self._entries.popitem(last=False)
+        return value

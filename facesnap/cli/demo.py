@@ -1,0 +1,29 @@
+"""`facesnap demo`: the main job on a real photo, with an untrained miniature model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from facesnap.cli.options import add_pack_options, analyser_from
+
+HELP = "run the whole way once on a real photo, with an untrained miniature model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_pack_options(parser)
+    parser.add_argument("--photo", type=Path, help="another photo than the astronaut's portrait")
+    parser.add_argument("--out", type=Path, default=Path("out") / "demo", metavar="DIR")
+
+
+def run(args: argparse.Namespace) -> int:
+    from facesnap.demo.run import run_demo
+
+    report = run_demo(args.out, analyser_from(args), args.photo)
+    print(f"{report['note']}\n")
+    print(f"face found in {report['photo']} ({report['face']['found_by']}), score {report['face']['score']}")
+    for picture in report["pictures"]:
+        print(f"  {picture['file']}: mean change {picture['mean_change']} of 255 at strength {picture['strength']}")
+    print(f"UNet bit-identical afterwards: {report['unet_unchanged_afterwards']}")
+    print(f"contact sheet: {args.out / 'contact_sheet.png'}\nreport: {args.out / 'report.json'}")
+    return 0

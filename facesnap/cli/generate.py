@@ -1,0 +1,179 @@
+"""`facesnap generate`: photos and a Stable Diffusion model in, pictures with the person in them out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from facesnap.checkpoints import native
+from facesnap.checkpoints.adapter import Adapter
+from facesnap.cli.options import add_pack_options, analyser_from, choice
+from facesnap.errors import SettingsError
+from facesnap.faces.encoder import ImageEncoder
+from facesnap.faces.identity import Identity
+from facesnap.faces.picture import read_picture
+from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
+from facesnap.infotext import infotext, save_png
+from facesnap.portrait import PersonSettings, Portrait, Studio
+from facesnap.sheet import contact_sheet
+
+HELP = "make pictures of the person on the reference photos"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+logger = logging.getLogger("facesnap")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument("--base", required=True, type=Path, help="diffusers folder or single-file checkpoint")
+    model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint (.safetensors)")
+    model.add_argument("--encoder", type=Path, help="CLIP image encoder file, where the adapter needs one")
+    model.add_argument(
+        "--config", type=Path, help="diffusers folder with the configuration of a single-file checkpoint"
+    )
+    model.add_argument("--device", help="cuda where there is one, else cpu")
+    model.add_argument("--dtype", choices=DTYPES, help="float16 on cuda, else float32")
+    model.add_argument("--offload", choices=("none", "model", "sequential"), default="none", help="for small cards")
+    person = parser.add_argument_group("person")
+    who = person.add_mutually_exclusive_group(required=True)
+    who.add_argument("--reference", nargs="+", type=Path, metavar="PHOTO", help="one or several photos of the person")
+    who.add_argument("--identity", type=Path, metavar="FILE", help="identity saved by `facesnap identity make`")
+    add_pack_options(person)
+    person.add_argument("--strength", type=float, help="of the ID tokens, 0 to 10 (the adapter's suggestion)")
+    person.add_argument("--structure", type=float, default=1.0, help="of the CLIP branch, 0 to 5 (PlusV2 form only)")
+    person.add_argument("--window", type=_window, default=(0.0, 1.0), metavar="A-B", help="part of the sampling, 0-1")
+    person.add_argument("--block-strength", type=_block, action="append", default=[], metavar="BLOCK=W",
+                        help="factor for sites whose name starts with BLOCK (input.4, middle, output.3.1.0)")  # fmt: skip
+    person.add_argument("--region", type=Path, help="grey picture: where the person is, white is everywhere")
+    picture = parser.add_argument_group("picture")
+    picture.add_argument("--prompt", required=True)
+    picture.add_argument("--negative", default="", metavar="PROMPT")
+    picture.add_argument("--sampler", choices=SAMPLERS, default="DPM++ 2M")
+    picture.add_argument("--steps", type=int, default=30)
+    picture.add_argument("--cfg", type=float, default=7.0)
+    picture.add_argument("--seed", type=int, default=0)
+    picture.add_argument("--size", type=_size, metavar="WxH", help="512x512 for SD1.5, 1024x1024 for SDXL")
+    picture.add_argument("--count", type=int, default=1, help="pictures in all")
+    picture.add_argument("--batch", type=int, default=1, help="pictures at a time")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="print a report as JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    adapter = native.load(args.adapter)
+    host = DiffusersHost.load(
+        args.base,
+        device=args.device,
+        dtype=DTYPES[args.dtype] if args.dtype else None,
+        config=args.config,
+        offload=args.offload,
+    )
+    adapter.check_unet(host.topology)  # before the slow part
+    encoder = ImageEncoder.load(args.encoder) if args.encoder else None
+    studio = Studio(adapter, analyser_from(args) if args.reference or args.pack else None, encoder)
+    if args.identity:
+        identity = Identity.load(args.identity)
+    else:
+        identity = studio.identity(args.reference, choice(args), name=args.reference[0].stem)
+    settings = PersonSettings(
+        strength=args.strength,
+        structure=args.structure,
+        start=args.window[0],
+        end=args.window[1],
+        block_strengths=dict(args.block_strength),
+        region=_region(args.region) if args.region else None,
+    )
+    report = make_pictures(args, host, studio, identity, settings)
+    print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")
+    return 0
+
+
+def make_pictures(
+    args: argparse.Namespace, host: DiffusersHost, studio: Studio, identity: Identity, settings: PersonSettings
+) -> dict[str, object]:
+    """Sample batch after batch; write PNGs, the contact sheet, and return the report."""
+    size = args.size or ((512, 512) if host.topology.base == "sd15" else (1024, 1024))
+    files: list[dict[str, object]] = []
+    portraits: list[Portrait] = []
+    args.out.mkdir(parents=True, exist_ok=True)
+    for first in range(0, args.count, args.batch):
+        sampling = Sampling(
+            args.prompt, args.negative, args.sampler, args.steps, args.cfg, args.seed + first, size,
+            min(args.batch, args.count - first),
+        )  # fmt: skip
+        label = f"{first + 1}-{first + sampling.count} of {args.count}"
+        with tqdm(total=sampling.steps, desc=f"sampling {label}", unit="step") as bar:
+            made = studio.generate(host, sampling, [(identity, settings)], _advance(bar))
+        for portrait in made:
+            path = args.out / f"{portrait.seed:010d}.png"
+            save_png(
+                portrait.image, path, infotext(sampling, host.name, studio.adapter, [(identity, settings)], portrait)
+            )
+            files.append({"file": str(path), "seed": portrait.seed, "similarity": portrait.similarity[0]})
+        portraits += made
+    sheet = args.out / "contact_sheet.png"
+    _sheet(args, studio.adapter, identity, portraits).save(sheet)
+    return {"identity": identity.name, "references": identity.references, "pictures": files, "sheet": str(sheet)}
+
+
+def _sheet(args: argparse.Namespace, adapter: Adapter, identity: Identity, portraits: list[Portrait]) -> Image.Image:
+    """The reference beside the results, at most four in a row."""
+    cells = [(Image.fromarray(read_picture(photo)), f"reference\n{photo.name}") for photo in (args.reference or [])[:4]]
+    for portrait in portraits:
+        score = portrait.similarity[0]
+        text = "no face in the picture" if score is None else f"similarity {score:.2f}"
+        cells.append((portrait.image, f"seed {portrait.seed}\n{text}"))
+    rows = [cells[i : i + 5] for i in range(0, len(cells), 5)]
+    title = f"{args.prompt}\n{identity.name}, adapter {adapter.spec.name or args.adapter.name}, base {args.base.name}"
+    return contact_sheet(rows, title=title)
+
+
+def _advance(bar: tqdm) -> Callable[[int, int], None]:
+    def on_step(done: int, total: int) -> None:
+        bar.total = total  # second-order samplers take more steps than asked for
+        bar.update(done - bar.n)
+
+    return on_step
+
+
+def _window(text: str) -> tuple[float, float]:
+    start, _, end = text.partition("-")
+    try:
+        return float(start), float(end)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no window such as 0-0.8") from error
+
+
+def _block(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no block strength such as output.3=0.5") from error
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512x768") from error
+
+
+def _region(path: Path) -> torch.Tensor:
+    """A mask file as a map (H, W), 0..1."""
+    grey = np.asarray(Image.fromarray(read_picture(path)).convert("L"), dtype=np.float32) / 255
+    if not grey.any():
+        raise SettingsError(
+            f"The region {path.name} is black everywhere.",
+            expected="white where the person is to be",
+            remedy="give another mask, or none",
+        )
+    return torch.from_numpy(grey)

@@ -1,0 +1,142 @@
+"""The demo's job: one photo -> face, identity, ID tokens, attached sampling, contact sheet and report."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from facesnap.checkpoints import native
+from facesnap.demo import untrained
+from facesnap.errors import MissingDependencyError
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.encoder import ImageEncoder
+from facesnap.faces.identity import Identity
+from facesnap.hosts.diffusers import DiffusersHost, Sampling
+from facesnap.infotext import infotext, save_png
+from facesnap.portrait import PersonSettings, Studio
+from facesnap.sheet import contact_sheet
+from facesnap.version import __version__
+
+UNTRAINED = (
+    "The Stable Diffusion model, the image encoder and the adapter of this demo are untrained (drawn from a seed): "
+    "the pictures are noise by nature and cannot look like the person. What it shows is real all the same: the face "
+    "is found and embedded by real models, and its ID tokens reach every cross-attention and change the picture."
+)
+STRENGTHS = (0.0, 0.5, 1.0)
+PROMPTS = ("portrait photo of a person", "oil painting of a person in a garden")
+
+
+def run_demo(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7) -> dict[str, Any]:
+    """Write photo, pictures, contact_sheet.png and report.json into a folder.
+
+    Args:
+        photo: of one person; where None, NASA's portrait of the astronaut Eileen Collins (public domain), which
+            scikit-image ships.
+
+    Returns:
+        The report.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    photo = photo or _astronaut(out)
+    host, studio = _models(out / "untrained_model", analyser)
+    began = time.perf_counter()
+    identity = studio.identity([photo], name=photo.stem)
+    face = analyser.face(photo)
+    analysed = time.perf_counter() - began
+    rows, pictures = _pictures(out, host, studio, identity, seed)
+    before, after = _bare(host, seed), _bare(host, seed)
+    report = {
+        "facesnap": __version__,
+        "note": UNTRAINED,
+        "photo": photo.name,
+        "face": {
+            "box": face.box.round(1).tolist(), "score": round(face.score, 4), "found_by": face.found_by,
+            "quality": round(face.quality.score, 3), "recogniser": face.recogniser, "provider": analyser.provider,
+        },
+        "identity": {"references": identity.references, "digest": identity.digest, "seconds": round(analysed, 3)},
+        "tokens": _token_shapes(studio, identity),
+        "sites": len(host.topology.sites),
+        "pictures": pictures,
+        "unet_unchanged_afterwards": bool(np.array_equal(before, after)),
+    }  # fmt: skip
+    cells = [(Image.open(photo), "the reference photo"), (face_crop(face), "its face as the models see it")]
+    contact_sheet([cells, *rows], title=f"FaceSnap {__version__} demo\n{UNTRAINED}").save(out / "contact_sheet.png")
+    (out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    return report
+
+
+def _models(folder: Path, analyser: FaceAnalyser) -> tuple[DiffusersHost, Studio]:
+    """Write the untrained miniature and load it again the way a user's own files are loaded."""
+    host = DiffusersHost.load(untrained.save_pipeline(folder / "pipeline"), device="cpu")
+    encoder = ImageEncoder.load(untrained.save_encoder(folder / "encoder.safetensors"))
+    file = untrained.save_adapter(
+        folder / "adapter.safetensors",
+        host.unet,
+        recogniser=analyser.recogniser,
+        recogniser_name=analyser.pack.name,
+        encoder=encoder.fingerprint,
+        encoder_name=encoder.name,
+    )
+    return host, Studio(native.load(file), analyser, encoder)
+
+
+def _pictures(
+    out: Path, host: DiffusersHost, studio: Studio, identity: Identity, seed: int
+) -> tuple[list[list[tuple[Image.Image, str]]], list[dict[str, Any]]]:
+    """One row a prompt, one column a strength, the same seed everywhere."""
+    rows, entries = [], []
+    for n, prompt in enumerate(PROMPTS):
+        row: list[tuple[Image.Image, str]] = []
+        sampling = Sampling(prompt, seed=seed, steps=12, size=(256, 256))
+        for strength in STRENGTHS:
+            people = [(identity, PersonSettings(strength=strength))]
+            began = time.perf_counter()
+            portrait = studio.generate(host, sampling, people)[0]
+            seconds = time.perf_counter() - began
+            first = np.asarray((row[0][0] if row else portrait.image), dtype=np.float32)
+            change = float(np.abs(np.asarray(portrait.image, dtype=np.float32) - first).mean())
+            path = out / f"prompt{n + 1}_strength{strength:.1f}.png"
+            save_png(portrait.image, path, infotext(sampling, host.name, studio.adapter, people, portrait))
+            row.append((portrait.image, f"{prompt}\nstrength {strength}, mean change {change:.1f} of 255"))
+            entries.append(
+                {"file": path.name, "prompt": prompt, "strength": strength, "mean_change": round(change, 3),
+                 "similarity": portrait.similarity[0], "seconds": round(seconds, 3)}
+            )  # fmt: skip
+        rows.append(row)
+    return rows, entries
+
+
+def _bare(host: DiffusersHost, seed: int) -> np.ndarray:
+    return np.asarray(host.sample(Sampling(PROMPTS[0], seed=seed, steps=4, size=(128, 128)), [])[0])
+
+
+def _token_shapes(studio: Studio, identity: Identity) -> dict[str, list[int]]:
+    """Keys of the last site: (tokens, width) of each token group."""
+    conditioning = studio.conditioning(identity)
+    site = list(conditioning.cond)[-1]
+    names = list(studio.adapter.projections.groups)
+    return {name: list(kv.k.shape) for name, kv in zip(names, conditioning.cond[site], strict=True)}
+
+
+def face_crop(face: Any) -> Image.Image:
+    """The aligned 224 pixel crop that the image encoder sees."""
+    return Image.fromarray(face.crop(224))
+
+
+def _astronaut(out: Path) -> Path:
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"scikit-image, which brings the demo's photo, cannot be imported ({error}).",
+            expected="scikit-image",
+            remedy="pip install scikit-image, or give a photo with --photo",
+        ) from error
+    path = out / "astronaut.png"
+    Image.fromarray(data.astronaut()).save(path)
+    return path

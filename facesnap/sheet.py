@@ -1,0 +1,68 @@
+"""Contact sheets: labelled pictures side by side, such as the reference beside the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+GROUND, INK = (250, 250, 248), (30, 30, 30)
+MARGIN, LINE = 12, 18
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[tuple[Image.Image, str]]], *, cell: int = 256, title: str = ""
+) -> Image.Image:
+    """Lay labelled pictures out in rows.
+
+    Args:
+        rows: (picture, caption) in each cell; captions may hold line breaks.
+        cell: side in pixels of the square that each picture is fitted into.
+        title: text above; may hold line breaks.
+
+    Returns:
+        RGB picture.
+    """
+    font = _font(14)
+    columns = max(len(row) for row in rows)
+    heights = [cell + LINE * max(len(_wrap(text, cell, font)) for _, text in row) + MARGIN for row in rows]
+    width = MARGIN + columns * (cell + MARGIN)
+    head = _wrap(title, width - 2 * MARGIN, font) if title else []
+    sheet = Image.new("RGB", (width, MARGIN + LINE * len(head) + MARGIN * bool(head) + sum(heights)), GROUND)
+    draw = ImageDraw.Draw(sheet)
+    for i, line in enumerate(head):
+        draw.text((MARGIN, MARGIN + i * LINE), line, INK, font)
+    top = MARGIN + LINE * len(head) + MARGIN * bool(head)
+    for row, height in zip(rows, heights, strict=True):
+        for column, (picture, text) in enumerate(row):
+            left = MARGIN + column * (cell + MARGIN)
+            fitted = picture.convert("RGB")
+            fitted.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+            sheet.paste(fitted, (left + (cell - fitted.width) // 2, top + (cell - fitted.height) // 2))
+            for i, line in enumerate(_wrap(text, cell, font)):
+                draw.text((left, top + cell + 2 + i * LINE), line, INK, font)
+        top += height
+    return sheet
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:  # Pillow before 10.1 has one size only
+        return ImageFont.load_default()
+
+
+def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    """Lines no wider than `width` pixels, broken at spaces."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split(" "):
+            longer = f"{line} {word}".strip()
+            if line and font.getlength(longer) > width:
+                lines.append(line)
+                line = word
+            else:
+                line = longer
+        lines.append(line)
+    return lines
