@@ -2,7 +2,22 @@
 
 from facesnap.attach.attachment import Attachment, attach
 from facesnap.attach.conditioning import Conditioning, Rule
-from facesnap.attach.rows import Row, RowPlan
+from facesnap.attach.rows import Row, RowPlan, Tile
+from facesnap.attach.structure import Pictures, Speed, Structure, View
 from facesnap.attach.topology import Topology, read_topology
 
-__all__ = ["Attachment", "Conditioning", "Row", "RowPlan", "Rule", "Topology", "attach", "read_topology"]
+__all__ = [
+    "Attachment",
+    "Conditioning",
+    "Pictures",
+    "Row",
+    "RowPlan",
+    "Rule",
+    "Speed",
+    "Structure",
+    "Tile",
+    "Topology",
+    "View",
+    "attach",
+    "read_topology",
+]

@@ -14,12 +14,15 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach.call import UNetCall
 from facesnap.attach.conditioning import Conditioning
+from facesnap.attach.inputs import read_inputs
+from facesnap.attach.residuals import ResidualInjection
 from facesnap.attach.rows import RowPlan
+from facesnap.attach.structure import Speed, Structure
 from facesnap.attach.tokens import TokenInjection
 from facesnap.attach.topology import Topology, read_topology
 from facesnap.errors import AttachError
@@ -33,9 +36,18 @@ class Attachment:
         active_calls: those of them in which somebody had weight.
     """
 
-    def __init__(self, unet: nn.Module, topology: Topology, people: Sequence[Conditioning], plan: RowPlan) -> None:
+    def __init__(
+        self,
+        unet: nn.Module,
+        topology: Topology,
+        people: Sequence[Conditioning],
+        plan: RowPlan,
+        structures: Sequence[Structure] = (),
+        speed: Speed = Speed.BALANCED,
+    ) -> None:
         self.unet, self.topology, self.plan = unet, topology, plan
         self.tokens = TokenInjection(topology, people)
+        self.residuals = ResidualInjection(topology, structures, speed)
         self.calls = 0
         self.active_calls = 0
         self._handles: list[RemovableHandle] = []
@@ -44,8 +56,9 @@ class Attachment:
         """Put all hooks on; on any failure none stays."""
         try:
             self._handles.append(self.unet.register_forward_pre_hook(self._begin, with_kwargs=True))
-            for handle in self.tokens.install():  # one by one: a failure must find all that are on
-                self._handles.append(handle)
+            for injection in (self.tokens, self.residuals):
+                for handle in injection.install():  # one by one: a failure must find all that are on
+                    self._handles.append(handle)
             self._handles.append(self.unet.register_forward_hook(self._end))
         except BaseException:
             self.remove()
@@ -56,6 +69,7 @@ class Attachment:
         while self._handles:
             self._handles.pop().remove()
         self.tokens.call = None
+        self.residuals.clear()
 
     def require_called(self) -> None:
         """Tell whether the sampling went through the UNet at all.
@@ -71,15 +85,10 @@ class Attachment:
             )
 
     def _begin(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs.get("x", kwargs.get("sample"))
-        if not isinstance(x, Tensor) or x.ndim != 4:
-            raise AttachError(
-                f"The {type(unet).__name__} was called without a picture-shaped first input.",
-                expected="latents (B, C, h, w)",
-                remedy="only picture UNets can be used; video UNets with five dimensions cannot",
-            )
-        rows = self.plan.for_batch(len(x))
-        self.tokens.call = UNetCall(rows, self.plan.progress, (x.shape[-2], x.shape[-1]))
+        inputs = read_inputs(unet, self.topology.layout, args, kwargs)
+        rows = self.plan.for_batch(len(inputs.x))
+        self.tokens.call = UNetCall(rows, self.plan.progress, (inputs.x.shape[-2], inputs.x.shape[-1]))
+        self.residuals.begin(inputs, rows, self.plan.progress, self.plan.steps)
 
     def _end(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call, self.tokens.call = self.tokens.call, None
@@ -87,26 +96,35 @@ class Attachment:
         if call is None:
             return
         expected = self.tokens.expected_sites(call)
-        if not expected:
+        taken = self.residuals.pending
+        missing = sorted(expected - call.fired) + sorted(self.residuals.end())
+        if not expected and not taken:
             return
         self.active_calls += 1
-        missing = sorted(expected - call.fired)
         if self.active_calls == 1 and missing:
             raise AttachError(
-                f"{len(missing)} of {len(expected)} cross-attentions did not run as modules, among them {missing[0]}.",
-                expected="every attn2 calls its to_q and to_out[0]",
+                f"{len(missing)} parts of the UNet did not run as modules, among them {missing[0]}.",
+                expected="every attn2 calls its to_q and to_out[0], every block calls its layers",
                 remedy="the UNet is compiled or replaced (torch.compile, TensorRT): switch that off for this model",
             )
 
 
 @contextlib.contextmanager
-def attach(unet: nn.Module, people: Sequence[Conditioning], plan: RowPlan) -> Iterator[Attachment]:
+def attach(
+    unet: nn.Module,
+    people: Sequence[Conditioning],
+    plan: RowPlan,
+    structures: Sequence[Structure] = (),
+    speed: Speed = Speed.BALANCED,
+) -> Iterator[Attachment]:
     """Attach people to a UNet for the duration of a `with` block.
 
     Args:
         unet: a live ldm, sgm, Forge or diffusers UNet, in any dtype, on any device.
-        people: one conditioning a person; an empty list attaches nothing.
+        people: one conditioning a person, the ID tokens; an empty list attaches none.
         plan: the host's row plan, updated by the host before each UNet call.
+        structures: one structure a person, the FFRNets; an empty list attaches none.
+        speed: how much of the FFRNets is computed.
 
     Yields:
         The attachment. After the block, however it ends, no hook is left.
@@ -116,7 +134,7 @@ def attach(unet: nn.Module, people: Sequence[Conditioning], plan: RowPlan) -> It
         SettingsError: a conditioning does not fit the UNet.
         AttachError: from the first UNet call, where the sites do not fire or rows do not fit.
     """
-    attachment = Attachment(unet, read_topology(unet), people, plan)
+    attachment = Attachment(unet, read_topology(unet), people, plan, structures, speed)
     attachment.install()
     try:
         yield attachment

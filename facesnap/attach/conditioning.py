@@ -58,15 +58,15 @@ class Conditioning:
     zero_tokens: int = 0
 
     def __post_init__(self) -> None:
-        _require_range("strength", self.strength, 0.0, 10.0)
-        _require_range("start", self.start, 0.0, 1.0)
-        _require_range("end", self.end, 0.0, 1.0)
+        require_range("strength", self.strength, 0.0, 10.0)
+        require_range("start", self.start, 0.0, 1.0)
+        require_range("end", self.end, 0.0, 1.0)
         for name, value in self.block_strengths.items():
-            _require_range(f"block strength {name}", value, 0.0, 10.0)
+            require_range(f"block strength {name}", value, 0.0, 10.0)
         if self.zero_tokens < 0:
-            _require_range("zero_tokens", self.zero_tokens, 0, 64)
+            require_range("zero_tokens", self.zero_tokens, 0, 64)
         if self.region is not None:
-            _require_region(self.region)
+            require_region(self.region)
 
     def active(self, progress: float) -> bool:
         """Whether the window holds the progress (0..1) and the strength is not 0."""
@@ -83,12 +83,14 @@ class Conditioning:
         return self.strength
 
 
-def _require_range(name: str, value: float, low: float, high: float) -> None:
+def require_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise a SettingsError unless the value is a finite number from low to high."""
     if not (math.isfinite(value) and low <= value <= high):
         raise SettingsError(f"{name} is {value}.", expected=f"a number from {low} to {high}", remedy=f"correct {name}")
 
 
-def _require_region(region: Tensor) -> None:
+def require_region(region: Tensor) -> None:
+    """Raise a SettingsError unless the map is (H, W) with finite values from 0 to 1."""
     ok = region.ndim == 2 and min(region.shape) > 0 and bool(torch.isfinite(region).all())
     if not ok or float(region.min()) < 0 or float(region.max()) > 1:
         raise SettingsError(

@@ -9,11 +9,26 @@ from facesnap.errors import AttachError
 
 
 @dataclass(frozen=True)
+class Tile:
+    """The piece of the picture that a row holds, latent units; its size is that of the UNet's input.
+
+    Attributes:
+        frame: (height, width) of the whole picture.
+        top, left: corner of the piece.
+    """
+
+    frame: tuple[int, int]
+    top: int
+    left: int
+
+
+@dataclass(frozen=True)
 class Row:
-    """One entry of the UNet's batch: cond or uncond, of which picture."""
+    """One entry of the UNet's batch: cond or uncond, of which picture, and of which tile (None: the whole)."""
 
     picture: int
     cond: bool
+    tile: Tile | None = None
 
 
 class RowPlan:
@@ -23,11 +38,13 @@ class RowPlan:
         rows: the roles of the rows in one pattern; a batch that is a multiple of it repeats the pattern
             (Tiled Diffusion: one pattern a tile).
         progress: fraction of the sampling that is done, 0 <= progress <= 1.
+        steps: number of steps of the sampling; None where it is not known (residuals are never reused then).
     """
 
-    def __init__(self, rows: Sequence[Row], progress: float = 0.0) -> None:
+    def __init__(self, rows: Sequence[Row], progress: float = 0.0, steps: int | None = None) -> None:
         self.rows: tuple[Row, ...] = tuple(rows)
         self.progress = progress
+        self.steps = steps
 
     @classmethod
     def classifier_free(cls, pictures: int = 1, *, guidance: bool = True, uncond_first: bool = True) -> RowPlan:

@@ -1,0 +1,265 @@
+"""FFRNet's residuals on a live UNet: run on the UNet's own inputs, added at the middle and at every skip.
+
+A forward hook on the last layer of the middle block adds the middle residual; a forward pre-hook on the first
+layer of every output block adds the skip's residual to the last channels of the concatenated input. That is what
+diffusers does with `down_block_additional_residuals`, without touching any forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from facesnap.attach.crop import Crop, cut, paste, plan_crop
+from facesnap.attach.inputs import UNetInputs
+from facesnap.attach.reuse import Reuse
+from facesnap.attach.rows import Row, Tile
+from facesnap.attach.structure import Speed, Structure, View
+from facesnap.attach.topology import Topology
+from facesnap.errors import AttachError, SettingsError
+from facesnap.models.fidelity import skip_widths
+from facesnap.models.unet_blocks import KeyValue
+
+LATENT_PIXELS = 8
+
+
+@dataclass(frozen=True)
+class RowResiduals:
+    """Residuals for some rows of the batch: shallow to deep, the middle's last."""
+
+    rows: tuple[int, ...]
+    maps: tuple[Tensor, ...]
+
+
+class ResidualInjection:
+    """The FFRNets of any number of people, put on one UNet.
+
+    Args:
+        topology: of the UNet.
+        people: one structure each.
+        speed: how much is computed.
+
+    Raises:
+        SettingsError: an FFRNet of another layout than the UNet's, or Speed.FAST without a face's box.
+    """
+
+    def __init__(self, topology: Topology, people: Sequence[Structure], speed: Speed = Speed.BALANCED) -> None:
+        self.topology, self.people, self.speed = topology, tuple(people), speed
+        for person in self.people:
+            _check_fit(topology, person, speed)
+        self.reuse: Reuse[list[RowResiduals]] = Reuse()
+        self._pending: list[RowResiduals] = []
+        self._batch = 0
+        self._fired: set[str] = set()
+        self._hints: dict[tuple[int, View], Tensor] = {}
+        self._kvs: dict[tuple[int, tuple[bool, ...]], list[KeyValue]] = {}
+        self._maps: dict[tuple[Any, ...], Tensor] = {}
+
+    def install(self) -> Iterator[RemovableHandle]:
+        """Put the hooks on one after the other, yielding each handle as soon as it is on; none without people."""
+        if not self.people:
+            return
+        yield self.topology.middle_last.register_forward_hook(self._add_middle)
+        skips = len(self.topology.output_first)
+        for block, layer in enumerate(self.topology.output_first):
+            hook = self._add_skip(block, skips - 1 - block)  # the first output block takes the deepest skip
+            yield layer.register_forward_pre_hook(hook)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the running call takes residuals."""
+        return bool(self._pending)
+
+    def begin(self, inputs: UNetInputs, rows: tuple[Row, ...], progress: float, steps: int | None) -> None:
+        """Compute, or take again, the residuals of the UNet call that begins.
+
+        Args:
+            inputs: of the call. rows: the roles of its B rows. progress: 0..1. steps: of the whole sampling.
+        """
+        self._fired.clear()
+        self._batch = len(inputs.x)
+        work = [(i, at) for i, p in enumerate(self.people) if p.active(progress) for at in self._row_sets(p, rows)]
+        if not work:
+            self._pending = []
+        elif self.speed is Speed.EXACT:
+            self._pending = self._compute(work, inputs, rows)
+        else:
+            kind = (tuple(rows), tuple(inputs.x.shape), tuple(sorted({i for i, _ in work})))
+            t = tuple(float(value) for value in inputs.t.tolist())
+            self._pending = self.reuse.get(kind, t, progress, steps, lambda: self._compute(work, inputs, rows))
+
+    def end(self) -> set[str]:
+        """Finish the call; returns the places that should have taken a residual and did not."""
+        expected = {"middle", *(f"output.{i}" for i in range(len(self.topology.output_first)))}
+        missing = expected - self._fired if self._pending else set()
+        self._pending = []
+        return missing
+
+    def clear(self) -> None:
+        """Forget the call and everything kept for reuse."""
+        self._pending = []
+        self.reuse.forget()
+
+    def _row_sets(self, person: Structure, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
+        """Rows that concern the person, in sets of one tile with the same number of tokens."""
+        sets: dict[tuple[int, Tile | None], list[int]] = {}
+        for i, row in enumerate(rows):
+            kvs = self._row_kv(person, row)
+            if kvs is not None and (person.pictures is None or row.picture in person.pictures):
+                sets.setdefault((kvs[0][0].shape[2], row.tile), []).append(i)
+        return [tuple(at) for at in sets.values()]
+
+    def _row_kv(self, person: Structure, row: Row) -> Sequence[KeyValue] | None:
+        if row.cond:
+            return person.cond
+        return person.uncond if self.speed is Speed.EXACT else None
+
+    def _kv(self, index: int, rows: list[Row]) -> list[KeyValue]:
+        """K and V of these rows per site, each (1 or B, heads, T, head dim), in the network's dtype; kept."""
+        roles = tuple(row.cond for row in rows)
+        if (index, roles) not in self._kvs:
+            per_row = [kvs for kvs in (self._row_kv(self.people[index], row) for row in rows) if kvs is not None]
+            alike = len(set(roles)) == 1  # all rows share one person's tokens: broadcast them
+            sites = zip(*per_row[: 1 if alike else None], strict=True)
+            like = self.people[index].net.conv_in.weight
+            self._kvs[index, roles] = [
+                (torch.cat([k for k, _ in site]).to(like), torch.cat([v for _, v in site]).to(like)) for site in sites
+            ]
+        return self._kvs[index, roles]
+
+    def _compute(
+        self, work: list[tuple[int, tuple[int, ...]]], inputs: UNetInputs, rows: tuple[Row, ...]
+    ) -> list[RowResiduals]:
+        """All people's residuals, summed where they concern the same rows."""
+        sums: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
+        for index, at in work:
+            picked = inputs if len(at) == len(rows) else inputs.rows(torch.tensor(at, device=inputs.x.device))
+            maps = self._run(index, picked, [rows[i] for i in at])
+            before = sums.get(at)
+            sums[at] = maps if before is None else tuple(a + b for a, b in zip(before, maps, strict=True))
+        return [RowResiduals(at, maps) for at, maps in sums.items()]
+
+    def _run(self, index: int, inputs: UNetInputs, rows: list[Row]) -> tuple[Tensor, ...]:
+        """One person's residuals for these rows, weighed by strength, region and the crop's feathered edge."""
+        person = self.people[index]
+        latent = (inputs.x.shape[-2], inputs.x.shape[-1])
+        tile = rows[0].tile or Tile(latent, 0, 0)
+        crop = _crop_of(person, latent, tile) if self.speed is Speed.FAST else None
+        x = inputs.x[:, : person.net.config.in_channels]  # inpaint UNets append mask and masked picture
+        kv = self._kv(index, rows)
+        hint = self._hint(index, latent, tile, crop)
+        down, middle = person.net(x if crop is None else cut(x, crop), inputs.t, kv, hint, inputs.y)
+        maps = [*down, middle]
+        if crop is not None:
+            maps = [paste(r, crop, latent) for r in maps]
+        if person.region is not None:
+            maps = [r * self._region(index, latent, tile, r) for r in maps]
+        return tuple(maps if person.strength == 1.0 else (r * person.strength for r in maps))
+
+    def _hint(self, index: int, latent: tuple[int, int], tile: Tile, crop: Crop | None) -> Tensor:
+        """The hint embedding of a piece of the picture, kept: it depends on the landmark picture only."""
+        if crop is not None and crop.enlarge > 1:
+            return self._embed(index, _enlarged_view(tile, crop))
+        h, w = (n * LATENT_PIXELS for n in tile.frame)
+        hint = _piece(self._embed(index, View((h, w), 0, 0, h, w)), tile, latent)
+        return hint if crop is None else cut(hint, crop)
+
+    def _embed(self, index: int, view: View) -> Tensor:
+        if (index, view) not in self._hints:
+            person = self.people[index]
+            pictures = person.draw(view)
+            self._hints[index, view] = person.net.embed_hint(pictures.landmarks, pictures.five_points)
+        return self._hints[index, view]
+
+    def _region(self, index: int, latent: tuple[int, int], tile: Tile, like: Tensor) -> Tensor:
+        """The person's soft map at one level, (1, 1, H, W)."""
+        size = (like.shape[-2], like.shape[-1])
+        key = (index, latent, tile, size, like.device, like.dtype)
+        if key not in self._maps:
+            region = self.people[index].region
+            assert region is not None
+            weights = _piece(F.adaptive_avg_pool2d(region.float()[None, None], tile.frame), tile, latent)
+            while weights.shape[-2] > size[0] or weights.shape[-1] > size[1]:
+                weights = F.avg_pool2d(weights, 2, ceil_mode=True, count_include_pad=False)
+            self._maps[key] = weights.to(like)
+        return self._maps[key]
+
+    def _add_middle(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not self._pending:
+            return None
+        self._fired.add("middle")
+        for residuals in self._pending:
+            output = self._add(output, residuals.rows, residuals.maps[-1], "the middle block")
+        return output
+
+    def _add_skip(self, block: int, skip: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not self._pending:
+                return None
+            self._fired.add(f"output.{block}")
+            h = args[0]
+            for residuals in self._pending:
+                h = self._add(h, residuals.rows, residuals.maps[skip], f"output block {block}")
+            return (h, *args[1:])
+
+        return hook
+
+    def _add(self, h: Tensor, rows: tuple[int, ...], residual: Tensor, place: str) -> Tensor:
+        """h with the residual added to the last channels of these rows; h itself is left alone."""
+        channels = residual.shape[1]
+        if len(h) != self._batch or h.shape[1] < channels:
+            raise AttachError(
+                f"The input of {place} is {tuple(h.shape)}, FFRNet's residual {tuple(residual.shape)}.",
+                expected=f"{self._batch} rows with at least {channels} channels",
+                remedy="switch off the extension that splits the batch inside the UNet, or use another FFRNet",
+            )
+        if residual.shape[-2:] != h.shape[-2:]:  # an extension resized the hidden states
+            residual = F.interpolate(residual.float(), h.shape[-2:], mode="bilinear", align_corners=False)
+        residual = residual.to(h)
+        out = h.clone()
+        if len(rows) == len(h):
+            out[:, -channels:] += residual
+        else:
+            out[torch.tensor(rows, device=h.device), -channels:] += residual
+        return out
+
+
+def _crop_of(person: Structure, latent: tuple[int, int], tile: Tile) -> Crop | None:
+    """The square around the face inside a tile."""
+    assert person.face is not None
+    (h, w), (left, top, right, bottom) = tile.frame, person.face
+    return plan_crop((left * w - tile.left, top * h - tile.top, right * w - tile.left, bottom * h - tile.top), latent)
+
+
+def _piece(whole: Tensor, tile: Tile, latent: tuple[int, int]) -> Tensor:
+    return whole[..., tile.top : tile.top + latent[0], tile.left : tile.left + latent[1]]
+
+
+def _enlarged_view(tile: Tile, crop: Crop) -> View:
+    """The square as a piece of a frame that is enlarged with it, in pixels."""
+    scale = LATENT_PIXELS * crop.enlarge
+    h, w = (n * scale for n in tile.frame)
+    top, left, side = (n * scale for n in (tile.top + crop.top, tile.left + crop.left, crop.side))
+    return View((h, w), top, left, side, side)
+
+
+def _check_fit(topology: Topology, person: Structure, speed: Speed) -> None:
+    skips, blocks = len(skip_widths(person.net.config)), len(topology.output_first)
+    if skips != blocks:
+        raise SettingsError(
+            f"The FFRNet makes {skips} skip residuals, the UNet takes {blocks}.",
+            expected=f"an FFRNet made for this {topology.base} UNet",
+            remedy="choose another adapter or another base model",
+        )
+    if speed is Speed.FAST and person.face is None:
+        raise SettingsError(
+            "The speed setting 'fast' needs to know where the face is.",
+            expected="a box of the face in the generated picture",
+            remedy="give the face's box, or use 'balanced'",
+        )

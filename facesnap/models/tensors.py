@@ -1,0 +1,72 @@
+"""State dicts as checked input: every tensor that does not fit is named before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from facesnap.errors import CheckpointError
+
+NAMED_AT_MOST = 6
+
+
+def count_indices(names: Mapping[str, object], prefix: str) -> int:
+    """Number of numbered children below ``prefix``: highest index in ``{prefix}{index}.`` plus one.
+
+    Gaps are counted too, so that a file that lost a middle block is refused by its missing tensors
+    instead of being read as a shorter network.
+    """
+    indices = (name[len(prefix) :].split(".", 1)[0] for name in names if name.startswith(prefix))
+    count = max((int(index) + 1 for index in indices if index.isdecimal()), default=0)
+    return min(count, len(names))  # a damaged name must not make anyone build a billion blocks
+
+
+def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, network: str) -> None:
+    """Compare names and shapes of two state dicts.
+
+    Args:
+        expected: the state dict of the network to be filled (a network on the meta device will do).
+        given: the state dict of the file.
+        network: the network's name, for the message.
+
+    Raises:
+        CheckpointError: names every missing, extra and wrongly shaped tensor with its shapes (the first
+            six of each kind).
+    """
+    missing = [f"{name} {tuple(t.shape)}" for name, t in expected.items() if name not in given]
+    extra = [f"{name} {tuple(t.shape)}" for name, t in given.items() if name not in expected]
+    wrong = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(t.shape)}"
+        for name, t in expected.items()
+        if name in given and given[name].shape != t.shape
+    ]
+    kinds = (("missing", missing), ("not part of the network", extra), ("of another shape", wrong))
+    faults = [f"{len(found)} {kind}: {_listed(found)}" for kind, found in kinds if found]
+    if faults:
+        raise CheckpointError(
+            f"The tensors of the {network} do not fit. {'; '.join(faults)}.",
+            expected=f"exactly the {len(expected)} tensors of its layout, with their shapes.",
+            remedy="Download or convert the file again, or choose a checkpoint of this kind.",
+        )
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, network: str) -> None:
+    """Check ``state`` against ``module`` and only then let the module take over its tensors.
+
+    The tensors are assigned, not copied: the module gets their dtype and device, and a module built on
+    the meta device needs no second allocation.
+    """
+    check_tensors(module.state_dict(), state, network=network)
+    module.load_state_dict(dict(state), strict=True, assign=True)
+
+
+def is_floating(tensor: Tensor) -> bool:
+    """True for the weight dtypes that a network can compute in."""
+    return tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _listed(found: list[str]) -> str:
+    more = len(found) - NAMED_AT_MOST
+    return ", ".join(found[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
