@@ -54,8 +54,8 @@ def _person_fields(identity: Identity, settings: PersonSettings) -> Mapping[str,
     default = PersonSettings()
     if settings.strength is not None:
         fields["strength"] = settings.strength
-    if settings.structure != default.structure:
-        fields["structure"] = settings.structure
+    if settings.s_struct != default.s_struct:
+        fields["s_struct"] = settings.s_struct
     if (settings.start, settings.end) != (default.start, default.end):
         fields["window"] = f"{settings.start}-{settings.end}"
     if settings.block_strengths:

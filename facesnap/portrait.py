@@ -29,6 +29,7 @@ from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.models.projections import SiteKV
 
 CACHE_BYTES = 256 << 20
+SCORE_STEPS = 3  # of the detection ladder: portraits made are upright, and a picture without a face must cost little
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class PersonSettings:
 
     Attributes:
         strength: of the ID tokens; None takes the adapter's suggestion.
-        structure: 0..5, weight of the CLIP branch (PlusV2 form only).
+        s_struct: 0..5, weight of the CLIP branch (PlusV2 form only).
         start, end, block_strengths, region, pictures: as in Conditioning.
     """
 
     strength: float | None = None
-    structure: float = 1.0
+    s_struct: float = 1.0
     start: float = 0.0
     end: float = 1.0
     block_strengths: Mapping[str, float] = field(default_factory=dict)
@@ -50,9 +51,9 @@ class PersonSettings:
     pictures: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.structure <= 5.0:
+        if not 0.0 <= self.s_struct <= 5.0:
             raise SettingsError(
-                f"structure is {self.structure}.", expected="a number from 0 to 5", remedy="correct structure"
+                f"s_struct is {self.s_struct}.", expected="a number from 0 to 5", remedy="correct s_struct"
             )
 
 
@@ -136,12 +137,12 @@ class Studio:
         """Keys and values of a person at every site, made once, with the settings of this generation."""
         settings = settings or PersonSettings()
         self.check(identity)
-        spec, key = self.adapter.spec, ("kv", identity.digest, settings.structure)
-        cond = self._cache.get(key, lambda: self._project(identity, settings.structure), _kv_bytes)
+        spec, key = self.adapter.spec, ("kv", identity.digest, settings.s_struct)
+        cond = self._cache.get(key, lambda: self._project(identity, settings.s_struct), _kv_bytes)
         uncond = None
         if spec.uncond == "encoded":
-            key = ("uncond", "", settings.structure)
-            uncond = self._cache.get(key, lambda: self._project(None, settings.structure), _kv_bytes)
+            key = ("uncond", "", settings.s_struct)
+            uncond = self._cache.get(key, lambda: self._project(None, settings.s_struct), _kv_bytes)
         return Conditioning(
             cond,
             uncond,
@@ -156,7 +157,7 @@ class Studio:
         )
 
     @torch.no_grad()
-    def _project(self, identity: Identity | None, structure: float) -> SiteKV:
+    def _project(self, identity: Identity | None, s_struct: float) -> SiteKV:
         """Mixer and projections, on the CPU in float32; None stands for nobody (the unconditional tokens)."""
         mixer, levels = self.adapter.mixer, self.adapter.mixer.config.clip_levels
         if next(mixer.parameters()).dtype != torch.float32:
@@ -166,7 +167,7 @@ class Studio:
             groups = mixer(
                 torch.zeros(1, 1, mixer.config.id_width),
                 {level: zero[level].cpu().float()[None] for level in levels},  # (1, P, W) -> (1, 1, P, W)
-                structure=structure,
+                s_struct=s_struct,
             )
         else:
             groups = mixer(
@@ -174,7 +175,7 @@ class Studio:
                 {level: identity.hidden[level].float()[None] for level in levels},  # (1, R, P, W)
                 f_fused=torch.from_numpy(identity.f_id(self.adapter.spec.id_vector))[None],
                 weights=torch.from_numpy(identity.weights)[None],
-                structure=structure,
+                s_struct=s_struct,
             )
         return self.adapter.projections.keys_values(groups)
 
@@ -230,7 +231,8 @@ class Studio:
         if self.analyser is None:
             return None
         try:
-            faces = self.analyser.faces(np.asarray(image.convert("RGB")), name="the picture made")
+            pixels = np.asarray(image.convert("RGB"))
+            faces = self.analyser.faces(pixels, name="the picture made", most_steps=SCORE_STEPS)
         except NoFaceError:
             return None
         return max(float(face.normed_embedding @ identity.f_id()) for face in faces)

@@ -120,8 +120,8 @@ def test_what_does_not_suit_is_refused_by_name(world, tmp_path: Path) -> None:
     shallow = Identity.from_faces([world.analyser.face(world.photo)], world.encoder, (-2,))
     with pytest.raises(EncoderError, match=r"levels \[1\]"):
         studio.conditioning(shallow)
-    with pytest.raises(SettingsError, match="structure"):
-        PersonSettings(structure=-1)
+    with pytest.raises(SettingsError, match="s_struct"):
+        PersonSettings(s_struct=-1)
     sdxl = untrained.make_adapter(world.host.unet, **world.names)
     sdxl = Adapter(type(sdxl.spec)(**(vars(sdxl.spec) | {"base": "sdxl"})), sdxl.mixer, sdxl.projections)
     with pytest.raises(CheckpointError, match="made for sdxl"):
@@ -151,8 +151,9 @@ def _generate(world, out: Path, *extra: str) -> int:
 
 def test_generate_on_the_command_line(world, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = _generate(world, tmp_path / "out", "--reference", str(world.photo), str(world.crop), "--count", "3",
-                     "--batch", "2", "--seed", "41", "--strength", "0.7", "--window", "0.1-0.9", "--structure", "0.5",
-                     "--block-strength", "middle=0.5", "--negative", "blurry, dark", "--sampler", "Heun", "--json")  # fmt: skip
+                     "--batch", "2", "--seed", "41", "--strength", "0.7", "--window", "0.1-0.9", "--s-struct", "0.5",
+                     "--block-strength", "middle=0.5", "--negative", "blurry, dark", "--sampler", "Heun",
+                     "--json")  # fmt: skip
     assert code == 0
     report = json.loads(capsys.readouterr().out)
     assert [p["seed"] for p in report["pictures"]] == [41, 42, 43] and report["references"] == 2
@@ -162,7 +163,7 @@ def test_generate_on_the_command_line(world, tmp_path: Path, capsys: pytest.Capt
             prompt, negative, settings = image.text["parameters"].split("\n")
         assert prompt == "a person, “smiling”" and negative == "Negative prompt: blurry, dark"
         for part in ("Steps: 2", "Sampler: Heun", f"Seed: {seed}", "Size: 64x72", "FaceSnap strength: 0.7",
-                     "FaceSnap window: 0.1-0.9", "FaceSnap structure: 0.5", "FaceSnap blocks: middle=0.5",
+                     "FaceSnap window: 0.1-0.9", "FaceSnap s_struct: 0.5", "FaceSnap blocks: middle=0.5",
                      "FaceSnap references: 2", "FaceSnap identity: astronaut "):  # fmt: skip
             assert part in settings
     with Image.open(report["sheet"]) as sheet:

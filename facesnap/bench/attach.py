@@ -21,6 +21,8 @@ from facesnap.bench.timing import Variant, ratio, rounds, timed
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
 from facesnap.demo.untrained import draw
 from facesnap.errors import MissingDependencyError
+from facesnap.faces.align import ARCFACE_TEMPLATE
+from facesnap.faces.face import Face, Quality
 from facesnap.faces.identity import Identity
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config
 from facesnap.models.projections import IDProjections, module_key
@@ -75,9 +77,10 @@ def run(
     with _installed(attachment):
         id_tokens()
         live = projection_bytes(attachment, unet, adapter.projections)
+    cpu = f"cpu, {torch.get_num_threads()} threads"
     return {
         "unet": {"layout": "sd15", "channels": channels, "parameters": sum(p.numel() for p in unet.parameters())},
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else cpu,
         "dtype": str(dtype).removeprefix("torch."), "latent": latent, "batch": 2, "rounds": count,
         "bare_seconds": round(float(np.median(seconds["bare"])), 4),
         "id_tokens_ratio": ratio(seconds["id_tokens"], seconds["bare"]),
@@ -221,11 +224,12 @@ class _Known:
     def __init__(self) -> None:
         self.calls = 0
 
-    def face(self, photo: Path, choose: object) -> Any:
+    def face(self, photo: Path, choose: object) -> Face:
         self.calls += 1
         if self.calls > 1:
             raise AssertionError("the reference was analysed again")
-        quality = types.SimpleNamespace(score=1.0)
-        return types.SimpleNamespace(
-            recogniser="random", alias="random", source="photo", quality=quality, embedding=_identity().embeddings[0]
-        )
+        return Face(
+            box=np.array([0, 0, 112, 112], np.float32), kps=ARCFACE_TEMPLATE, score=1.0, embedding=_identity().embeddings[0],
+            recogniser=self.recogniser, alias="random", picture_size=(112, 112), quality=Quality(1, 1, 1, 1),
+            found_by="640", source=photo.name, picture=np.zeros((112, 112, 3), np.uint8),
+        )  # fmt: skip

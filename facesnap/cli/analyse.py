@@ -6,24 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
+from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
 from facesnap.faces import Face, FaceAnalyser, choose_face
 
 HELP = "Find the faces in photos: boxes, points, quality, and which step of the detection ladder found them."
-
-
-def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pack", default="buffalo_l", help="folder or name of a face-analysis pack (%(default)s)")
-    parser.add_argument("--model-dir", action="append", default=[], help="folder of models to search (repeatable)")
-    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where the models run (%(default)s)")
-
-
-def add_choose_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--choose",
-        default="largest",
-        help="largest, leftmost, central, or an index from the largest (0) down",
-    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.draw and len(args.photos) > 1:
         raise SettingsError("--draw with several photos.", expected="one photo.", remedy="call once for each photo.")
-    analyser = FaceAnalyser(args.pack, args.provider, args.model_dir)
+    analyser = analyser_from(args)
     found = {photo: analyser.faces(Path(photo), name=photo) for photo in args.photos}
     chosen = {photo: choose_face(faces, args.choose) for photo, faces in found.items()}
     if args.draw:

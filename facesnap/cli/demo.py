@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from facesnap.cli.options import add_pack_options, analyser_from
+from facesnap.cli.options import add_pack_arguments, analyser_from
 
 HELP = "run the whole way once on a real photo, with an untrained miniature model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_pack_options(parser)
+    add_pack_arguments(parser)
     parser.add_argument("--photo", type=Path, help="another photo than the astronaut's portrait")
     parser.add_argument("--out", type=Path, default=Path("out") / "demo", metavar="DIR")
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.cli.options import add_pack_options, analyser_from, choice
+from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
@@ -45,12 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who = person.add_mutually_exclusive_group(required=True)
     who.add_argument("--reference", nargs="+", type=Path, metavar="PHOTO", help="one or several photos of the person")
     who.add_argument("--identity", type=Path, metavar="FILE", help="identity saved by `facesnap identity make`")
-    add_pack_options(person)
+    add_pack_arguments(person)
+    add_choose_argument(person)
+    person.add_argument("--no-score", action="store_true", help="do not measure the similarity of the results")
     person.add_argument("--strength", type=float, help="of the ID tokens, 0 to 10 (the adapter's suggestion)")
-    person.add_argument("--structure", type=float, default=1.0, help="of the CLIP branch, 0 to 5 (PlusV2 form only)")
+    person.add_argument("--s-struct", type=float, default=1.0, help="of the CLIP branch, 0 to 5 (PlusV2 form only)")
     person.add_argument("--window", type=_window, default=(0.0, 1.0), metavar="A-B", help="part of the sampling, 0-1")
     person.add_argument("--block-strength", type=_block, action="append", default=[], metavar="BLOCK=W",
-                        help="factor for sites whose name starts with BLOCK (input.4, middle, output.3.1.0)")  # fmt: skip
+                        help="factor for sites below BLOCK (input.4, middle, output.3.1.0)")  # fmt: skip
     person.add_argument("--region", type=Path, help="grey picture: where the person is, white is everywhere")
     picture = parser.add_argument_group("picture")
     picture.add_argument("--prompt", required=True)
@@ -77,14 +79,14 @@ def run(args: argparse.Namespace) -> int:
     )
     adapter.check_unet(host.topology)  # before the slow part
     encoder = ImageEncoder.load(args.encoder) if args.encoder else None
-    studio = Studio(adapter, analyser_from(args) if args.reference or args.pack else None, encoder)
+    studio = Studio(adapter, None if args.identity and args.no_score else analyser_from(args), encoder)
     if args.identity:
         identity = Identity.load(args.identity)
     else:
-        identity = studio.identity(args.reference, choice(args), name=args.reference[0].stem)
+        identity = studio.identity(args.reference, args.choose, name=args.reference[0].stem)
     settings = PersonSettings(
         strength=args.strength,
-        structure=args.structure,
+        s_struct=args.s_struct,
         start=args.window[0],
         end=args.window[1],
         block_strengths=dict(args.block_strength),

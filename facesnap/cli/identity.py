@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from facesnap.cli.analyse import add_choose_argument, add_pack_arguments
+from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import CheckpointError
 from facesnap.faces import FaceAnalyser
 from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
@@ -54,7 +54,7 @@ def _make(args: argparse.Namespace) -> int:
             remedy="change --out.",
         )
     encoder = ImageEncoder.load(find_encoder(args.encoder, args.model_dir)) if args.encoder else None
-    analyser = FaceAnalyser(args.pack, args.provider, args.model_dir)
+    analyser = analyser_from(args)
     faces = [analyser.face(Path(photo), args.choose, name=photo) for photo in args.photos]
     name = args.name or Path(args.photos[0]).stem
     identity = Identity.from_faces(faces, encoder, args.levels, name, args.keep_crops)
@@ -73,7 +73,7 @@ def _compare(args: argparse.Namespace) -> int:
         if Path(source).suffix.lower() == IDENTITY_SUFFIX:
             identities.append(Identity.load(source))
             continue
-        analyser = analyser or FaceAnalyser(args.pack, args.provider, args.model_dir)
+        analyser = analyser or analyser_from(args)
         face = analyser.face(Path(source), args.choose, name=source)
         identities.append(Identity.from_faces([face], name=Path(source).stem))
     cosine = similarity(*identities)

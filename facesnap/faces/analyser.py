@@ -70,12 +70,13 @@ class FaceAnalyser:
         """sha256 of the recogniser's ONNX file: what makes two embeddings comparable."""
         return self.pack.recogniser_sha256
 
-    def faces(self, picture: PictureSource, *, name: str | None = None) -> list[Face]:
+    def faces(self, picture: PictureSource, *, name: str | None = None, most_steps: int | None = None) -> list[Face]:
         """All faces of a picture, the largest first.
 
         Args:
             picture: anything that read_picture takes; arrays are RGB.
             name: what messages call it.
+            most_steps: how far up the detection ladder to go; to its end where None.
 
         Raises:
             PictureError: it cannot be read.
@@ -83,7 +84,7 @@ class FaceAnalyser:
         """
         name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture")
         pixels = read_picture(picture, name=name)
-        hits, tried = climb(pixels, self._detect, self._fixed_size)
+        hits, tried = climb(pixels, self._detect, self._fixed_size, most_steps)
         usable = [] if hits is None else [i for i, kps in enumerate(hits.kps) if np.isfinite(misfit(kps))]
         if hits is None or not usable:
             raise _no_face(name, pixels, tried)

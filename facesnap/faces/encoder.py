@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from PIL import Image
 
 from facesnap.errors import EncoderError, MissingDependencyError
 from facesnap.faces.encoder_files import StateDict, VisionConfig, read_config, read_tensors, vision_tensors
-from facesnap.faces.packs import file_sha256
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -28,7 +28,8 @@ class ImageEncoder:
 
     Attributes:
         config: a VisionConfig; config.chosen_by records how heads and activation were chosen.
-        fingerprint: sha256 of the file.
+        fingerprint: sha256 of the class embedding in float16: the same for one model's files in every layout and
+            in float32 or float16, another for another training.
         name: for people, such as "ViT-H/14 1280x32 proj1024".
     """
 
@@ -62,12 +63,13 @@ class ImageEncoder:
         config = read_config(tensors, path, heads, hidden_act)
         model = _build(config)
         _check(model, tensors, path)
+        fingerprint = _fingerprint(tensors)
         model.load_state_dict(tensors, strict=False, assign=True)  # strictly checked above, but for position_ids
         positions = torch.arange((config.image_size // config.patch) ** 2 + 1)
         model.vision_model.embeddings.position_ids = positions[None]  # (1, 1 + P); the only buffer left on "meta"
         target = torch.device(device)
         model = model.to(device=target, dtype=dtype).eval().requires_grad_(False)
-        return cls(model, config, file_sha256(path), target)
+        return cls(model, config, fingerprint, target)
 
     @property
     def name(self) -> str:
@@ -121,6 +123,11 @@ class ImageEncoder:
                 for level, kept in parts.items():
                     kept.append(states[level])
         return {level: torch.cat(kept) for level, kept in parts.items()}
+
+
+def _fingerprint(tensors: StateDict) -> str:
+    half = tensors["vision_model.embeddings.class_embedding"].to("cpu", torch.float16)  # (width,)
+    return hashlib.sha256(half.numpy().tobytes()).hexdigest()
 
 
 def preprocess(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> torch.Tensor:

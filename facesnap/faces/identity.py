@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -118,7 +119,7 @@ class Identity:
         """Raises IdentityMismatchError, naming both, unless this identity was made with that recogniser."""
         _require(self.recogniser, self.alias, sha256, alias, f"identity '{self.name}'")
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """sha256 over everything that generation depends on (not the name, not the crops): a cache key."""
         digest = hashlib.sha256(json.dumps([self.recogniser, self.encoder, sorted(self.hidden)]).encode())

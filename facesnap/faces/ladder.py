@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -94,7 +95,9 @@ def steps(width: int, height: int, fixed: Size | None = None) -> Iterator[Step]:
         yield from (Step(size, turns=turns) for size in sizes if size not in small)
 
 
-def climb(picture: np.ndarray, detect: Detector, fixed: Size | None = None) -> tuple[Hits | None, list[Step]]:
+def climb(
+    picture: np.ndarray, detect: Detector, fixed: Size | None = None, most: int | None = None
+) -> tuple[Hits | None, list[Step]]:
     """Climb until a step finds its largest face well; else the step of greatest merit.
 
     A face that leans by more than 45 degrees is looked at again with the picture turned at once, since
@@ -103,6 +106,7 @@ def climb(picture: np.ndarray, detect: Detector, fixed: Size | None = None) -> t
     Args:
         picture: (H, W, 3) uint8.
         detect: picture, (width, height) of the input -> (N, 5) boxes with score, (N, 5, 2) points.
+        most: how many steps of the ladder may be tried; all where None.
 
     Returns:
         what was found, or None, and the steps that were tried.
@@ -110,7 +114,7 @@ def climb(picture: np.ndarray, detect: Detector, fixed: Size | None = None) -> t
     height, width = picture.shape[:2]
     tried: list[Step] = []
     best: Hits | None = None
-    for step in steps(width, height, fixed):
+    for step in itertools.islice(steps(width, height, fixed), most):
         if step in tried:
             continue
         tried.append(step)

@@ -1,7 +1,7 @@
 """Facial Attribute Mixer (FAM): one recogniser vector and CLIP image tokens -> ID tokens (paper figure 2c).
 
 Stage 1, ID tokens query the CLIP tokens and themselves (the form of FaceID-Plus):
-    T0 = LN(reshape(W2 GELU(W1 f_id)));  H = LN(W_o Perceiver(T0 ; W_c f_clip));  with shortcut H = T0 + s H
+    T0 = LN(reshape(W2 GELU(W1 f_id)));  H = LN(W_o Perceiver(T0 ; W_c f_clip));  with shortcut H = T0 + s_struct H
 Stage 2, a transformer decoder with learned queries f_l (the form of InstantID's resampler):
     f_mix = LN(W Decoder(f_l ; Z)),  Z = [W_in f_id] joined, behind tanh gates, by W_h H and W_x f_clip
 
@@ -213,13 +213,13 @@ class Stage1(nn.Module):
         if config.clip_width:
             self.perceiver_resampler = _Perceiver(config, dim_head)
 
-    def forward(self, f_id: Tensor, clip: Tensor | None, structure: float = 1.0) -> Tensor:
+    def forward(self, f_id: Tensor, clip: Tensor | None, s_struct: float = 1.0) -> Tensor:
         t0 = self.proj(f_id).unflatten(-1, (self.config.tokens, self.config.context))  # (B, T*C) -> (B, T, C)
         t0 = self.norm(t0)
         if not self.config.clip_width:
             return t0
         h = self.perceiver_resampler(t0, clip)
-        return t0 + structure * h if self.config.shortcut else h
+        return t0 + s_struct * h if self.config.shortcut else h
 
 
 class Stage2(nn.Module):
@@ -311,7 +311,7 @@ class FacialAttributeMixer(nn.Module):
         *,
         f_fused: Tensor | None = None,
         weights: Tensor | None = None,
-        structure: float = 1.0,
+        s_struct: float = 1.0,
     ) -> dict[str, TokenGroup]:
         """Mix.
 
@@ -321,14 +321,14 @@ class FacialAttributeMixer(nn.Module):
             hidden: {level: (B, R, P, clip_width)} CLIP hidden states of the same references.
             f_fused: (B, id_width), the fused vector for stage 2; the weighted mean of f_id where None.
             weights: (B, R) quality of the references, positive; all equal where None.
-            structure: 0..inf, weight of the CLIP branch in a mixer with shortcut (the "structure" slider).
+            s_struct: 0..inf, weight of the CLIP branch in a mixer with shortcut (the structure slider of stage 1).
 
         Returns:
             "id": the tokens H of all references, (B, R * T, D) with their log-quality; "mix": f_mix, (B, M, D).
             A stage that is absent has no entry.
 
         Raises:
-            SettingsError: shapes that do not fit, or a structure other than 1 for a mixer without shortcut.
+            SettingsError: shapes that do not fit, or an s_struct other than 1 for a mixer without shortcut.
         """
         batch, refs, width = f_id.shape
         if width != self.config.id_width:
@@ -337,11 +337,11 @@ class FacialAttributeMixer(nn.Module):
                 expected=f"{self.config.id_width} values",
                 remedy="use the recogniser that the checkpoint names",
             )
-        if structure != 1.0 and not (self.config.stage1 and self.config.stage1.shortcut):
+        if s_struct != 1.0 and not (self.config.stage1 and self.config.stage1.shortcut):
             raise SettingsError(
-                f"Structure {structure} was asked of a mixer that has no shortcut.",
-                expected="structure 1, or a checkpoint of the PlusV2 form",
-                remedy="leave the structure slider at 1 for this checkpoint",
+                f"s_struct {s_struct} was asked of a mixer that has no shortcut.",
+                expected="s_struct 1, or a checkpoint of the PlusV2 form",
+                remedy="leave s_struct at 1 for this checkpoint",
             )
         if weights is None:
             weights = f_id.new_ones(batch, refs)
@@ -351,7 +351,7 @@ class FacialAttributeMixer(nn.Module):
         out: dict[str, TokenGroup] = {}
         groups: dict[str, TokenGroup] = {}
         if self.config.stage1:
-            h = self.stage1(f_id.flatten(0, 1), clip, structure).unflatten(0, (batch, refs))  # (B, R, T, D)
+            h = self.stage1(f_id.flatten(0, 1), clip, s_struct).unflatten(0, (batch, refs))  # (B, R, T, D)
             out["id"] = _join(h, bias)
             if hasattr(self, "stage2") and "h" in self.stage2.groups:
                 view = torch.arange(refs, device=h.device).clamp(max=MAX_VIEWS - 1)

@@ -71,7 +71,8 @@ def test_every_tensor_gets_its_diffusers_name(layout, prefix):
 
 
 def test_agrees_with_diffusers_own_conversion():
-    single_file_utils = pytest.importorskip("diffusers.loaders.single_file_utils")
+    from diffusers.loaders import single_file_utils
+
     state = state_of("sd15")
     ldm = {"control_model." + ldm_name(name, "sd15"): tensor for name, tensor in state.items()}
     config = {"layers_per_block": 2, "class_embed_type": None, "addition_embed_type": None}

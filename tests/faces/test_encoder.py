@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -122,12 +123,15 @@ def test_equals_transformers_in_every_layout(
     zero = expected_states(reference, torch.zeros(1, 3, SIZE, SIZE))[-2]
     assert (encoder.encode_zero()[-2] - zero).abs().max() <= 1e-6 * max(1.0, float(zero.abs().max()))
     assert (zero - found[-2][:1]).abs().max() > 1e-2
-    assert encoder.name == f"ViT/16 {WIDTH}x{LAYERS} proj48" and len(encoder.fingerprint) == 64
+    assert encoder.name == f"ViT/16 {WIDTH}x{LAYERS} proj48"
+    own = reference.vision_model.embeddings.class_embedding.detach().half().numpy().tobytes()
+    assert encoder.fingerprint == hashlib.sha256(own).hexdigest()  # the same in every layout
 
 
 @pytest.mark.parametrize("size", [224, 112, 256, 300])
 def test_preprocess_equals_clip_image_processor(size: int) -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     processor = transformers.CLIPImageProcessor(size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224})
     from PIL import Image
 

@@ -67,15 +67,15 @@ def test_equals_the_faceid_donors(family: str) -> None:
     assert isinstance(theirs, kind)
     f_id, hidden = reference_photos(people=3)
     mixer = mixer_of(config, donor, "stage1")
-    for structure in (1.0, 0.3) if family == "plusv2" else (1.0,):
+    for s_struct in (1.0, 0.3) if family == "plusv2" else (1.0,):
         if family != "faceid":
             theirs.clip_embeds = hidden[-2]
-            theirs.shortcut, theirs.shortcut_scale = family == "plusv2", structure
+            theirs.shortcut, theirs.shortcut_scale = family == "plusv2", s_struct
         expected = theirs(f_id[:, 0])
-        ours = mixer(f_id, hidden, structure=structure)["id"].tokens
+        ours = mixer(f_id, hidden, s_struct=s_struct)["id"].tokens
         assert 0.3 < expected.std() < 3
         assert (ours - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
-        other = mixer(-f_id, hidden, structure=structure)["id"].tokens
+        other = mixer(-f_id, hidden, s_struct=s_struct)["id"].tokens
         assert (other - expected).abs().max() > 1e-2
 
 
@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_refused() -> None:
     mixer = FacialAttributeMixer(faceid_config(CONTEXT, clip=True)).eval()
     f_id, hidden = reference_photos()
     with pytest.raises(SettingsError, match="no shortcut"):
-        mixer(f_id, hidden, structure=0.5)
+        mixer(f_id, hidden, s_struct=0.5)
     with pytest.raises(SettingsError, match="hidden state -2"):
         mixer(f_id, {})
     with pytest.raises(SettingsError, match="hidden state -2"):
