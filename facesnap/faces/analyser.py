@@ -1,0 +1,227 @@
+"""FaceAnalyser: real insightface models, 0.7.3 to 2.x, behind one class."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from facesnap.errors import MissingDependencyError, NoFaceError, PackError, SettingsError
+from facesnap.faces.align import aligned_crop, misfit
+from facesnap.faces.face import Choice, Face, choose_face, quality_of
+from facesnap.faces.ladder import Hits, Size, Step, climb
+from facesnap.faces.packs import Pack, find_pack
+from facesnap.faces.picture import PictureSource, read_picture
+
+logger = logging.getLogger(__name__)
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+EMBEDDING_WIDTH = 512
+BATCH = 16
+
+
+class FaceAnalyser:
+    """Finds faces and embeds them.
+
+    Args:
+        pack: name ("buffalo_l", "antelopev2", "auraface", any folder's name) or folder of a pack.
+        provider: "cpu" (default; the detector would only take memory from the diffusion model) or "cuda".
+        model_dirs: folders of models to search before the usual ones.
+
+    Attributes:
+        pack: the Pack in use.
+        provider: the execution provider that the sessions really run on, e.g. "CPUExecutionProvider".
+
+    Raises:
+        PackError: the pack is missing, incomplete or damaged.
+        MissingDependencyError: insightface is missing, or CUDA was asked for and does not run.
+    """
+
+    def __init__(
+        self,
+        pack: str | os.PathLike = "buffalo_l",
+        provider: str = "cpu",
+        model_dirs: Iterable[str | os.PathLike] = (),
+    ) -> None:
+        if provider not in PROVIDERS:
+            raise SettingsError(
+                f"Execution provider '{provider}'.",
+                expected=" or ".join(PROVIDERS),
+                remedy="use one of these.",
+            )
+        model_zoo = _import_model_zoo()
+        self.pack = find_pack(pack, model_dirs)
+        self._detector = _load(model_zoo, self.pack, "detector", provider)
+        self._recogniser = _load(model_zoo, self.pack, "recogniser", provider)
+        self.provider = self._recogniser.session.get_providers()[0]
+        _check_provider(provider, {self.provider, self._detector.session.get_providers()[0]})
+        self._fixed_size = _fixed_size(self._detector.session)
+        self._crop_size = int(self._recogniser.input_size[0])
+        logger.debug("pack %s on %s", self.pack.folder, self.provider)
+
+    @property
+    def recogniser(self) -> str:
+        """sha256 of the recogniser's ONNX file: what makes two embeddings comparable."""
+        return self.pack.recogniser_sha256
+
+    def faces(self, picture: PictureSource, *, name: str | None = None) -> list[Face]:
+        """All faces of a picture, the largest first.
+
+        Args:
+            picture: anything that read_picture takes; arrays are RGB.
+            name: what messages call it.
+
+        Raises:
+            PictureError: it cannot be read.
+            NoFaceError: no step of the detection ladder found a face; says which were tried.
+        """
+        name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture")
+        pixels = read_picture(picture, name=name)
+        hits, tried = climb(pixels, self._detect, self._fixed_size)
+        usable = [] if hits is None else [i for i, kps in enumerate(hits.kps) if np.isfinite(misfit(kps))]
+        if hits is None or not usable:
+            raise _no_face(name, pixels, tried)
+        return self._describe(pixels, hits, usable, name)
+
+    def face(self, picture: PictureSource, choose: Choice = "largest", *, name: str | None = None) -> Face:
+        """One face of a picture: "largest", "leftmost", "central", or an index from the largest (0) down."""
+        return choose_face(self.faces(picture, name=name), choose)
+
+    def embed(self, crops: list[np.ndarray]) -> np.ndarray:
+        """Aligned crops, RGB uint8 of the recogniser's size -> (N, 512) float32, not normalised."""
+        bgr = [np.ascontiguousarray(crop[:, :, ::-1]) for crop in crops]
+        size = 1 if isinstance(self._recogniser.session.get_inputs()[0].shape[0], int) else BATCH
+        parts = [self._embed(bgr[start : start + size]) for start in range(0, len(bgr), size)]
+        embeddings = np.concatenate(parts).astype(np.float32)  # (N, 512)
+        if not np.isfinite(embeddings).all() or not np.linalg.norm(embeddings, axis=1).all():
+            raise PackError(
+                f"{self.pack.recogniser.name} gives embeddings that are not finite or all zero.",
+                expected="a working recogniser.",
+                remedy="use provider cpu, or download the pack again.",
+            )
+        return embeddings
+
+    def _embed(self, bgr: list[np.ndarray]) -> np.ndarray:
+        found = np.asarray(self._recogniser.get_feat(bgr))
+        if len(bgr) > 1 and found.shape != (
+            len(bgr),
+            EMBEDDING_WIDTH,
+        ):  # a graph that joins or drops the batch
+            found = np.concatenate([np.asarray(self._recogniser.get_feat([one])) for one in bgr])
+        if found.shape != (len(bgr), EMBEDDING_WIDTH):
+            raise PackError(
+                f"{self.pack.recogniser} gives vectors of shape {found.shape[1:]}.",
+                expected=f"({EMBEDDING_WIDTH},).",
+                remedy="use the recogniser of buffalo_l, antelopev2 or AuraFace.",
+            )
+        return found
+
+    def _detect(self, picture: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        # The size must be an argument: from insightface 1.0 on, assigning detector.input_size has no effect.
+        bgr = np.ascontiguousarray(picture[:, :, ::-1])
+        found, kps = self._detector.detect(bgr, input_size=size)
+        return np.asarray(found), np.asarray(kps)
+
+    def _describe(self, pixels: np.ndarray, hits: Hits, usable: list[int], name: str) -> list[Face]:
+        crops = [aligned_crop(pixels, hits.kps[i], self._crop_size) for i in usable]
+        embeddings = self.embed(crops)
+        faces = []
+        for i, crop, embedding in zip(usable, crops, embeddings, strict=True):
+            face = Face(
+                box=hits.boxes[i],
+                kps=hits.kps[i],
+                score=float(hits.scores[i]),
+                embedding=embedding,
+                recogniser=self.recogniser,
+                alias=self.pack.name,
+                picture_size=(pixels.shape[1], pixels.shape[0]),
+                quality=quality_of(crop, hits.kps[i], float(hits.scores[i])),
+                found_by=str(hits.step),
+                source=name,
+                picture=pixels,
+            )
+            faces.append(face)
+        return faces
+
+
+def _import_model_zoo() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of scikit-image and albumentations, about themselves
+            import insightface.model_zoo as model_zoo
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"insightface cannot be imported ({error}).",
+            expected="insightface 0.7.3 or newer with onnx, onnxruntime and OpenCV.",
+            remedy="run `facesnap doctor`: it names the command that installs what is missing.",
+        ) from error
+    return model_zoo
+
+
+def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
+    import onnxruntime
+
+    file = getattr(pack, kind)
+    providers = list(dict.fromkeys([PROVIDERS[provider], PROVIDERS["cpu"]]))
+    if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that torch brings
+    try:
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # insightface 0.7.3 prints, and stdout may be for JSON alone
+            model = model_zoo.get_model(str(file), providers=providers)
+    except (RuntimeError, ValueError, AssertionError, OSError, *_runtime_errors()) as error:
+        raise PackError(
+            f"The {kind} {file} cannot be loaded ({str(error).splitlines()[0] if str(error) else error!r}).",
+            expected="an ONNX model that insightface and onnxruntime can run.",
+            remedy="download the pack again; if that does not help, update onnxruntime.",
+        ) from error
+    wanted = "detect" if kind == "detector" else "get_feat"
+    if not hasattr(model, wanted):
+        raise PackError(
+            f"insightface does not take {file} for a {kind}.",
+            expected="SCRFD with five points as detector, ArcFace as recogniser.",
+            remedy="use a pack such as buffalo_l, antelopev2 or AuraFace.",
+        )
+    return model
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """onnxruntime's own exceptions; they derive from Exception directly."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [
+        value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)
+    ]
+    return tuple(found)
+
+
+def _check_provider(wanted: str, running: set[str]) -> None:
+    if running != {PROVIDERS[wanted]}:
+        raise MissingDependencyError(
+            f"Provider {wanted} was asked for, the models run on {', '.join(sorted(running))}.",
+            expected=PROVIDERS[wanted],
+            remedy="install onnxruntime-gpu for your CUDA version in place of onnxruntime (not beside it), "
+            "or use provider cpu. `facesnap doctor` shows what is installed.",
+        )
+
+
+def _fixed_size(session: Any) -> Size | None:
+    """(width, height) if the detector's graph has no free axes."""
+    height, width = session.get_inputs()[0].shape[2:4]
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
+def _no_face(name: str, pixels: np.ndarray, tried: list[Step]) -> NoFaceError:
+    return NoFaceError(
+        f"No face was found in {name} ({pixels.shape[1]} x {pixels.shape[0]} pixels). "
+        f"Tried: {'; '.join(map(str, tried))}.",
+        expected="a photo with at least one face that is not hidden.",
+        remedy="use a sharper or less tightly cropped photo.",
+    )

@@ -1,0 +1,205 @@
+"""The CLIP image encoder: aligned face crops -> hidden states of a vision transformer (paper, Facial Attribute Mixer)."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from facesnap.errors import EncoderError, MissingDependencyError
+from facesnap.faces.encoder_files import StateDict, VisionConfig, read_config, read_tensors, vision_tensors
+from facesnap.faces.packs import file_sha256
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+FAMILIES = {(1280, 32): "ViT-H", (1664, 48): "ViT-bigG", (1024, 24): "ViT-L", (768, 12): "ViT-B"}
+BATCH = 8
+PENULTIMATE = (-2,)
+
+
+class ImageEncoder:
+    """transformers' CLIPVisionModelWithProjection, configured from its tensors.
+
+    Attributes:
+        config: a VisionConfig; config.chosen_by records how heads and activation were chosen.
+        fingerprint: sha256 of the file.
+        name: for people, such as "ViT-H/14 1280x32 proj1024".
+    """
+
+    def __init__(self, model: Any, config: VisionConfig, fingerprint: str, device: torch.device) -> None:
+        self._model = model
+        self.config = config
+        self.fingerprint = fingerprint
+        self.device = device
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        heads: int | None = None,
+        hidden_act: str | None = None,
+    ) -> ImageEncoder:
+        """Load a file in transformers' or OpenCLIP's layout; of a full CLIP model the vision half is taken.
+
+        Args:
+            heads, hidden_act: override what config.json or the rule of read_config says.
+
+        Raises:
+            EncoderError: not readable, not a CLIP vision model, incomplete, or with values that are not finite.
+            MissingDependencyError: transformers is missing.
+        """
+        path = Path(path)
+        tensors = vision_tensors(read_tensors(path), path)
+        config = read_config(tensors, path, heads, hidden_act)
+        model = _build(config)
+        _check(model, tensors, path)
+        model.load_state_dict(
+            tensors, strict=False, assign=True
+        )  # strictly checked above, but for position_ids
+        positions = torch.arange((config.image_size // config.patch) ** 2 + 1)
+        model.vision_model.embeddings.position_ids = positions[
+            None
+        ]  # (1, 1 + P); the only buffer left on "meta"
+        target = torch.device(device)
+        model = model.to(device=target, dtype=dtype).eval().requires_grad_(False)
+        return cls(model, config, file_sha256(path), target)
+
+    @property
+    def name(self) -> str:
+        config = self.config
+        family = FAMILIES.get((config.width, config.layers), "ViT")
+        return f"{family}/{config.patch} {config.width}x{config.layers} proj{config.projection}"
+
+    @property
+    def tokens(self) -> int:
+        """1 + P: the class token and the patches."""
+        return 1 + (self.config.image_size // self.config.patch) ** 2
+
+    def encode(
+        self, crops: Sequence[np.ndarray] | np.ndarray, levels: Sequence[int] = PENULTIMATE
+    ) -> dict[int, torch.Tensor]:
+        """Hidden states of square crops.
+
+        Args:
+            crops: B pictures (S, S, 3) RGB uint8, normally aligned 224 crops.
+            levels: indices into the hidden states: 0 the embeddings, n the state after layer n, -1 the last, -2
+                the penultimate, which the public adapters use.
+
+        Returns:
+            level -> (B, 1 + P, width), on the encoder's device, in its dtype.
+        """
+        return self._hidden(preprocess(crops, self.config.image_size), levels)
+
+    def encode_zero(self, levels: Sequence[int] = PENULTIMATE) -> dict[int, torch.Tensor]:
+        """Hidden states (1, 1 + P, width) of a zero pixel tensor (mean grey): the public adapters' unconditional."""
+        size = self.config.image_size
+        return self._hidden(torch.zeros(1, 3, size, size), levels)
+
+    def _hidden(self, pixels: torch.Tensor, levels: Sequence[int]) -> dict[int, torch.Tensor]:
+        count = self.config.layers + 1
+        wrong = [level for level in levels if not -count <= level < count]
+        if wrong or not levels:
+            raise EncoderError(
+                f"Levels {list(levels)} of {self.name}.",
+                expected=f"at least one level from {-count} to {count - 1}.",
+                remedy="use the encoder that the adapter was made for.",
+            )
+        parts: dict[int, list[torch.Tensor]] = {level: [] for level in levels}
+        dtype = next(self._model.parameters()).dtype
+        # A host may be in autocast; the encoder keeps its own precision. Other devices have no autocast in torch 2.1.
+        autocasts = self.device.type in ("cpu", "cuda")
+        own = torch.autocast(self.device.type, enabled=False) if autocasts else contextlib.nullcontext()
+        with torch.inference_mode(False), torch.no_grad(), own:
+            for start in range(0, len(pixels), BATCH):
+                batch = pixels[start : start + BATCH].to(device=self.device, dtype=dtype)  # (b, 3, S, S)
+                states = self._model(pixel_values=batch, output_hidden_states=True).hidden_states
+                for level, kept in parts.items():
+                    kept.append(states[level])
+        return {level: torch.cat(kept) for level, kept in parts.items()}
+
+
+def preprocess(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> torch.Tensor:
+    """B square crops RGB uint8 -> (B, 3, size, size) float32, normalised with CLIP's mean and deviation.
+
+    The same as CLIPImageProcessor on square pictures: bicubic resize where the size differs, no crop.
+    """
+    tensors = []
+    for crop in crops:
+        if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[0] != crop.shape[1] or crop.shape[2] != 3:
+            raise EncoderError(
+                f"A crop of shape {crop.shape} and type {crop.dtype}.",
+                expected="(S, S, 3) RGB uint8.",
+                remedy="pass face.crop(224).",
+            )
+        if crop.shape[0] != size:
+            crop = np.array(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
+        tensors.append(torch.from_numpy(np.ascontiguousarray(crop)))
+    if not tensors:
+        raise EncoderError("No crops to encode.", expected="at least one.", remedy="pass the faces' crops.")
+    pixels = torch.stack(tensors).permute(0, 3, 1, 2).float() / 255  # (B, S, S, 3) -> (B, 3, S, S)
+    mean = torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)
+    std = torch.tensor(CLIP_STD).view(1, 3, 1, 1)
+    return (pixels - mean) / std
+
+
+def _build(config: VisionConfig) -> Any:
+    """The empty model on the meta device: no time or memory for weights that the file replaces."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"transformers cannot be imported ({error}).",
+            expected="transformers 4.30 or newer.",
+            remedy="run `facesnap doctor`: it names the command that installs what is missing.",
+        ) from error
+    settings = CLIPVisionConfig(
+        hidden_size=config.width,
+        intermediate_size=config.intermediate,
+        projection_dim=config.projection,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        image_size=config.image_size,
+        patch_size=config.patch,
+        hidden_act=config.hidden_act,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+    try:
+        with torch.device("meta"):
+            return CLIPVisionModelWithProjection(settings)
+    except KeyError as error:  # of transformers' table of activations
+        raise EncoderError(
+            f"Activation {error}.",
+            expected="gelu or quick_gelu.",
+            remedy="correct hidden_act or config.json.",
+        ) from error
+
+
+def _check(model: Any, tensors: StateDict, path: Path) -> None:
+    """Names, shapes and values, before anything is loaded."""
+    expected = {k: v.shape for k, v in model.state_dict().items() if not k.endswith("position_ids")}
+    wrong = [f"{name} is missing" for name in expected if name not in tensors]
+    wrong += [f"{name} is unknown" for name in tensors if name not in expected]
+    for name in expected.keys() & tensors.keys():
+        tensor = tensors[name]
+        if tensor.shape != expected[name]:
+            wrong.append(f"{name} is {tuple(tensor.shape)} instead of {tuple(expected[name])}")
+        elif not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            wrong.append(f"{name} holds values that are not finite numbers")
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise EncoderError(
+            f"{path} is damaged or no CLIP vision model: {'; '.join(wrong[:5])}{more}.",
+            expected="one complete CLIP vision transformer with its projection.",
+            remedy="download the file again.",
+        )

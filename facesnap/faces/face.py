@@ -1,0 +1,139 @@
+"""One detected face, its quality, and the choice among several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from facesnap.errors import NoFaceError, SettingsError
+from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
+
+CHOICES = ("largest", "leftmost", "central")
+Choice = str | int
+# Variance of the Laplacian of a 112 px crop (grey 0..255) at which sharpness counts one half: a face as small as
+# 30 px or visibly out of focus lies below it, an ordinary portrait several times above.
+HALF_SHARPNESS = 60.0
+EYE_DISTANCE = 35.2  # px in the 112 template; a face whose eyes are closer is enlarged for the recogniser
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How much a reference tells about its person; every part is 0..1.
+
+    Attributes:
+        detection: the detector's score.
+        sharpness: v / (v + 60), v the variance of the Laplacian of the 112 px crop.
+        frontalness: 1 when the nose lies half-way between the eyes, 0 in profile.
+        size: eye distance in the picture over that of the recogniser's template, at most 1.
+    """
+
+    detection: float
+    sharpness: float
+    frontalness: float
+    size: float
+
+    @property
+    def score(self) -> float:
+        """Geometric mean of the parts, 0..1: one bad part cannot be bought off by the others."""
+        return float((self.detection * self.sharpness * self.frontalness * self.size) ** 0.25)
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face in one picture. Coordinates are pixels of the upright picture, pixel centres at whole numbers.
+
+    Attributes:
+        box: (4,) float32, left, top, right, bottom.
+        kps: (5, 2) float32, eyes, nose, mouth corners, in the template's order.
+        score: the detector's, 0..1.
+        embedding: (512,) float32, as the recogniser gives it (not normalised).
+        recogniser: sha256 of the recogniser's ONNX file.
+        alias: name of the pack the recogniser came from.
+        picture_size: (width, height).
+        found_by: the step of the detection ladder, such as "640", "padded 640" or "turned 90, 640".
+        source: what the picture is called.
+        picture: the picture (H, W, 3) RGB uint8, shared, for crops.
+    """
+
+    box: np.ndarray
+    kps: np.ndarray
+    score: float
+    embedding: np.ndarray
+    recogniser: str
+    alias: str
+    picture_size: tuple[int, int]
+    quality: Quality
+    found_by: str
+    source: str
+    picture: np.ndarray = field(repr=False)
+
+    @property
+    def normed_embedding(self) -> np.ndarray:
+        """(512,) float32 of length 1."""
+        return self.embedding / np.linalg.norm(self.embedding)
+
+    @property
+    def area(self) -> float:
+        """Of the box, px^2."""
+        return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
+
+    def crop(self, size: int = RECOGNISER_SIZE) -> np.ndarray:
+        """Aligned crop (size, size, 3) RGB uint8, upright however the face lies in the picture."""
+        return aligned_crop(self.picture, self.kps, size)
+
+
+def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
+    """Quality from the 112 px crop (RGB uint8), the five points in the picture and the detector's score."""
+    import cv2
+
+    laplacian = cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F)
+    sharpness = float(laplacian.var())
+    left, right, nose = kps[0].astype(np.float64), kps[1].astype(np.float64), kps[2].astype(np.float64)
+    eyes = right - left
+    distance = float(np.linalg.norm(eyes))
+    along = float(np.dot(nose - left, eyes)) / max(distance**2, 1e-6)  # 0.5 when the nose is in the middle
+    return Quality(
+        detection=float(np.clip(score, 0, 1)),
+        sharpness=sharpness / (sharpness + HALF_SHARPNESS),
+        frontalness=float(np.clip(1 - 2 * abs(along - 0.5), 0, 1)),
+        size=min(1.0, distance / EYE_DISTANCE),
+    )
+
+
+def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
+    """One of several faces: "largest" (default), "leftmost", "central", or an index from the largest (0) down.
+
+    Raises:
+        NoFaceError: there are not so many faces.
+        SettingsError: the choice is none of these.
+    """
+    if isinstance(choose, str) and choose.lstrip("-").isdigit():
+        choose = int(choose)
+    if not faces or (isinstance(choose, int) and not 0 <= choose < len(faces)):
+        raise NoFaceError(
+            f"Face {choose} was asked for, the picture has {len(faces)}.",
+            expected=f"an index from 0 (the largest) to {len(faces) - 1}.",
+            remedy="look at `facesnap analyse PHOTO --draw OUT.png`, which numbers the faces.",
+        )
+    by_size = sorted(faces, key=lambda face: -face.area)
+    if isinstance(choose, int):
+        return by_size[choose]
+    if choose == "largest":
+        return by_size[0]
+    if choose == "leftmost":
+        return min(by_size, key=lambda face: float(face.box[0]))
+    if choose == "central":
+        return min(by_size, key=_distance_to_centre)
+    raise SettingsError(
+        f"Choice of face '{choose}'.",
+        expected=f"{', '.join(CHOICES)} or an index.",
+        remedy="use one of these.",
+    )
+
+
+def _distance_to_centre(face: Face) -> float:
+    width, height = face.picture_size
+    centre = (face.box[:2] + face.box[2:]) / 2
+    return float(np.hypot(centre[0] - (width - 1) / 2, centre[1] - (height - 1) / 2))

@@ -1,0 +1,63 @@
+"""Real components as fixtures, fetched once a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.components import face_pack as pack_builder
+from tests.components.fetch import ComponentError, fetch
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("FACESNAP_TEST_CACHE", ROOT / ".cache"))
+
+
+def _missing(error: ComponentError) -> None:
+    """A component that cannot be had fails the tests in CI; on a desk without a network they are skipped."""
+    if os.environ.get("CI"):
+        pytest.fail(f"a real component is missing: {error}", pytrace=False)
+    pytest.skip(f"a real component is missing: {error}")
+
+
+@pytest.fixture(scope="session")
+def components() -> Path:
+    """Folder with one sub-folder for each component of tests/components/fetch.py."""
+    try:
+        fetch(dest=CACHE / "components")
+    except ComponentError as error:
+        _missing(error)
+    return CACHE / "components"
+
+
+@pytest.fixture(scope="session")
+def face_pack(components: Path) -> Path:
+    """Folder of a real face-analysis pack: detector, recogniser, 68 landmarks."""
+    try:
+        return pack_builder.build(CACHE / "face_pack", components)
+    except ComponentError as error:
+        _missing(error)
+        raise
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """(512, 512, 3) RGB uint8, a public-domain portrait of Eileen Collins by NASA."""
+    from skimage import data
+
+    return data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def orl(components: Path) -> list[tuple[str, int, np.ndarray]]:
+    """The 400 ORL pictures: person, index, grey (112, 92) uint8."""
+    from PIL import Image
+
+    pictures = []
+    for file in sorted((components / "orl").glob("s*/*.pgm")):
+        with Image.open(file) as image:
+            pictures.append((file.parent.name, int(file.stem), np.array(image)))
+    assert len(pictures) == 400
+    return pictures
