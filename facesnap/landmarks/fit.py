@@ -24,7 +24,7 @@ CONTOUR = slice(0, 17)
 CONTOUR_YAW, CONTOUR_WEIGHT = 25.0, 0.3  # degrees; weight of a visible outline that slides on the jaw (section 2.4)
 DEPTH_WEIGHT = 0.25  # the depth of 3D detectors is about twice as uncertain as x and y
 _T_DEGREES = 6.0  # Student-t degrees of freedom: points far off lose their pull
-_TOLERANCE = 1e-5
+_TOLERANCE = 3e-4  # of a round's pose step: radians, log scale, basis units
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ def fit(
     shaped = [solver for solver in solvers if not solver.pose_only]
     a = np.zeros(len(basis.identity))
     for solver in solvers:
-        solver.start(basis.mean)
+        solver.start()
     for _ in range(rounds):
         previous = a
         if shaped:
             a = _solve_identity(shaped, len(a), identity_weight, expression_weight)
         moved = [solver.update(a) for solver in solvers]
-        if max(moved) < _TOLERANCE and np.abs(a - previous).max() < 100 * _TOLERANCE:
+        if max(moved) < _TOLERANCE and np.abs(a - previous).max() < 30 * _TOLERANCE:
             break
     views = tuple(solver.view() for solver in solvers)
     for view in views:
@@ -178,10 +178,9 @@ class _Picture:
         self.dims = points.shape[1]
         self.weights = self._point_weights(count)
         rows = five_point_weights() if self.pose_only else None
-        modes = np.concatenate([basis.identity, basis.expression]).transpose(1, 2, 0)  # (72, 3, K + M)
-        self.mean = basis.mean if rows is None else rows @ basis.mean
-        self.modes = modes if rows is None else np.einsum("pq,qdk->pdk", rows, modes)
-        self.mean, self.modes = self.mean[self.visible], self.modes[self.visible]
+        self.mean = (basis.mean if rows is None else rows @ basis.mean)[self.visible]
+        modes = np.concatenate([basis.identity, basis.expression])[:, self.visible] if rows is None else np.zeros(0)
+        self.modes = np.ascontiguousarray(modes.T)  # (3, P, K + M)
         self.identity_modes = len(basis.identity)
         self.b = np.zeros(len(basis.expression))
         self.step = np.zeros(0)
@@ -199,13 +198,14 @@ class _Picture:
             )
         return weights[self.visible]
 
-    def start(self, mean: np.ndarray) -> None:
-        """First pose: closed form; the frontal one if that looks at the back of the head or fits worse."""
-        weights = np.maximum(self.weights, 1e-6)
-        candidates = [closed_form_pose(self.mean, self.points, weights)]
-        flat = self.mean * (1.0, 1.0, 0.0)
-        steps = (self.points[:, :2] - self.points[:, :2].mean(0)) @ (1, 1j)
-        turn = np.vdot((flat - flat.mean(0))[:, :2] @ (1, 1j), steps)
+    def start(self) -> None:
+        """First pose: closed form; if that looks odd or there are few points, also from the upright face."""
+        candidates = [closed_form_pose(self.mean, self.points, np.maximum(self.weights, 1e-6))]
+        if not self.pose_only and candidates[0][1][2, 2] > 0.5:
+            self.scale, self.rotation, self.translation = candidates[0]
+            return
+        flat = (self.mean - self.mean.mean(0))[:, :2] @ (1, 1j)
+        turn = np.vdot(flat, (self.points - self.points.mean(0))[:, :2] @ (1, 1j))
         candidates.append(self._upright(rotation(0, 0, float(np.rad2deg(np.angle(turn))))))
         best = np.inf
         for scale, matrix, translation in candidates:
@@ -237,32 +237,34 @@ class _Picture:
         return self.points - self.scale * self.shape @ self.rotation[: self.dims].T - self.translation
 
     def _root_weights(self) -> np.ndarray:
-        """(P, D) square roots of the weights of the residuals in pixels."""
+        """(D, P) square roots of the weights of the residuals in pixels."""
         weights = self.weights * self.robust
         if self.observation.outline and not self.pose_only and abs(angles(self.rotation)[0]) > CONTOUR_YAW:
             contour = np.flatnonzero(self.visible) < CONTOUR.stop
             weights = np.where(contour, CONTOUR_WEIGHT * weights, weights)
         axes = np.array([1.0, 1.0, DEPTH_WEIGHT][: self.dims])
-        return np.sqrt(weights[:, None] * axes) / (self.scale * self.observation.sigma)
+        return np.sqrt(axes[:, None] * weights) / (self.scale * self.observation.sigma)
 
     def _pose_columns(self) -> np.ndarray:
-        """(P, D, D + 4): change of the projection with log scale, rotation vector and translation."""
-        turned = self.shape @ self.rotation.T  # (P, 3)
-        x, y, z = turned.T
-        zero = np.zeros_like(x)
-        # w x v for unit rotation vectors w along the three axes
-        spins = np.stack([np.stack([zero, -z, y], 1), np.stack([z, zero, -x], 1), np.stack([-y, x, zero], 1)], 2)
-        moves = np.broadcast_to(np.eye(self.dims), (len(x), self.dims, self.dims))
-        parts = [self.scale * turned[:, : self.dims, None], self.scale * spins[:, : self.dims], moves]
-        return np.concatenate(parts, axis=2)
+        """(D, P, D + 4): change of the projection with log scale, rotation vector and translation."""
+        x, y, z = turned = self.scale * self.rotation @ self.shape.T  # (3, P)
+        columns = np.zeros((self.dims, turned.shape[1], self.dims + 4))
+        columns[0, :, 2], columns[0, :, 3] = z, -y  # unit spin about an axis times the turned point
+        columns[1, :, 1], columns[1, :, 3] = -z, x
+        if self.dims == 3:
+            columns[2, :, 1], columns[2, :, 2] = y, -x
+        for axis in range(self.dims):
+            columns[axis, :, 0] = turned[axis]
+            columns[axis, :, 4 + axis] = 1
+        return columns
 
     def _pose_step(self) -> float:
         """Gauss-Newton step of the pose alone, with the shape held; returns how far it moved."""
         root = self._root_weights()
-        jacobian = (self._pose_columns() * root[..., None]).reshape(root.size, -1)
+        jacobian = (self._pose_columns() * root[..., None]).reshape(root.size, -1)  # (D P, D + 4)
         gram = jacobian.T @ jacobian
         damping = 1e-9 * np.trace(gram) * np.eye(len(gram))
-        return self._move(np.linalg.solve(gram + damping, jacobian.T @ (self._errors() * root).ravel()))
+        return self._move(np.linalg.solve(gram + damping, jacobian.T @ (self._errors().T * root).ravel()))
 
     def _move(self, step: np.ndarray) -> float:
         """Apply (log scale, rotation vector, translation); returns the largest change in units of the face."""
@@ -277,11 +279,13 @@ class _Picture:
     def normal_equations(self, lb: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """N_aa, N_ax, N_xx, g_a, g_x for a and x = (b, pose step), with lb on b."""
         root = self._root_weights()
-        modes = self.scale * np.matmul(self.rotation[: self.dims], self.modes)  # (P, D, K + M)
-        columns = np.concatenate([modes, self._pose_columns()], axis=2)  # (P, D, K + M + D + 4)
-        design = (columns * root[..., None]).reshape(root.size, -1)
+        count = root.size
+        turn = self.scale * self.rotation[: self.dims]
+        modes = turn @ self.modes.reshape(3, -1)  # (D, P (K + M))
+        design = np.concatenate([modes.reshape(count, -1), self._pose_columns().reshape(count, -1)], axis=1)
+        design *= root.reshape(count, 1)  # (D P, K + M + D + 4)
         # The modes enter whole, the pose as a step from its current value.
-        rest = self.points - self.scale * self.mean @ self.rotation[: self.dims].T - self.translation
+        rest = self.points.T - turn @ self.mean.T - self.translation[:, None]
         gram = design.T @ design
         right = design.T @ (rest * root).ravel()
         k, m = self.identity_modes, len(self.b)
@@ -295,7 +299,7 @@ class _Picture:
         if self.pose_only:
             return self._pose_step()
         self.b = self.step[: len(self.b)]
-        self.shape = self.mean + self.modes @ np.concatenate([a, self.b])
+        self.shape = self.mean + (self.modes @ np.concatenate([a, self.b])).T
         moved = self._move(self.step[len(self.b) :])
         normal = self._errors() / (self.scale * self.observation.sigma)
         self.robust = (_T_DEGREES + self.dims) / (_T_DEGREES + (normal**2).sum(1))
@@ -311,7 +315,7 @@ class _Picture:
     def lifted_residual(self) -> tuple[np.ndarray, np.ndarray]:
         """What is left, lifted to the face's frame by the pseudo-inverse of s R: (72, 3), and weights (72,)."""
         residual, weights = np.zeros((POINT_COUNT, 3)), np.zeros(POINT_COUNT)
-        root = self._root_weights()[:, 0] * self.scale * self.observation.sigma
+        root = self._root_weights()[0] * self.scale * self.observation.sigma
         residual[self.visible] = self._errors()[:, :2] @ self.rotation[:2] / self.scale
         weights[self.visible] = root**2
         return residual, weights
