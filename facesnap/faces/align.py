@@ -45,15 +45,16 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
         SettingsError: the points are not finite or all fall together.
     """
     source, target = np.asarray(source), np.asarray(target)
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    centred = source - source_mean
-    variance = centred.var(axis=0).sum()
-    if not (np.isfinite(source).all() and np.isfinite(target).all()) or variance <= 0:
+    finite = bool(np.isfinite(source).all() and np.isfinite(target).all())
+    if not finite or np.ptp(source, axis=0).max() <= 0:
         raise SettingsError(
             "The points to align are not finite or all the same.",
             expected="at least two different points.",
             remedy="choose another face or another picture.",
         )
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    centred = source - source_mean
+    variance = centred.var(axis=0).sum()
     covariance = (target - target_mean).T @ centred / source.shape[0]  # (2, 2), eq. 38
     signs = np.ones(2, dtype=np.float64)
     if np.linalg.det(covariance) < 0:

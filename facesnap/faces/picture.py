@@ -103,7 +103,7 @@ def _from_stream(stream: BinaryIO, name: str) -> np.ndarray:
     Image.init()
     formats = [known for known in FORMATS if known in Image.OPEN]
     try:
-        with warnings.catch_warnings():
+        with _whole_files_only(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             image = Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:

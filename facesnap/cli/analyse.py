@@ -1,0 +1,119 @@
+"""`facesnap analyse PHOTO...`: what FaceSnap sees in photos."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from facesnap.errors import SettingsError
+from facesnap.faces import Face, FaceAnalyser, choose_face
+
+HELP = "Find the faces in photos: boxes, points, quality, and which step of the detection ladder found them."
+
+
+def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pack", default="buffalo_l", help="folder or name of a face-analysis pack (%(default)s)"
+    )
+    parser.add_argument(
+        "--model-dir", action="append", default=[], help="folder of models to search (repeatable)"
+    )
+    parser.add_argument(
+        "--provider", choices=("cpu", "cuda"), default="cpu", help="where the models run (%(default)s)"
+    )
+
+
+def add_choose_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--choose",
+        default="largest",
+        help="largest, leftmost, central, or an index from the largest (0) down",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photos", nargs="+", metavar="PHOTO")
+    add_pack_arguments(parser)
+    add_choose_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--draw", type=Path, metavar="OUT.png", help="picture of the first photo with what was found"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.draw and len(args.photos) > 1:
+        raise SettingsError(
+            "--draw with several photos.", expected="one photo.", remedy="call once for each photo."
+        )
+    analyser = FaceAnalyser(args.pack, args.provider, args.model_dir)
+    found = {photo: analyser.faces(Path(photo), name=photo) for photo in args.photos}
+    chosen = {photo: choose_face(faces, args.choose) for photo, faces in found.items()}
+    if args.draw:
+        from facesnap.faces.drawing import draw_faces, save_png
+
+        photo = args.photos[0]
+        save_png(draw_faces(found[photo], chosen[photo]), args.draw)
+    if args.json:
+        print(json.dumps(report(analyser, found, chosen), indent=1))
+        return 0
+    print(f"pack {analyser.pack.name} ({analyser.pack.licence}), recogniser {analyser.recogniser[:12]}")
+    print(f"running on {analyser.provider}")
+    for photo, faces in found.items():
+        width, height = faces[0].picture_size
+        print(
+            f"{photo}: {width} x {height}, {len(faces)} face{'s' * (len(faces) > 1)}, found by {faces[0].found_by}"
+        )
+        for index, face in enumerate(faces):
+            print(f"  {'*' if face is chosen[photo] else ' '} {index}: {_line(face)}")
+    return 0
+
+
+def report(analyser: FaceAnalyser, found: dict[str, list[Face]], chosen: dict[str, Face]) -> dict:
+    """What --json prints."""
+    photos = [
+        {
+            "photo": photo,
+            "size": list(faces[0].picture_size),
+            "chosen": faces.index(chosen[photo]),
+            "faces": [describe(face) for face in faces],
+        }
+        for photo, faces in found.items()
+    ]
+    pack = analyser.pack
+    return {
+        "pack": pack.name,
+        "pack_folder": str(pack.folder),
+        "licence": pack.licence,
+        "recogniser": analyser.recogniser,
+        "provider": analyser.provider,
+        "photos": photos,
+    }
+
+
+def describe(face: Face) -> dict:
+    quality = face.quality
+    return {
+        "box": [round(float(value), 2) for value in face.box],
+        "points": [[round(float(value), 2) for value in point] for point in face.kps],
+        "score": round(face.score, 4),
+        "found_by": face.found_by,
+        "embedding_norm": round(float((face.embedding**2).sum() ** 0.5), 4),
+        "quality": {
+            "score": round(quality.score, 4),
+            "detection": round(quality.detection, 4),
+            "sharpness": round(quality.sharpness, 4),
+            "frontalness": round(quality.frontalness, 4),
+            "size": round(quality.size, 4),
+        },
+    }
+
+
+def _line(face: Face) -> str:
+    left, top, right, bottom = (round(float(value)) for value in face.box)
+    quality = face.quality
+    return (
+        f"box {left},{top} to {right},{bottom}  score {face.score:.2f}  quality {quality.score:.2f} "
+        f"(sharp {quality.sharpness:.2f}, frontal {quality.frontalness:.2f}, size {quality.size:.2f})"
+    )

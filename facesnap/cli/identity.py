@@ -1,0 +1,116 @@
+"""`facesnap identity make | compare | show`: identities from photos, in files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from facesnap.cli.analyse import add_choose_argument, add_pack_arguments
+from facesnap.errors import CheckpointError
+from facesnap.faces import FaceAnalyser
+from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
+from facesnap.faces.encoder_files import find_encoder
+from facesnap.faces.identity import Identity, similarity
+
+HELP = "Make an identity from photos of one person, compare two, or show what one holds."
+IDENTITY_SUFFIX = ".safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="make|compare|show")
+
+    make = actions.add_parser("make", help="identity from one or several photos of one person")
+    make.add_argument("photos", nargs="+", metavar="PHOTO")
+    make.add_argument("--out", type=Path, required=True, help=f"file to write (*{IDENTITY_SUFFIX})")
+    make.add_argument("--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l")
+    make.add_argument(
+        "--levels", type=int, nargs="+", default=list(PENULTIMATE), help="encoder levels (%(default)s)"
+    )
+    make.add_argument("--name", help="the person's name (default: the first photo's)")
+    make.add_argument("--keep-crops", action="store_true", help="also store the aligned 224 px face crops")
+
+    compare = actions.add_parser("compare", help="cosine similarity of two identities or photos")
+    compare.add_argument("a", metavar="A", help="identity file or photo")
+    compare.add_argument("b", metavar="B", help="identity file or photo")
+
+    show = actions.add_parser("show", help="what an identity file holds")
+    show.add_argument("file", type=Path)
+
+    for action in (make, compare):
+        add_pack_arguments(action)
+        add_choose_argument(action)
+    for action in (make, compare, show):
+        action.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    return {"make": _make, "compare": _compare, "show": _show}[args.action](args)
+
+
+def _make(args: argparse.Namespace) -> int:
+    if args.out.suffix.lower() != IDENTITY_SUFFIX:
+        raise CheckpointError(
+            f"Identity file {args.out}.",
+            expected=f"a name that ends in {IDENTITY_SUFFIX}.",
+            remedy="change --out.",
+        )
+    encoder = ImageEncoder.load(find_encoder(args.encoder, args.model_dir)) if args.encoder else None
+    analyser = FaceAnalyser(args.pack, args.provider, args.model_dir)
+    faces = [analyser.face(Path(photo), args.choose, name=photo) for photo in args.photos]
+    name = args.name or Path(args.photos[0]).stem
+    identity = Identity.from_faces(faces, encoder, args.levels, name, args.keep_crops)
+    identity.save(args.out)
+    _print(
+        describe(identity) | {"file": str(args.out), "references_found_by": [f.found_by for f in faces]},
+        args.json,
+    )
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    analyser: FaceAnalyser | None = None
+    identities = []
+    for source in (args.a, args.b):
+        if Path(source).suffix.lower() == IDENTITY_SUFFIX:
+            identities.append(Identity.load(source))
+            continue
+        analyser = analyser or FaceAnalyser(args.pack, args.provider, args.model_dir)
+        face = analyser.face(Path(source), args.choose, name=source)
+        identities.append(Identity.from_faces([face], name=Path(source).stem))
+    cosine = similarity(*identities)
+    if args.json:
+        _print({"a": args.a, "b": args.b, "recogniser": identities[0].recogniser, "cosine": cosine}, True)
+    else:
+        print(
+            f"cosine similarity of {args.a} and {args.b}: {cosine:.3f} (by the recogniser of {identities[0].alias})"
+        )
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    _print(describe(Identity.load(args.file)) | {"file": str(args.file)}, args.json)
+    return 0
+
+
+def describe(identity: Identity) -> dict:
+    """What show and make print."""
+    return {
+        "name": identity.name,
+        "recogniser": f"{identity.alias} ({identity.recogniser[:12]})",
+        "encoder": f"{identity.encoder_name} ({identity.encoder[:12]})" if identity.encoder else None,
+        "levels": {str(level): list(states.shape) for level, states in identity.hidden.items()},
+        "references": identity.references,
+        "scores": [round(float(score), 4) for score in identity.scores],
+        "weights": [round(float(weight), 4) for weight in identity.weights],
+        "crops_stored": identity.crops is not None,
+        "digest": identity.digest,
+    }
+
+
+def _print(content: dict, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(content, indent=1))
+        return
+    for key, value in content.items():
+        print(f"{key.replace('_', ' ')}: {value if value not in (None, {}) else 'none'}")

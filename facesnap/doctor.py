@@ -1,0 +1,231 @@
+"""What is installed, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from facesnap.errors import FaceSnapError
+from facesnap.faces.encoder_files import SUFFIXES, encoder_parents
+from facesnap.faces.packs import RESEARCH_ONLY, installed_packs, pack_parents
+from facesnap.version import __version__
+
+OK, NOTE, ERROR = "ok", "note", "error"
+
+# Packages that the bare install needs: distribution -> (module, oldest version that works).
+REQUIRED = {
+    "torch": ("torch", "2.1"),
+    "numpy": ("numpy", "1.26"),
+    "safetensors": ("safetensors", "0.4"),
+    "Pillow": ("PIL", "9.5"),
+    "transformers": ("transformers", "4.30"),
+    "huggingface-hub": ("huggingface_hub", "0.20"),
+    "tqdm": ("tqdm", "4.65"),
+    "onnx": ("onnx", "1.13"),
+    "insightface": ("insightface", "0.7.3"),
+}
+OPTIONAL = {"diffusers": ("diffusers", "0.27"), "accelerate": ("accelerate", "0.27")}
+# Wheels that install the same module over each other: at most one of each group may be there.
+OVERLAPPING = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
+    "cv2": (
+        "opencv-python",
+        "opencv-python-headless",
+        "opencv-contrib-python",
+        "opencv-contrib-python-headless",
+    ),
+}
+PREFERRED = {"onnxruntime": "onnxruntime", "cv2": "opencv-python"}
+# For those who have onnxruntime-gpu or opencv-python-headless: insightface's own dependencies would bring the others.
+WITHOUT_DEPENDENCIES = (
+    "pip install --no-deps insightface && pip install onnx requests scipy scikit-image tqdm numpy"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        level: "ok", "note" (works, but worth knowing) or "error" (something will not work).
+        remedy: what to do; empty if nothing.
+    """
+
+    level: str
+    what: str
+    remedy: str = ""
+
+
+def installed_versions() -> dict[str, str]:
+    """Normalised name -> version of every distribution that Python sees."""
+    found = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found[re.sub(r"[-_.]+", "-", name).lower()] = distribution.version
+    return found
+
+
+def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = None) -> list[Finding]:
+    """All findings. `versions` replaces the installed distributions, for tests."""
+    versions = installed_versions() if versions is None else versions
+    model_dirs = list(model_dirs)
+    return [
+        Finding(OK, f"facesnap {__version__}, Python {platform.python_version()} on {platform.platform()}"),
+        *packages(versions),
+        *overlaps(versions),
+        *providers(),
+        *packs(model_dirs),
+        *encoders(model_dirs),
+    ]
+
+
+def packages(versions: dict[str, str]) -> Iterator[Finding]:
+    for name, (module, oldest) in REQUIRED.items():
+        yield _package(name, module, oldest, versions, ERROR)
+    for name, (module, oldest) in OPTIONAL.items():
+        yield _package(name, module, oldest, versions, NOTE)
+    for module, wheels in OVERLAPPING.items():
+        present = [wheel for wheel in wheels if wheel in versions]
+        if present:
+            yield from _importable(module, ", ".join(f"{wheel} {versions[wheel]}" for wheel in present))
+        else:
+            yield Finding(
+                ERROR, f"none of {', '.join(wheels)} is installed", f"pip install {PREFERRED[module]}"
+            )
+
+
+def _package(name: str, module: str, oldest: str, versions: dict[str, str], level: str) -> Finding:
+    version = versions.get(re.sub(r"[-_.]+", "-", name).lower())
+    if name == "insightface":
+        install = f"pip install insightface (with onnxruntime-gpu or opencv-python-headless: {WITHOUT_DEPENDENCIES})"
+    else:
+        install = f"pip install '{name}>={oldest}'"
+    if version is None:
+        suffix = "" if level == ERROR else " (needed to generate without a WebUI, and to train)"
+        return Finding(level, f"{name} is not installed{suffix}", install)
+    if _numbers(version) < _numbers(oldest):
+        return Finding(level, f"{name} {version} is older than {oldest}", install)
+    return next(_importable(module, f"{name} {version}"))
+
+
+def _importable(module: str, label: str) -> Iterator[Finding]:
+    """Really import it: a wheel for another numpy or CUDA is installed and still broken."""
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError, AttributeError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        yield Finding(
+            ERROR,
+            f"{label} is installed but cannot be imported: {reason}",
+            f"pip install --force-reinstall {label.split()[0]} (a wheel built for another numpy does this)",
+        )
+    else:
+        yield Finding(OK, label)
+
+
+def overlaps(versions: dict[str, str]) -> Iterator[Finding]:
+    """Wheels of which one overwrites the other's files; which one is then imported is a matter of chance."""
+    for module, wheels in OVERLAPPING.items():
+        present = [wheel for wheel in wheels if wheel in versions]
+        if len(present) < 2:
+            continue
+        keep = next((wheel for wheel in present if wheel.endswith("-gpu")), present[0])
+        yield Finding(
+            ERROR,
+            f"{' and '.join(present)} are both installed; they overwrite each other's module {module}",
+            f"pip uninstall -y {' '.join(present)} && pip install {keep}; then, so that insightface does not bring "
+            f"the other back: {WITHOUT_DEPENDENCIES}",
+        )
+
+
+def providers() -> Iterator[Finding]:
+    """Run a one-node model on every provider that FaceSnap offers: only a session tells what really runs."""
+    try:
+        import onnxruntime
+        from onnx import TensorProto, helper
+    except (ImportError, AttributeError):
+        return  # reported with the packages
+    shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", shape[:1], shape[1:])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6
+    ).SerializeToString()
+    available = onnxruntime.get_available_providers()
+    for provider in ("CPUExecutionProvider", "CUDAExecutionProvider"):
+        if provider not in available:
+            yield Finding(
+                NOTE,
+                f"{provider} is not in this onnxruntime; faces are analysed on the CPU",
+                "fine for most: analysing takes a fraction of a second. For CUDA replace onnxruntime by "
+                "onnxruntime-gpu (never both)",
+            )
+            continue
+        session = onnxruntime.InferenceSession(model, providers=[provider])
+        running = session.get_providers()[0]
+        if running == provider:
+            yield Finding(OK, f"{provider} runs")
+        else:
+            yield Finding(
+                NOTE,
+                f"{provider} is offered, but a session falls back to {running}",
+                "install the CUDA and cuDNN versions that this onnxruntime-gpu asks for",
+            )
+
+
+def packs(model_dirs: Iterable[str]) -> Iterator[Finding]:
+    model_dirs = list(model_dirs)
+    try:
+        found = list(installed_packs(model_dirs))
+    except FaceSnapError as error:
+        yield Finding(ERROR, str(error), error.remedy)
+        return
+    for pack in found:
+        licence = f"{pack.licence}, recogniser {pack.recogniser_sha256[:12]}"
+        yield Finding(OK, f"pack {pack.name} in {pack.folder} ({licence})")
+    if not found:
+        home = Path.home() / ".insightface" / "models" / "buffalo_l"
+        yield Finding(
+            NOTE,
+            f"no face-analysis pack in: {', '.join(map(str, pack_parents(model_dirs)))}",
+            f"unpack buffalo_l.zip or antelopev2.zip of github.com/deepinsight/insightface/releases (v0.7) into {home} "
+            f"({RESEARCH_ONLY}), or AuraFace (huggingface.co/fal/AuraFace-v1, commercial use allowed)",
+        )
+
+
+def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
+    model_dirs = list(model_dirs)
+    count = 0
+    for parent in encoder_parents(model_dirs):
+        if not parent.is_dir() or parent.name not in ("clip_vision", "CLIP"):
+            continue
+        for file in sorted(parent.rglob("*")):
+            if file.is_file() and file.suffix.lower() in SUFFIXES:
+                count += 1
+                yield Finding(OK, f"image encoder {file} ({file.stat().st_size / 1e6:.0f} MB)")
+    if not count:
+        yield Finding(
+            NOTE,
+            "no image encoder in models/clip_vision or models/CLIP",
+            "needed for adapters that use CLIP: huggingface.co/h94/IP-Adapter, models/image_encoder/model.safetensors",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, enough to compare it with a lower bound."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+def environment() -> dict[str, str]:
+    """For --json: interpreter and platform."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "executable": sys.executable,
+    }
