@@ -52,12 +52,12 @@ def outside_span(basis: Basis, heads: np.ndarray) -> float:
 def _picture(
     head: np.ndarray, sigma: float, rng: np.random.Generator
 ) -> tuple[Observation, np.ndarray, float, np.ndarray]:
-    """A noisy picture of a true head: what a detector would give, and the pose (R, s, t) for the truth."""
+    """A noisy picture of a true head (`sigma` per coordinate): what a detector would give, and the pose (R, s, t) for the truth."""
     turn = rotation(*(rng.uniform(-limit, limit) for limit in _LARGEST.values()))
     scale, place = _PIXELS * rng.uniform(0.8, 1.25), np.array(SIZE) / 2 + rng.uniform(-40, 40, 2)
     clean = scale * head @ turn[:2].T + place
-    noisy = clean + sigma * outer_eye_distance(scale * head) / np.sqrt(2) * rng.normal(size=clean.shape)
-    return Observation(noisy, SIZE, sigma / np.sqrt(2), outline=False), turn, scale, place
+    noisy = clean + sigma * outer_eye_distance(scale * head) * rng.normal(size=clean.shape)
+    return Observation(noisy, SIZE, sigma, outline=False), turn, scale, place
 
 
 def _trial(basis: Basis, heads: np.ndarray, sigma: float, rng: np.random.Generator) -> dict[str, float]:

@@ -30,9 +30,9 @@ from facesnap.landmarks.scheme import (
 
 Kind = Literal["3d68", "106", "68", "five"]
 PREFERENCE: tuple[Kind, ...] = ("3d68", "106", "68")
-# Standard deviation per coordinate, as a fraction of the outer-eye distance. "68" was measured on the ORL faces
-# against a fit to ten pictures of each person; the insightface figures are from its published errors.
-SIGMA: dict[Kind, float] = {"3d68": 0.02, "106": 0.02, "68": 0.025, "five": 0.05}
+# Standard deviation per coordinate, as a fraction of the outer-eye distance. "68": a small net against dlib's
+# points on photographs differs by 0.02 to 0.05. The others are set by judgement: their weights cannot be had here.
+SIGMA: dict[Kind, float] = {"3d68": 0.02, "106": 0.02, "68": 0.03, "five": 0.05}
 _DERIVED_WEIGHT = 0.3  # lid points that were interpolated tell less than detected ones
 _CENTRE = 0.5  # detectors count from the centre of pixel (0, 0); the scheme from its corner
 
