@@ -72,7 +72,9 @@ class AnnyHeads:
             facial_actions="all",
             phenotypes="all",
         ).to(dtype=self._torch.float32)
-        self._weights = point_weights()
+        weights = point_weights()
+        self._vertices = np.flatnonzero(weights.any(0))  # the about 150 vertices that the points rest on
+        self._weights = weights[:, self._vertices]
         self.sliders: list[str] = [
             label
             for label in self._model.local_change_labels
@@ -102,7 +104,7 @@ class AnnyHeads:
                 local_changes_kwargs=column([h.changes for h in heads], self.sliders, 0.0),
                 facial_actions=column(actions, model.facial_action_labels, 0.0),
             )
-        vertices = output["vertices"].numpy().astype(np.float64)  # (N, 4538, 3): x right, y away, z up
+        vertices = output["vertices"].numpy()[:, self._vertices].astype(np.float64)  # (N, V, 3): x right, y away, z up
         points = np.einsum("pv,nvk->npk", self._weights, vertices)  # (N, 72, 3)
         return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 
@@ -123,11 +125,15 @@ def random_head(sliders: Sequence[str], rng: np.random.RandomState) -> Head:
         if label.startswith("r-"):
             continue
         narrow = next((factor for prefix, factor in _NARROWER.items() if label.startswith(prefix)), 1.0)
-        value = float(np.clip(rng.normal(0, SLIDER_SIGMA), -2.5 * SLIDER_SIGMA, 2.5 * SLIDER_SIGMA)) * narrow
-        changes[label] = float(np.clip(value, -1, 1))
+        value = _limit(rng.normal(0, SLIDER_SIGMA), 2.5 * SLIDER_SIGMA) * narrow
+        changes[label] = _limit(value, 1.0)
         if label.startswith("l-"):
-            changes["r" + label[1:]] = float(np.clip(value + rng.normal(0, 0.03), -1, 1))
+            changes["r" + label[1:]] = _limit(value + rng.normal(0, 0.03), 1.0)
     return Head(phenotypes, changes)
+
+
+def _limit(value: float, most: float) -> float:
+    return max(-most, min(most, value))
 
 
 def random_actions(rng: np.random.RandomState) -> dict[str, float]:

@@ -38,8 +38,8 @@ def parse_expression(expression: Expression, known: Collection[str]) -> dict[str
 
 
 def format_expression(mix: Mapping[str, float]) -> str:
-    """The text that parses to `mix`."""
-    return "+".join(f"{name}:{strength:.12g}" for name, strength in mix.items())
+    """The text that parses to `mix`, strengths to six decimals."""
+    return "+".join(f"{name}:{strength:.6f}".rstrip("0").rstrip(".") for name, strength in mix.items())
 
 
 def _parse_text(text: str, known: Collection[str]) -> dict[str, float]:
