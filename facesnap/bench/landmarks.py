@@ -41,7 +41,10 @@ def run(
         synthetic and orl (see their modules).
     """
     loaded = Basis.load(basis)
-    result: dict[str, Any] = {**timings(loaded, seed), "synthetic": synthetic.run(loaded, trials=trials, seed=seed)}
+    result: dict[str, Any] = {
+        **timings(loaded, seed),
+        "synthetic": synthetic.run(loaded, trials=trials, seed=seed),
+    }
     people = None if pack is None or orl_folder is None else orl.detect_all(Path(orl_folder), Path(pack))
     result["orl"] = None if people is None else orl.run(loaded, people, seed=seed)
     return result
@@ -53,7 +56,9 @@ def timings(basis: Basis, seed: int = 0) -> dict[str, float]:
     heads, size = load(), (1024, 1024)
     noise = 0.01
     clean = heads[:, 0, :, :2].repeat(-(-REPEATS // len(heads)), 0)[:REPEATS] * 220 + 512  # (REPEATS, 72, 2)
-    seen = [Observation(points + 220 * noise * rng.normal(size=points.shape), size, noise) for points in clean]
+    seen = [
+        Observation(points + 220 * noise * rng.normal(size=points.shape), size, noise) for points in clean
+    ]
     fits = [fit(basis, one) for one in seen]
     drivers = fits[1:] + fits[:1]
     points = [recombine(basis, a, b, size=size) for a, b in zip(fits, drivers, strict=True)]
@@ -66,7 +71,9 @@ def timings(basis: Basis, seed: int = 0) -> dict[str, float]:
         "recombine_ms": recombine_ms,
         "fit_and_recombine_ms": round(fit_ms + recombine_ms, 3),
         "render_ms": _median_ms([lambda p=p: render_landmarks(p, size) for p in points[:20]]),
-        "render_five_ms": _median_ms([lambda p=p: render_five_points(five_points(p), size) for p in points[:20]]),
+        "render_five_ms": _median_ms(
+            [lambda p=p: render_five_points(five_points(p), size) for p in points[:20]]
+        ),
     }
 
 

@@ -57,7 +57,12 @@ def run(basis: Basis, people: list[list[Detection]], *, seed: int = 0) -> dict:
     held = [fit(basis, [one.observation for one in person[len(_REFERENCES) :]]) for person in people]
     mean_face = Fit(np.zeros_like(held[0].a), held[0].views, np.zeros_like(held[0].residual), 0.0)
     gallery = np.stack([one.a for one in references])
-    errors: dict[str, list[float]] = {"same_1_ref": [], "same_5_refs": [], "mean_face": [], "another_person": []}
+    errors: dict[str, list[float]] = {
+        "same_1_ref": [],
+        "same_5_refs": [],
+        "mean_face": [],
+        "another_person": [],
+    }
     hits: dict[str, list[bool]] = {
         "held_out_5_pictures": [_nearest(gallery, one.a) == i for i, one in enumerate(held)],
         **{"held_out_1_picture": [], "recombined_1_ref": [], "recombined_5_refs": [], "copied": []},
@@ -73,7 +78,10 @@ def run(basis: Basis, people: list[list[Detection]], *, seed: int = 0) -> dict:
                 errors[name].append(similarity_error(predicted, target.points[:, :2]))
             driver, size = views[other][index], people[other][index].size
             hits["held_out_1_picture"].append(_nearest(gallery, views[person][index].a) == person)
-            for name, source in (("recombined_1_ref", views[person][index]), ("recombined_5_refs", held[person])):
+            for name, source in (
+                ("recombined_1_ref", views[person][index]),
+                ("recombined_5_refs", held[person]),
+            ):
                 points = _pixels(basis, source, driver, size)
                 again = fit(basis, Observation(points, size, target.sigma))
                 hits[name].append(_nearest(gallery, again.a) == person)

@@ -25,10 +25,16 @@ def similarity_error(points: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(turn * p - t).mean()) / outer_eye_distance(truth)
 
 
-def run(basis: Basis, *, noise: Sequence[float] = (0.01, 0.02, 0.03), trials: int = 120, seed: int = 0) -> dict:
+def run(
+    basis: Basis, *, noise: Sequence[float] = (0.01, 0.02, 0.03), trials: int = 120, seed: int = 0
+) -> dict:
     """Errors in percent of the outer-eye distance, for one and four references, same person and another's driver."""
     heads = load()
-    result: dict = {"trials": trials, "outside_span_percent": round(100 * outside_span(basis, heads), 3), "noise": {}}
+    result: dict = {
+        "trials": trials,
+        "outside_span_percent": round(100 * outside_span(basis, heads), 3),
+        "noise": {},
+    }
     for sigma in noise:
         rng = np.random.default_rng(seed)
         rows = [_trial(basis, heads, sigma, rng) for _ in range(trials)]

@@ -25,16 +25,17 @@ _NARROWER = {"head-scale": 0.6, "head-back-scale": 0.6, "chin-height": 0.6, "for
 _BATCH = 200
 
 # Actions that a pair of sides shares; the rest stand alone.
-_PAIRS = (
-    "browDown browOuterUp cheekSquint eyeBlink eyeSquint eyeWide mouthDimple mouthFrown mouthLowerDown mouthPress "
-    "mouthSmile mouthStretch mouthUpperUp noseSneer"
-).split()
-_SINGLES = (
-    "browInnerUp cheekPuff jawForward jawLeft jawOpen jawRight mouthFunnel mouthLeft mouthPucker mouthRight "
-    "mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper"
-).split()
+_PAIRS = ["browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown", "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer"]
+_SINGLES = ["browInnerUp", "cheekPuff", "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthFunnel", "mouthLeft", "mouthPucker", "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper"]
 # Full travel of an action is 1; these are as far as faces go in photographs. Full blink crosses the lids.
-_TRAVEL = {"eyeBlink": 0.8, "jawOpen": 0.75, "cheekPuff": 0.6, "jawForward": 0.6, "jawLeft": 0.5, "jawRight": 0.5}
+_TRAVEL = {
+    "eyeBlink": 0.8,
+    "jawOpen": 0.75,
+    "cheekPuff": 0.6,
+    "jawForward": 0.6,
+    "jawLeft": 0.5,
+    "jawRight": 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ class AnnyHeads:
     def _batch(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
         torch, model = self._torch, self._model
 
-        def column(maps: Sequence[Mapping[str, float]], labels: Sequence[str], default: float) -> dict[str, Any]:
+        def column(
+            maps: Sequence[Mapping[str, float]], labels: Sequence[str], default: float
+        ) -> dict[str, Any]:
             return {label: torch.tensor([float(m.get(label, default)) for m in maps]) for label in labels}
 
         rest_pose = torch.eye(4)[None, None].repeat(len(heads), model.bone_count, 1, 1)  # (N, bones, 4, 4)
@@ -104,7 +107,9 @@ class AnnyHeads:
                 local_changes_kwargs=column([h.changes for h in heads], self.sliders, 0.0),
                 facial_actions=column(actions, model.facial_action_labels, 0.0),
             )
-        vertices = output["vertices"].numpy()[:, self._vertices].astype(np.float64)  # (N, V, 3): x right, y away, z up
+        vertices = (
+            output["vertices"].numpy()[:, self._vertices].astype(np.float64)
+        )  # (N, V, 3): x right, y away, z up
         points = np.einsum("pv,nvk->npk", self._weights, vertices)  # (N, 72, 3)
         return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 

@@ -215,7 +215,9 @@ def _checked_input(
             remedy="Pass one detected face of one picture.",
         )
     box = box[:4]
-    if not (np.isfinite(box).all() and np.isfinite(kps).all() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1):
+    if not (
+        np.isfinite(box).all() and np.isfinite(kps).all() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1
+    ):
         raise LandmarkError(
             f"The face's box is {box.round(1).tolist()}.",
             expected="left < right and top < bottom, finite.",

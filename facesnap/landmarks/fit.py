@@ -21,7 +21,10 @@ from facesnap.landmarks.scheme import POINT_COUNT, checked, five_point_weights
 
 ROUNDS = 8
 CONTOUR = slice(0, 17)
-CONTOUR_YAW, CONTOUR_WEIGHT = 25.0, 0.3  # degrees; weight of a visible outline that slides on the jaw (section 2.4)
+CONTOUR_YAW, CONTOUR_WEIGHT = (
+    25.0,
+    0.3,
+)  # degrees; weight of a visible outline that slides on the jaw (section 2.4)
 DEPTH_WEIGHT = 0.25  # the depth of 3D detectors is about twice as uncertain as x and y
 _T_DEGREES = 6.0  # Student-t degrees of freedom: points far off lose their pull
 _TOLERANCE = 3e-4  # of a round's pose step: radians, log scale, basis units
@@ -124,7 +127,9 @@ def fit(
     given = [observations] if isinstance(observations, Observation) else list(observations)
     if not given:
         raise LandmarkError(
-            "There is nothing to fit.", expected="the points of at least one picture.", remedy="Give a reference."
+            "There is nothing to fit.",
+            expected="the points of at least one picture.",
+            remedy="Give a reference.",
         )
     solvers = [_Picture(basis, observation) for observation in given]
     shaped = [solver for solver in solvers if not solver.pose_only]
@@ -169,7 +174,9 @@ class _Picture:
 
     def __init__(self, basis: Basis, observation: Observation) -> None:
         count = 5 if np.shape(observation.points)[:1] == (5,) else POINT_COUNT
-        points = checked(observation.points, count, what="A set of landmarks", dims=(2,) if count == 5 else (2, 3))
+        points = checked(
+            observation.points, count, what="A set of landmarks", dims=(2,) if count == 5 else (2, 3)
+        )
         self.observation = observation
         self.pose_only = count == 5
         self.visible = np.isfinite(points).all(1)  # (P,)
@@ -179,7 +186,11 @@ class _Picture:
         self.weights = self._point_weights(count)
         rows = five_point_weights() if self.pose_only else None
         self.mean = (basis.mean if rows is None else rows @ basis.mean)[self.visible]
-        modes = np.concatenate([basis.identity, basis.expression])[:, self.visible] if rows is None else np.zeros(0)
+        modes = (
+            np.concatenate([basis.identity, basis.expression])[:, self.visible]
+            if rows is None
+            else np.zeros(0)
+        )
         self.modes = np.ascontiguousarray(modes.T)  # (3, P, K + M)
         self.identity_modes = len(basis.identity)
         self.b = np.zeros(len(basis.expression))
@@ -276,7 +287,9 @@ class _Picture:
         self.scale *= float(np.exp(zoom))
         return moved
 
-    def normal_equations(self, lb: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def normal_equations(
+        self, lb: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """N_aa, N_ax, N_xx, g_a, g_x for a and x = (b, pose step), with lb on b."""
         root = self._root_weights()
         count = root.size

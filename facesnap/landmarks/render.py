@@ -89,7 +89,9 @@ def render_five_points(points: np.ndarray | Sequence[np.ndarray], size: tuple[in
     """
     canvas = _canvas(size)
     scale = side_of(size) / _FIVE_POINT_SIDE
-    faces = [_pixels(face, size, 5) for face in ([points] if isinstance(points, np.ndarray) else list(points))]
+    faces = [
+        _pixels(face, size, 5) for face in ([points] if isinstance(points, np.ndarray) else list(points))
+    ]
     for face in faces:
         for start, end in _LIMBS:
             colour = np.array(FIVE_POINT_COLOURS[start])
@@ -151,7 +153,9 @@ def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: np.ndar
         _paint(window, np.hypot(xs, ys) - radius, colour)
 
 
-def _ellipse(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, half_width: float, colour: np.ndarray) -> None:
+def _ellipse(
+    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, half_width: float, colour: np.ndarray
+) -> None:
     """A filled ellipse whose long axis runs from `start` to `end`."""
     axis = end - start
     half_length = max(float(np.hypot(*axis)) / 2, 1e-6)

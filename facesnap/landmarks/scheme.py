@@ -74,10 +74,17 @@ _106_OF_IBUG68: tuple[int, ...] = (
     52, 64, 63, 71, 67, 68, 61, 58, 59, 53, 56, 55, 65, 66, 62, 70, 69, 57, 60, 54,
 )
 # fmt: on
-_LID_POINTS = {37: (36, 38), 43: (36, 42), 47: (48, 46), 49: (48, 50)}  # derived point: (outer corner, lid point)
+_LID_POINTS = {
+    37: (36, 38),
+    43: (36, 42),
+    47: (48, 46),
+    49: (48, 50),
+}  # derived point: (outer corner, lid point)
 _EYE_OF = {37: PARTS["eye_left"], 43: PARTS["eye_left"], 47: PARTS["eye_right"], 49: PARTS["eye_right"]}
 DERIVED_POINTS: tuple[int, ...] = tuple(_LID_POINTS)
-_LID_BULGE = 0.12  # how far the lid bows outwards half-way, of the distance corner to lid point (paper section 2.4)
+_LID_BULGE = (
+    0.12  # how far the lid bows outwards half-way, of the distance corner to lid point (paper section 2.4)
+)
 
 # Entry i is the point at the mirrored place of point i.
 # fmt: off
@@ -97,7 +104,9 @@ def part_of(index: int) -> str:
         if span.start <= index < span.stop:
             return name
     raise LandmarkError(
-        f"Point {index} is not in the scheme.", expected="0 to 71.", remedy="Use an index of the 72-point scheme."
+        f"Point {index} is not in the scheme.",
+        expected="0 to 71.",
+        remedy="Use an index of the 72-point scheme.",
     )
 
 
