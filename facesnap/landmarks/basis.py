@@ -1,7 +1,8 @@
-"""The linear 3D face basis of the 72 points: S(a, b) = S0 + sum_k a_k A_k + sum_m b_m B_m (paper section 2.4).
+"""The linear 3D face basis of the 72 points: S(a, b) = S0 + sum_k a_k A_k + sum_m b_m B_m.
 
 Frame: x to the image's right, y down, z away from the viewer (right-handed); unit: the mean face's outer-eye
-distance; origin: the mean of the 72 mean points. Every mode carries one standard deviation, so a, b ~ N(0, I).
+distance; origin: the mean of the 72 mean points. Every mode carries one standard deviation, so a, b are
+N(0, I).
 """
 
 from __future__ import annotations

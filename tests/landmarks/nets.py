@@ -1,7 +1,8 @@
-"""Small ONNX landmark nets with the signatures of insightface's models and of others, for testing the real runners.
+"""Small ONNX landmark nets with the signatures of insightface's models and of others, for testing the real
+runners.
 
-Each net answers with the same points whatever its input is; where they land in the picture tells how the runner cut
-and placed its crop.
+Each net answers with the same points whatever its input is; where they land in the picture tells how the
+runner cut and placed its crop.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def constant_net(path: Path, shape: tuple[int, ...], answer: np.ndarray) -> None:
-    """Input float `shape`; output (1, answer.size): `answer`, plus 0 x the mean of the input so that it is used."""
+    """Input float `shape`; output (1, answer.size): `answer`, plus 0 x the mean of the input so that it is
+    used."""
     nodes = [
         helper.make_node("ReduceMean", ["data"], ["mean"], keepdims=0),
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),

@@ -1,4 +1,5 @@
-"""Detection: insightface's real Landmark class on nets of its signatures, a real 68-point net, and five points."""
+"""Detection: insightface's real Landmark class on nets of its signatures, a real 68-point net, and five
+points."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def kps() -> np.ndarray:
 
 
 def to_insightface(points: np.ndarray) -> np.ndarray:
-    """Pixels to what an insightface landmark net answers: -1..1 over a square 1.5 times the box's longer side."""
+    """Pixels to what an insightface landmark net answers: -1..1 over a square 1.5 times the box's longer
+    side."""
     centre, side = (BOX[:2] + BOX[2:]) / 2, 1.5 * (BOX[2:] - BOX[:2]).max()
     crop = (points[:, :2] - centre) * 192 / side + 96
     answer = np.column_stack([crop / 96 - 1, points[:, 2:] * 192 / side / 96])
@@ -89,8 +91,8 @@ def test_68_points_are_recognised_by_shape_and_convention(tmp_path, side, channe
     constant_net(tmp_path / "any_name.onnx", (1, channels, side, side), answer)
     found = LandmarkDetector(tmp_path).detect(GREY, BOX, five)
     assert found.kind == "68" and found.model == "any_name.onnx"
-    # A net that ignores its input answers the same for every shifted and mirrored crop: the face is symmetric, the
-    # shifts cancel, so the mean is the face itself.
+    # A net that ignores its input answers the same for every shifted and mirrored crop: the face is symmetric
+    # and the shifts cancel, so the mean is the face itself.
     assert np.abs(found.points - 0.5 - upright).max() < 3
 
 
@@ -171,7 +173,8 @@ def test_unusable_folders_and_input(tmp_path):
 def test_importing_landmarks_imports_no_heavy_package():
     code = (
         "import sys, facesnap.landmarks.predictor, facesnap.landmarks.render, facesnap.landmarks.detect; "
-        "bad = {'torch', 'insightface', 'onnxruntime', 'cv2', 'onnx', 'anny', 'diffusers'} & set(sys.modules); "
+        "heavy = {'torch', 'insightface', 'onnxruntime', 'cv2', 'onnx', 'anny', 'diffusers'}; "
+        "bad = heavy & set(sys.modules); "
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -214,7 +217,8 @@ def test_turning_the_picture_turns_the_fit(predictor, analyser, astronaut):
 
 
 def test_identity_survives_a_strangers_pose(predictor, analyser, orl):
-    """Landmarks of ten people, driven by another's picture, are nearer to their own shape than the driver's are."""
+    """Landmarks of ten people, driven by another's picture, are nearer to their own shape than the driver's
+    are."""
     pictures = {(person, index): np.repeat(grey[..., None], 3, 2) for person, index, grey in orl}
     people = [f"s{i}" for i in range(1, 11)]
     gallery, held, drivers = [], [], []

@@ -196,7 +196,8 @@ def test_an_outlier_has_little_pull():
 
 
 def test_turned_outlines_count_less():
-    """A contour that slid inwards on a turned head changes the shape less when it is known to be an outline."""
+    """A contour that slid inwards on a turned head changes the shape less when it is known to be an
+    outline."""
     points = project(BASIS, *coefficients(BASIS, 9, 0.0), (40, 0, 0))
     slid = points.copy()
     slid[9:17, 0] += 0.1 * 120
@@ -297,6 +298,6 @@ def test_half_hidden_profile_is_flagged():
 
 
 def test_face_outside_the_picture_is_flagged():
-    found = fit(BASIS, seen(GOOD + (330, 0)))
+    found = fit(BASIS, seen(GOOD + np.array([330, 0])))
     assert any("outside" in doubt for doubt in found.doubts)
     assert fit(BASIS, seen(GOOD)).confident

@@ -150,7 +150,8 @@ def test_other_values_out_of_range_are_refused():
 
 
 def test_residual_gain_follows_the_noise():
-    """What the basis cannot express is carried over when it stands out of the noise, and not when it is noise."""
+    """What the basis cannot express is carried over when it stands out of the noise, and not when it is
+    noise."""
     bump = np.zeros((72, 2))
     bump[[30, 33], 0] = 6.0  # a crooked nose, 5 % of the eye distance
     points = project(BASIS, *coefficients(BASIS, 3, 0.3)) + bump
