@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,14 @@ def run(
         trials: random trials for each noise level of the synthetic part.
 
     Returns:
-        fit_ms, recombine_ms, fit_and_recombine_ms, render_ms, render_five_ms (medians of one call, milliseconds),
-        synthetic and orl (see their modules).
+        fit_ms, recombine_ms, fit_and_recombine_ms, render_ms, render_five_ms (medians of one call,
+        milliseconds), synthetic and orl (see their modules).
     """
     loaded = Basis.load(basis)
-    result: dict[str, Any] = {**timings(loaded, seed), "synthetic": synthetic.run(loaded, trials=trials, seed=seed)}
+    result: dict[str, Any] = {
+        **timings(loaded, seed),
+        "synthetic": synthetic.run(loaded, trials=trials, seed=seed),
+    }
     people = None if pack is None or orl_folder is None else orl.detect_all(Path(orl_folder), Path(pack))
     result["orl"] = None if people is None else orl.run(loaded, people, seed=seed)
     return result
@@ -53,20 +57,23 @@ def timings(basis: Basis, seed: int = 0) -> dict[str, float]:
     heads, size = load(), (1024, 1024)
     noise = 0.01
     clean = heads[:, 0, :, :2].repeat(-(-REPEATS // len(heads)), 0)[:REPEATS] * 220 + 512  # (REPEATS, 72, 2)
-    seen = [Observation(points + 220 * noise * rng.normal(size=points.shape), size, noise) for points in clean]
+    seen = [
+        Observation(points + 220 * noise * rng.normal(size=points.shape), size, noise) for points in clean
+    ]
     fits = [fit(basis, one) for one in seen]
     drivers = fits[1:] + fits[:1]
-    points = [recombine(basis, a, b, size=size) for a, b in zip(fits, drivers, strict=True)]
-    fit_ms = _median_ms([lambda one=one: fit(basis, one) for one in seen])
-    recombine_ms = _median_ms(
-        [lambda a=a, b=b: recombine(basis, a, b, size=size) for a, b in zip(fits, drivers, strict=True)]
-    )
+    pairs = list(zip(fits, drivers, strict=True))
+    points = [recombine(basis, a, b, size=size) for a, b in pairs]
+    fit_ms = _median_ms([partial(fit, basis, one) for one in seen])
+    recombine_ms = _median_ms([partial(recombine, basis, a, b, size=size) for a, b in pairs])
     return {
         "fit_ms": fit_ms,
         "recombine_ms": recombine_ms,
         "fit_and_recombine_ms": round(fit_ms + recombine_ms, 3),
-        "render_ms": _median_ms([lambda p=p: render_landmarks(p, size) for p in points[:20]]),
-        "render_five_ms": _median_ms([lambda p=p: render_five_points(five_points(p), size) for p in points[:20]]),
+        "render_ms": _median_ms([partial(render_landmarks, p, size) for p in points[:20]]),
+        "render_five_ms": _median_ms(
+            [partial(render_five_points, five_points(p), size) for p in points[:20]]
+        ),
     }
 
 

@@ -1,7 +1,7 @@
 """Make the benchmark's true heads: `python -m facesnap.bench.make_heads` (needs anny, like build_basis).
 
-The people and expressions come from anny's full-resolution model with a random stream of their own, so that their
-shapes lie outside the span of the basis file; every person wears every expression.
+The people and expressions come from anny's full-resolution model with a random stream of their own, so that
+their shapes lie outside the span of the basis file; every person wears every expression.
 """
 
 from __future__ import annotations

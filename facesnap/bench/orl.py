@@ -25,7 +25,7 @@ def detect_all(folder: Path, pack: Path) -> list[list[Detection]]:
         LandmarkError: the folder does not hold the 400 pictures.
     """
     analyser, detector = FaceAnalyser(pack), LandmarkDetector(pack)
-    found = []
+    found: list[list[Detection]] = []
     for person in range(1, PEOPLE + 1):
         found.append([])
         for index in range(1, PICTURES + 1):
@@ -45,11 +45,11 @@ def detect_all(folder: Path, pack: Path) -> list[list[Detection]]:
 def run(basis: Basis, people: list[list[Detection]], *, seed: int = 0) -> dict:
     """Errors in percent of the outer-eye distance, and rank-1 rates of recovered shapes.
 
-    held_out: landmarks of a held-out picture, predicted from other pictures of the same person with that picture's
-    pose and expression, against those detected in it; beside it the same with the mean face's and with another
-    person's shape. rank_1: the person found by the nearest shape among 40, each fitted to five pictures, for a
-    shape fitted to five held-out pictures, to one, and to landmarks that were recombined from these in another
-    person's pose and expression; `copied` takes that driver's own landmarks instead.
+    held_out: landmarks of a held-out picture, predicted from other pictures of the same person with that
+    picture's pose and expression, against those detected in it; beside it the same with the mean face's and
+    with another person's shape. rank_1: the person found by the nearest shape among 40, each fitted to five
+    pictures, for a shape fitted to five held-out pictures, to one, and to landmarks that were recombined from
+    these in another person's pose and expression; `copied` takes that driver's own landmarks instead.
     """
     rng = np.random.default_rng(seed)
     views = [[fit(basis, one.observation) for one in person] for person in people]
@@ -57,7 +57,12 @@ def run(basis: Basis, people: list[list[Detection]], *, seed: int = 0) -> dict:
     held = [fit(basis, [one.observation for one in person[len(_REFERENCES) :]]) for person in people]
     mean_face = Fit(np.zeros_like(held[0].a), held[0].views, np.zeros_like(held[0].residual), 0.0)
     gallery = np.stack([one.a for one in references])
-    errors: dict[str, list[float]] = {"same_1_ref": [], "same_5_refs": [], "mean_face": [], "another_person": []}
+    errors: dict[str, list[float]] = {
+        "same_1_ref": [],
+        "same_5_refs": [],
+        "mean_face": [],
+        "another_person": [],
+    }
     hits: dict[str, list[bool]] = {
         "held_out_5_pictures": [_nearest(gallery, one.a) == i for i, one in enumerate(held)],
         **{"held_out_1_picture": [], "recombined_1_ref": [], "recombined_5_refs": [], "copied": []},
@@ -73,7 +78,10 @@ def run(basis: Basis, people: list[list[Detection]], *, seed: int = 0) -> dict:
                 errors[name].append(similarity_error(predicted, target.points[:, :2]))
             driver, size = views[other][index], people[other][index].size
             hits["held_out_1_picture"].append(_nearest(gallery, views[person][index].a) == person)
-            for name, source in (("recombined_1_ref", views[person][index]), ("recombined_5_refs", held[person])):
+            for name, source in (
+                ("recombined_1_ref", views[person][index]),
+                ("recombined_5_refs", held[person]),
+            ):
                 points = _pixels(basis, source, driver, size)
                 again = fit(basis, Observation(points, size, target.sigma))
                 hits[name].append(_nearest(gallery, again.a) == person)

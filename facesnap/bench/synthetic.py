@@ -19,16 +19,22 @@ _LARGEST = {"yaw": 45.0, "pitch": 15.0, "roll": 20.0}
 
 
 def similarity_error(points: np.ndarray, truth: np.ndarray) -> float:
-    """Mean distance of (72, 2) `points` to `truth` after the best similarity, in outer-eye distances of the truth."""
+    """Mean distance of (72, 2) `points` to `truth` after the best similarity, in outer-eye distances."""
     p, t = (x @ (1, 1j) for x in (points - points.mean(0), truth - truth.mean(0)))
     turn = np.vdot(p, t) / np.vdot(p, p)
     return float(np.abs(turn * p - t).mean()) / outer_eye_distance(truth)
 
 
-def run(basis: Basis, *, noise: Sequence[float] = (0.01, 0.02, 0.03), trials: int = 120, seed: int = 0) -> dict:
-    """Errors in percent of the outer-eye distance, for one and four references, same person and another's driver."""
+def run(
+    basis: Basis, *, noise: Sequence[float] = (0.01, 0.02, 0.03), trials: int = 120, seed: int = 0
+) -> dict:
+    """Errors in percent of the outer-eye distance: one and four references, own and another's driver."""
     heads = load()
-    result: dict = {"trials": trials, "outside_span_percent": round(100 * outside_span(basis, heads), 3), "noise": {}}
+    result: dict = {
+        "trials": trials,
+        "outside_span_percent": round(100 * outside_span(basis, heads), 3),
+        "noise": {},
+    }
     for sigma in noise:
         rng = np.random.default_rng(seed)
         rows = [_trial(basis, heads, sigma, rng) for _ in range(trials)]
@@ -39,7 +45,7 @@ def run(basis: Basis, *, noise: Sequence[float] = (0.01, 0.02, 0.03), trials: in
 
 
 def outside_span(basis: Basis, heads: np.ndarray) -> float:
-    """Root mean square, per coordinate in basis units, of the neutral heads that no fit in the basis can reach."""
+    """Root mean square, per coordinate in basis units, of what no fit in the basis can reach of `heads`."""
     neutral = heads[:, 0] - heads[:, 0].mean(1, keepdims=True)  # (N, 72, 3)
     turns = np.stack([np.cross(np.eye(3)[i], basis.mean) for i in range(3)])
     shifts = np.broadcast_to(np.eye(3)[:, None, :], (3, *basis.mean.shape))
@@ -52,7 +58,7 @@ def outside_span(basis: Basis, heads: np.ndarray) -> float:
 def _picture(
     head: np.ndarray, sigma: float, rng: np.random.Generator
 ) -> tuple[Observation, np.ndarray, float, np.ndarray]:
-    """A noisy picture of a true head (`sigma` per coordinate): what a detector would give, and the pose (R, s, t) for the truth."""
+    """What a detector with `sigma` per coordinate would give of a head in a random pose, and that pose."""
     turn = rotation(*(rng.uniform(-limit, limit) for limit in _LARGEST.values()))
     scale, place = _PIXELS * rng.uniform(0.8, 1.25), np.array(SIZE) / 2 + rng.uniform(-40, 40, 2)
     clean = scale * head @ turn[:2].T + place

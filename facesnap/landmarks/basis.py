@@ -1,7 +1,8 @@
-"""The linear 3D face basis of the 72 points: S(a, b) = S0 + sum_k a_k A_k + sum_m b_m B_m (paper section 2.4).
+"""The linear 3D face basis of the 72 points: S(a, b) = S0 + sum_k a_k A_k + sum_m b_m B_m.
 
 Frame: x to the image's right, y down, z away from the viewer (right-handed); unit: the mean face's outer-eye
-distance; origin: the mean of the 72 mean points. Every mode carries one standard deviation, so a, b ~ N(0, I).
+distance; origin: the mean of the 72 mean points. Every mode carries one standard deviation, so a, b are
+N(0, I).
 """
 
 from __future__ import annotations
@@ -57,7 +58,11 @@ class Basis:
         file = DEFAULT_FILE if path is None else Path(path)
         arrays, header = _read(file)
         names = header.get("presets")
-        if not isinstance(names, list) or len(names) != len(arrays["presets"]) or len(set(names)) != len(names):
+        if (
+            not isinstance(names, list)
+            or len(names) != len(arrays["presets"])
+            or len(set(names)) != len(names)
+        ):
             raise _unusable(file, "its list of preset names does not fit the preset offsets")
         return cls(
             mean=arrays["mean"],
@@ -76,7 +81,9 @@ class Basis:
             "mean": self.mean,
             "identity": self.identity,
             "expression": self.expression,
-            "presets": np.stack(list(self.presets.values())) if self.presets else np.zeros((0, POINT_COUNT, 3)),
+            "presets": np.stack(list(self.presets.values()))
+            if self.presets
+            else np.zeros((0, POINT_COUNT, 3)),
             "residuals": np.array([self.identity_residual, self.expression_residual]),
         }
         rounded = {name: np.round(array, 5).astype(np.float32) for name, array in arrays.items()}
@@ -131,7 +138,9 @@ def _validate(file: Path, arrays: dict[str, np.ndarray]) -> None:
         raise _unusable(file, f"its mean face has an outer-eye distance of {distance:.3g}, not 1")
     upright = mean[OUTER_EYE_CORNERS[1], 0] > mean[OUTER_EYE_CORNERS[0], 0] and mean[8, 1] > mean[27, 1]
     if not upright or mean[30, 2] > mean[:17, 2].mean():
-        raise _unusable(file, "its mean face is not in the frame x right, y down, z away, or its order of points differs")
+        raise _unusable(
+            file, "its mean face is not in the frame x right, y down, z away, or its order of points differs"
+        )
 
 
 def _unusable(file: Path, reason: str) -> LandmarkError:

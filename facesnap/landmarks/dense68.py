@@ -10,8 +10,8 @@ import numpy as np
 from facesnap.errors import PackError
 from facesnap.landmarks.scheme import MIRROR, five_points, from_ibug68, outer_eye_distance
 
-# Crops as (shift right, shift down) in crop sides; each is read as it is and mirrored. Such nets move by 1 % of the
-# outer-eye distance with every shift of the box, and that part of their error averages out.
+# Crops as (shift right, shift down) in crop sides; each is read as it is and mirrored. Such nets move by 1 %
+# of the outer-eye distance with every shift of the box, and that part of their error averages out.
 _SHIFTS = ((0.0, 0.0), (0.04, 0.0), (-0.04, 0.0), (0.0, 0.04), (0.0, -0.04))
 _CROP = 1.05  # of the box's longer side
 # How nets write coordinates: fractions of the crop, pixels of the input, or -1..1.
@@ -51,7 +51,7 @@ class Dense68:
         return points, float(spread)
 
     def _frame(self, box: np.ndarray, kps: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
-        """(2, 3) matrix from crop fractions to picture pixels: a square about the box, upright along the eyes."""
+        """(2, 3) matrix from crop fractions to picture pixels: a square about the box, along the eyes."""
         side = _CROP * max(box[2] - box[0], box[3] - box[1])
         eyes = kps[1] - kps[0]
         along = eyes / max(float(np.hypot(*eyes)), 1e-6)

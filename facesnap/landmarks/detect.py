@@ -1,8 +1,9 @@
 """Detection of the 72 points with what a face-analysis pack folder holds.
 
-In order of preference: insightface's 3D 68 points (1k3d68), its 106 points (2d106det), any ONNX of 68 points that
-insightface itself ignores (recognised by its shapes, run by us), and with none of them the detector's five points,
-to which only a pose can be fitted. Files are told apart by the shapes of their inputs and outputs, not by name.
+In order of preference: insightface's 3D 68 points (1k3d68), its 106 points (2d106det), any ONNX of 68 points
+that insightface itself ignores (recognised by its shapes, run by us), and with none of them the detector's
+five points, to which only a pose can be fitted. Files are told apart by the shapes of their inputs and
+outputs, not by name.
 
 onnxruntime, insightface and OpenCV are imported when a detector is built, never with this module.
 """
@@ -30,8 +31,8 @@ from facesnap.landmarks.scheme import (
 
 Kind = Literal["3d68", "106", "68", "five"]
 PREFERENCE: tuple[Kind, ...] = ("3d68", "106", "68")
-# Standard deviation per coordinate, as a fraction of the outer-eye distance. "68": a small net against dlib's
-# points on photographs differs by 0.02 to 0.05. The others are set by judgement: their weights cannot be had here.
+# Standard deviation per coordinate, as a fraction of the outer-eye distance. "68": a small net differs from
+# dlib's points on photographs by 0.02 to 0.05. The others are set by judgement, not measured.
 SIGMA: dict[Kind, float] = {"3d68": 0.02, "106": 0.02, "68": 0.03, "five": 0.05}
 _DERIVED_WEIGHT = 0.3  # lid points that were interpolated tell less than detected ones
 _CENTRE = 0.5  # detectors count from the centre of pixel (0, 0); the scheme from its corner
@@ -106,7 +107,8 @@ class LandmarkDetector:
         Args:
             picture: RGB uint8 (H, W, 3).
             box: left, top, right, bottom in pixels.
-            kps: (5, 2) the face detector's points: eyes, nose, mouth corners, from the picture's left to its right.
+            kps: (5, 2) the face detector's points: eyes, nose, mouth corners, from the picture's left to its
+                right.
 
         Raises:
             LandmarkError: the input is no picture, box or points, or the model gives nothing sensible.
@@ -126,7 +128,7 @@ class LandmarkDetector:
         return Detection(points, self.kind, max(SIGMA[self.kind], spread), size, self.model)
 
     def _search(self, folder: Path) -> dict[Kind, tuple[Path, Any]]:
-        """The first file of each kind with its session; well-known names are looked at first, the best one ends it."""
+        """The first file of each kind with its session; well-known names come first, the best ends it."""
         found: dict[Kind, tuple[Path, Any]] = {}
         known = ("1k3d68.onnx", "2d106det.onnx")
         for file in sorted(folder.glob("*.onnx"), key=lambda f: (f.name not in known, f.name)):
@@ -173,8 +175,9 @@ class LandmarkDetector:
 def kind_of(input_shape: Sequence[Any], output_shapes: Sequence[Sequence[Any]]) -> Kind | None:
     """What a model with these shapes finds, or None if it is no landmark model.
 
-    insightface's landmark nets take 3 x 192 x 192 and give one row of 3,309 (68 points in 3D after 1,035 others) or
-    212 numbers; other nets of 68 points take a square of one or three channels and give one row of 136.
+    insightface's landmark nets take 3 x 192 x 192 and give one row of 3,309 (68 points in 3D after 1,035
+    others) or 212 numbers; other nets of 68 points take a square of one or three channels and give one row of
+    136.
     """
     if len(input_shape) != 4 or len(output_shapes) != 1:
         return None
@@ -215,7 +218,9 @@ def _checked_input(
             remedy="Pass one detected face of one picture.",
         )
     box = box[:4]
-    if not (np.isfinite(box).all() and np.isfinite(kps).all() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1):
+    if not (
+        np.isfinite(box).all() and np.isfinite(kps).all() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1
+    ):
         raise LandmarkError(
             f"The face's box is {box.round(1).tolist()}.",
             expected="left < right and top < bottom, finite.",

@@ -1,9 +1,9 @@
-"""Regularised fit of the face basis to detected points: identity, expression and pose (paper section 2.4).
+"""Regularised fit of the face basis to detected points: identity, expression and pose.
 
 For pictures r = 1..R of one person, with shape S(a, b_r) = S0 + A a + B b_r, the fit minimises
     sum_r sum_i w_ri |u_ri - s_r R_r S_i(a, b_r) - t_r|^2 / (s_r sigma_r)^2 + la |a|^2 + lb sum_r |b_r|^2.
-Each round linearises the poses and solves for a, all b_r and the pose steps at once; b_r and the pose steps are
-eliminated first (Schur complement), so the cost grows linearly with R.
+Each round linearises the poses and solves for a, all b_r and the pose steps at once; b_r and the pose steps
+are eliminated first (Schur complement), so the cost grows linearly with R.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from facesnap.landmarks.scheme import POINT_COUNT, checked, five_point_weights
 
 ROUNDS = 8
 CONTOUR = slice(0, 17)
-CONTOUR_YAW, CONTOUR_WEIGHT = 25.0, 0.3  # degrees; weight of a visible outline that slides on the jaw (section 2.4)
+# A visible outline slides on the jaw when the head turns: beyond this yaw (degrees) it weighs less.
+CONTOUR_YAW, CONTOUR_WEIGHT = 25.0, 0.3
 DEPTH_WEIGHT = 0.25  # the depth of 3D detectors is about twice as uncertain as x and y
 _T_DEGREES = 6.0  # Student-t degrees of freedom: points far off lose their pull
 _TOLERANCE = 3e-4  # of a round's pose step: radians, log scale, basis units
@@ -32,12 +33,14 @@ class Observation:
     """The points of one face in one picture.
 
     Attributes:
-        points: (72, 2) or (72, 3) in pixels of the picture, in the scheme's order, NaN where hidden; or (5, 2), the
-            detector's five points, to which only a pose is fitted. The third coordinate grows away from the viewer.
+        points: (72, 2) or (72, 3) in pixels of the picture, in the scheme's order, NaN where hidden; or (5,
+            2), the detector's five points, to which only a pose is fitted. The third coordinate grows away
+            from the viewer.
         size: (width, height) of the picture in pixels.
         sigma: standard deviation of the detector's error, a fraction of the outer-eye distance.
         weights: (72,) or (5,), 0..1; None weighs every point alike.
-        outline: True if the contour is the outline visible in the picture (2D detectors) and not the jaw itself.
+        outline: True if the contour is the outline visible in the picture (2D detectors) and not the jaw
+            itself.
     """
 
     points: np.ndarray
@@ -84,8 +87,10 @@ class Fit:
     Attributes:
         a: (K,) identity, in standard deviations.
         views: one for each picture, in the order given.
-        residual: (72, 3) basis units, what the basis cannot express of this person, averaged over the pictures.
-        residual_gain: rho = tau^2 / (tau^2 + sigma^2), how much of the residual is the person and not noise; 0..0.8.
+        residual: (72, 3) basis units, what the basis cannot express of this person, averaged over the
+            pictures.
+        residual_gain: rho = tau^2 / (tau^2 + sigma^2), how much of the residual is the person and not noise;
+            0..0.8.
         pose_only: True if only five points were seen: the shape is the mean face's.
         doubts: why the fit deserves little confidence; empty if it does not.
     """
@@ -124,7 +129,9 @@ def fit(
     given = [observations] if isinstance(observations, Observation) else list(observations)
     if not given:
         raise LandmarkError(
-            "There is nothing to fit.", expected="the points of at least one picture.", remedy="Give a reference."
+            "There is nothing to fit.",
+            expected="the points of at least one picture.",
+            remedy="Give a reference.",
         )
     solvers = [_Picture(basis, observation) for observation in given]
     shaped = [solver for solver in solvers if not solver.pose_only]
@@ -169,7 +176,9 @@ class _Picture:
 
     def __init__(self, basis: Basis, observation: Observation) -> None:
         count = 5 if np.shape(observation.points)[:1] == (5,) else POINT_COUNT
-        points = checked(observation.points, count, what="A set of landmarks", dims=(2,) if count == 5 else (2, 3))
+        points = checked(
+            observation.points, count, what="A set of landmarks", dims=(2,) if count == 5 else (2, 3)
+        )
         self.observation = observation
         self.pose_only = count == 5
         self.visible = np.isfinite(points).all(1)  # (P,)
@@ -179,7 +188,11 @@ class _Picture:
         self.weights = self._point_weights(count)
         rows = five_point_weights() if self.pose_only else None
         self.mean = (basis.mean if rows is None else rows @ basis.mean)[self.visible]
-        modes = np.concatenate([basis.identity, basis.expression])[:, self.visible] if rows is None else np.zeros(0)
+        modes = (
+            np.concatenate([basis.identity, basis.expression])[:, self.visible]
+            if rows is None
+            else np.zeros(0)
+        )
         self.modes = np.ascontiguousarray(modes.T)  # (3, P, K + M)
         self.identity_modes = len(basis.identity)
         self.b = np.zeros(len(basis.expression))
@@ -267,7 +280,7 @@ class _Picture:
         return self._move(np.linalg.solve(gram + damping, jacobian.T @ (self._errors().T * root).ravel()))
 
     def _move(self, step: np.ndarray) -> float:
-        """Apply (log scale, rotation vector, translation); returns the largest change in units of the face."""
+        """Apply (log scale, rotation vector, translation); returns the largest change, in face units."""
         turn = np.clip(step[1:4], -0.5, 0.5)
         zoom = float(np.clip(step[0], -0.5, 0.5))
         self.rotation = exponential(turn) @ self.rotation
@@ -276,7 +289,9 @@ class _Picture:
         self.scale *= float(np.exp(zoom))
         return moved
 
-    def normal_equations(self, lb: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def normal_equations(
+        self, lb: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """N_aa, N_ax, N_xx, g_a, g_x for a and x = (b, pose step), with lb on b."""
         root = self._root_weights()
         count = root.size
@@ -313,7 +328,7 @@ class _Picture:
         return View(self.b, self.scale, self.rotation, self.translation[:2], self.observation.size, error)
 
     def lifted_residual(self) -> tuple[np.ndarray, np.ndarray]:
-        """What is left, lifted to the face's frame by the pseudo-inverse of s R: (72, 3), and weights (72,)."""
+        """What is left, lifted to the face's frame by the pseudo-inverse of s R (72, 3); weights (72,)."""
         residual, weights = np.zeros((POINT_COUNT, 3)), np.zeros(POINT_COUNT)
         root = self._root_weights()[0] * self.scale * self.observation.sigma
         residual[self.visible] = self._errors()[:, :2] @ self.rotation[:2] / self.scale
@@ -322,7 +337,7 @@ class _Picture:
 
 
 def _shared_residual(basis: Basis, pictures: list[_Picture]) -> tuple[np.ndarray, float]:
-    """The residual that the pictures share, and rho = tau^2 / (tau^2 + sigma^2) (section 2.4).
+    """The residual that the pictures share, and rho = tau^2 / (tau^2 + sigma^2).
 
     tau^2 is the residual's variance beyond what the noise explains, and at least what the basis leaves out.
     """
@@ -330,8 +345,9 @@ def _shared_residual(basis: Basis, pictures: list[_Picture]) -> tuple[np.ndarray
     if not usable:
         return np.zeros((POINT_COUNT, 3)), 0.0
     lifted = [picture.lifted_residual() for picture in usable]
-    total = sum(weights for _, weights in lifted)
-    residual = sum(weights[:, None] * value for value, weights in lifted) / np.maximum(total, 1e-9)[:, None]
+    values, weights = np.stack([v for v, _ in lifted]), np.stack([w for _, w in lifted])
+    total = weights.sum(0)  # (72,)
+    residual = (weights[..., None] * values).sum(0) / np.maximum(total, 1e-9)[:, None]  # (72, 3)
     noise = float(np.mean([picture.observation.sigma**2 for picture in usable])) / len(usable)
     seen = total > 0
     variance = float((residual[seen] ** 2).sum() / (2 * seen.sum()))

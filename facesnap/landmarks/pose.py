@@ -1,8 +1,8 @@
 """Rotations, angles and closed-form poses of the scaled-orthographic camera u = s R_2x3 S + t.
 
-Signs, as the viewer of the picture sees them: positive yaw turns the face to the picture's right, positive pitch
-makes it look up, positive roll tilts the top of the head to the picture's right. Degrees. All zero is frontal.
-The frame is that of facesnap.landmarks.basis: x right, y down, z away.
+Signs, as the viewer of the picture sees them: positive yaw turns the face to the picture's right, positive
+pitch makes it look up, positive roll tilts the top of the head to the picture's right. Degrees. All zero is
+frontal. The frame is that of facesnap.landmarks.basis: x right, y down, z away.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def rigid_alignment(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def closed_form_pose(
     shape: np.ndarray, points: np.ndarray, weights: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale s, rotation R (3, 3) and translation t (D,) that put `shape` (N, 3) best on `points` (N, D), D 2 or 3.
+    """Scale s, rotation R (3, 3) and translation t (D,) that put `shape` (N, 3) best on `points` (N, D).
 
-    2D: affine least squares, then the nearest scaled orthonormal 2x3 by SVD; 3D: Umeyama (paper section 2.4).
+    2D: affine least squares, then the nearest scaled orthonormal 2x3 by SVD; 3D: Umeyama.
     """
     w = weights / weights.sum()
     shape_mean, point_mean = w @ shape, w @ points

@@ -1,4 +1,4 @@
-"""The Landmark Predictor as a whole: pictures of a person in, landmarks of that person in another pose out."""
+"""The Landmark Predictor as a whole: pictures of a person in, their landmarks in another pose out."""
 
 from __future__ import annotations
 

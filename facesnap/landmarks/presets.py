@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Union
 
 from facesnap.errors import LandmarkError
 
-Expression = Union[str, Mapping[str, float]]
+Expression = str | Mapping[str, float]
 STRENGTH_RANGE = (0.0, 1.5)
 _TERM = re.compile(r"\s*(?P<name>[a-z][a-z0-9_]*)\s*(?::\s*(?P<strength>\d+(?:\.\d*)?|\.\d+)\s*)?", re.ASCII)
 
@@ -17,8 +16,9 @@ def parse_expression(expression: Expression, known: Collection[str]) -> dict[str
     """Names and strengths of a mix of presets.
 
     Args:
-        expression: terms `name` or `name:strength` joined by "+", or the mapping itself. A bare name has strength 1.
-            Strengths run from 0 to 1.5. A space or hyphen inside a name counts as "_". Empty text is neutral.
+        expression: terms `name` or `name:strength` joined by "+", or the mapping itself. A bare name has
+            strength 1. Strengths run from 0 to 1.5. A space or hyphen inside a name counts as "_". Empty text
+            is neutral.
         known: the basis' presets.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Recombination: the source's shape in a driver's expression and pose (paper sections 1.3 (b) and 2.4)."""
+"""Recombination: the source's shape in a driver's expression and pose (paper, figure 2 b)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ class PoseSpec:
         yaw: degrees, -90..90, positive turns the face to the picture's right; default 0.
         pitch: degrees, -60..60, positive looks up; default 0.
         roll: degrees, -180..180, positive tilts the top of the head to the picture's right; default 0.
-        position: (x, y) fractions of the picture where the centre of the frontal face lies; default the middle.
+        position: (x, y) fractions of the picture where the centre of the frontal face lies; default the
+            middle.
         size: height of the neutral frontal face, brows to chin, as a fraction of the picture's shorter side,
             0.02..2; default 0.5.
-        expression: presets with their strengths, as text ("smile:0.8+wink_left:1") or a mapping; default neutral.
+        expression: presets with their strengths, as text ("smile:0.8+wink_left:1") or a mapping; default
+            neutral.
     """
 
     yaw: float | None = None
@@ -68,19 +70,21 @@ def recombine(
     residual_gain: float | None = None,
     framing: Framing = "keep framing",
 ) -> np.ndarray:
-    """U = s' R_d [S(a_src, g b_drv) + rho e_src] + t_d: the source's face in the driver's expression and pose.
+    """U = s' R_d [S(a_src, g b_drv) + rho e_src] + t_d: the source's face, the driver's pose.
 
     Args:
         basis: the basis that the fits were made with.
         source: the person.
-        driver: a fit (its first view gives expression and pose; `source` itself keeps the source's own), or a pose
-            by numbers.
-        size: (width, height) of the picture to draw. A driver picture of other proportions is fitted inside it.
+        driver: a fit (its first view gives expression and pose; `source` itself keeps the source's own), or a
+            pose by numbers.
+        size: (width, height) of the picture to draw. A driver picture of other proportions is fitted inside
+            it.
         override: values that replace the driver's, sliders over a driver picture.
         expression_gain: g, 0 (neutral) to 1.5.
         residual_gain: rho, 0..1; None takes the fit's own estimate.
-        framing: "keep framing" gives the source's head the size of the driver's in the picture (s' = s_d |S(a_d, 0)| /
-            |S(a_s, 0)|); "true size" keeps the camera (s' = s_d), so that a larger head becomes larger.
+        framing: "keep framing" gives the source's head the size of the driver's in the picture (s' = s_d
+            |S(a_d, 0)| / |S(a_s, 0)|); "true size" keeps the camera (s' = s_d), so that a larger head becomes
+            larger.
 
     Returns:
         (72, 2) float64, fractions of the picture.
@@ -115,7 +119,9 @@ def expression_offset(basis: Basis, expression: Expression) -> np.ndarray:
     return offset
 
 
-def _pose_of_driver(basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: Framing) -> View:
+def _pose_of_driver(
+    basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: Framing
+) -> View:
     """The driver's pose on a picture of `size`, its own picture fitted inside and centred."""
     view = driver.views[0]
     zoom = min(size[0] / view.size[0], size[1] / view.size[1])
@@ -169,10 +175,12 @@ def _check(
         if person.a.shape != (len(basis.identity),) or person.views[0].b.shape != (len(basis.expression),):
             raise LandmarkError(
                 "A fit was made with another face basis.",
-                expected=f"{len(basis.identity)} identity and {len(basis.expression)} expression coefficients.",
+                expected=f"{len(basis.identity)} identity, {len(basis.expression)} expression coefficients.",
                 remedy="Fit source and driver with the same basis.",
             )
 
 
 def _out_of_range(name: str, value: object, expected: str) -> LandmarkError:
-    return LandmarkError(f"The {name} is {value!r}.", expected=f"{expected}.", remedy="Choose a value in the range.")
+    return LandmarkError(
+        f"The {name} is {value!r}.", expected=f"{expected}.", remedy="Choose a value in the range."
+    )

@@ -1,7 +1,7 @@
 """Landmark pictures, drawn anti-aliased from vectors at the size of each pass.
 
-Every function takes points as fractions of the picture: x in 0..1 of its width to the right, y in 0..1 of its height
-downwards. One vector therefore serves every pass size. Points outside 0..1 are clipped by the frame.
+Every function takes points as fractions of the picture: x in 0..1 of its width to the right, y in 0..1 of its
+height downwards. One vector therefore serves every pass size. Points outside 0..1 are clipped by the frame.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from facesnap.landmarks.scheme import (
     point_colours,
 )
 
-DOT_RADIUS = 0.0065  # of the picture's side (paper section 1.3)
+DOT_RADIUS = 0.0065  # of the picture's side (paper, figure 2)
 LARGEST_SIDE = 16384
-# InstantID's key-point picture at 1024 x 1024: limbs first, darkened, then discs (checkpoints.md C.5 values).
+# InstantID's key-point picture at 1024 x 1024: limbs first, darkened, then discs.
 _LIMBS = ((0, 2), (1, 2), (3, 2), (4, 2))
 _LIMB_HALF_WIDTH, _LIMB_BRIGHTNESS, _DISC_RADIUS, _FIVE_POINT_SIDE = 4.0, 0.6, 10.0, 1024
 
@@ -74,11 +74,12 @@ def render_landmarks(
 def render_five_points(points: np.ndarray | Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """InstantID's key-point picture: four limbs to the nose at 60 % brightness, five discs, black ground.
 
-    Limbs are ellipses of half-width 4 px and discs have a radius of 10 px on a picture of 1024 x 1024; both scale
-    with `side_of(size)`.
+    Limbs are ellipses of half-width 4 px and discs have a radius of 10 px on a picture of 1024 x 1024; both
+    scale with `side_of(size)`.
 
     Args:
-        points: (5, 2) fractions of the picture (see scheme.five_points), or a list of them, one for each person.
+        points: (5, 2) fractions of the picture (see scheme.five_points), or a list of them, one for each
+            person.
         size: (width, height) in pixels.
 
     Returns:
@@ -89,15 +90,16 @@ def render_five_points(points: np.ndarray | Sequence[np.ndarray], size: tuple[in
     """
     canvas = _canvas(size)
     scale = side_of(size) / _FIVE_POINT_SIDE
-    faces = [_pixels(face, size, 5) for face in ([points] if isinstance(points, np.ndarray) else list(points))]
+    given = [points] if isinstance(points, np.ndarray) else list(points)
+    faces = [_pixels(face, size, 5) for face in given]
     for face in faces:
         for start, end in _LIMBS:
             colour = np.array(FIVE_POINT_COLOURS[start])
             _ellipse(canvas, face[start], face[end], _LIMB_HALF_WIDTH * scale, colour)
     canvas *= _LIMB_BRIGHTNESS
     for face in faces:
-        for centre, colour in zip(face, FIVE_POINT_COLOURS, strict=True):
-            _disc(canvas, centre, _DISC_RADIUS * scale, np.array(colour))
+        for centre, rgb in zip(face, FIVE_POINT_COLOURS, strict=True):
+            _disc(canvas, centre, _DISC_RADIUS * scale, np.array(rgb))
     return np.round(canvas).astype(np.uint8)
 
 
@@ -127,7 +129,8 @@ def _pixels(points: np.ndarray, size: tuple[int, int], count: int) -> np.ndarray
 def _window(
     canvas: np.ndarray, centre: np.ndarray, reach: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The part of the canvas within `reach` (2,) of `centre`, with its pixel centres' x (1, w) and y (h, 1)."""
+    """The part of the canvas within `reach` (2,) of `centre`, with its pixel centres' x (1, w) and y (h,
+    1)."""
     limits = np.array([canvas.shape[1], canvas.shape[0]])
     low = np.maximum(np.floor(np.clip(centre - reach - 1, -1, limits + 1)), 0).astype(int)
     high = np.minimum(np.ceil(np.clip(centre + reach + 1, -1, limits + 1)), limits).astype(int)
@@ -151,7 +154,9 @@ def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: np.ndar
         _paint(window, np.hypot(xs, ys) - radius, colour)
 
 
-def _ellipse(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, half_width: float, colour: np.ndarray) -> None:
+def _ellipse(
+    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, half_width: float, colour: np.ndarray
+) -> None:
     """A filled ellipse whose long axis runs from `start` to `end`."""
     axis = end - start
     half_length = max(float(np.hypot(*axis)) / 2, 1e-6)

@@ -1,10 +1,10 @@
 """The 72-point scheme of the paper: parts, order, colours, and the maps from other detectors' points.
 
-The order is Face2Face-rho's (paper section 1.4): 0-8 contour from the ear at the image's left to the chin, 9-16
-contour from the ear at the image's right downwards, 17-21 and 22-26 brows, 27-35 nose, 36-43 and 44-51 eyes (eight
-points each: iBUG's six and two lid points half-way between the outer corner and the nearest lid point), 52-71 mouth.
-"Left" and "right" in the names below are the image's; a person looking at the camera has the left eye at the
-image's right.
+The order is Face2Face-rho's: 0-8 contour from the ear at the image's left to the chin,
+9-16 contour from the ear at the image's right downwards, 17-21 and 22-26 brows, 27-35 nose, 36-43 and 44-51
+eyes (eight points each: iBUG's six and two lid points half-way between the outer corner and the nearest lid
+point), 52-71 mouth. "Left" and "right" in the names below are the image's; a person looking at the camera has
+the left eye at the image's right.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PARTS: dict[str, slice] = {
     "eye_right": slice(44, 52),
     "mouth": slice(52, 72),
 }
-# Colours of the paper's figure (section 1.3), RGB.
+# Colours of the paper's figure 2, RGB.
 PART_COLOURS: dict[str, tuple[int, int, int]] = {
     "contour": (255, 255, 255),
     "brow_left": (0, 255, 255),
@@ -40,7 +40,7 @@ POINT_49 = 49  # the one point that Face2Face-rho's drawing table drops, and so 
 OUTER_EYE_CORNERS = (36, 48)
 MOUTH_CORNERS = (52, 57)
 NOSE_TIP = 30
-# Colours of InstantID's five points by index: eye, eye, nose, mouth corner, mouth corner (image left to right).
+# Colours of InstantID's five points by index: eye, eye, nose, mouth corner, mouth corner (from image left).
 FIVE_POINT_COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 
 DERIVED = -1
@@ -74,10 +74,15 @@ _106_OF_IBUG68: tuple[int, ...] = (
     52, 64, 63, 71, 67, 68, 61, 58, 59, 53, 56, 55, 65, 66, 62, 70, 69, 57, 60, 54,
 )
 # fmt: on
-_LID_POINTS = {37: (36, 38), 43: (36, 42), 47: (48, 46), 49: (48, 50)}  # derived point: (outer corner, lid point)
+_LID_POINTS = {
+    37: (36, 38),
+    43: (36, 42),
+    47: (48, 46),
+    49: (48, 50),
+}  # derived point: (outer corner, lid point)
 _EYE_OF = {37: PARTS["eye_left"], 43: PARTS["eye_left"], 47: PARTS["eye_right"], 49: PARTS["eye_right"]}
 DERIVED_POINTS: tuple[int, ...] = tuple(_LID_POINTS)
-_LID_BULGE = 0.12  # how far the lid bows outwards half-way, of the distance corner to lid point (paper section 2.4)
+_LID_BULGE = 0.12  # how far a lid bows outwards half-way, of the distance from corner to lid point
 
 # Entry i is the point at the mirrored place of point i.
 # fmt: off
@@ -97,7 +102,9 @@ def part_of(index: int) -> str:
         if span.start <= index < span.stop:
             return name
     raise LandmarkError(
-        f"Point {index} is not in the scheme.", expected="0 to 71.", remedy="Use an index of the 72-point scheme."
+        f"Point {index} is not in the scheme.",
+        expected="0 to 71.",
+        remedy="Use an index of the 72-point scheme.",
     )
 
 
@@ -114,10 +121,11 @@ def checked(points: np.ndarray, count: int, *, what: str, dims: Sequence[int] = 
 
 
 def from_ibug68(points: np.ndarray) -> np.ndarray:
-    """68 points of iBUG, dlib or insightface's 1k3d68, (68, 2) or (68, 3), to the scheme's (72, 2) or (72, 3).
+    """68 points of iBUG, dlib or insightface's 1k3d68, (68, 2) or (68, 3), to the scheme's (72, 2) or (72,
+    3).
 
-    The four missing lid points become corner + 0.5 (lid - corner), bowed away from the eye's centre by 12 % of that
-    distance (paper section 2.4). NaN in an input point is kept in what derives from it.
+    The four missing lid points become corner + 0.5 (lid - corner), bowed away from the eye's centre by 12 %
+    of that distance. NaN in an input point is kept in what derives from it.
     """
     source = checked(points, 68, what="A set of 68 points")
     out = np.empty((POINT_COUNT, source.shape[1]))
@@ -155,8 +163,8 @@ def from_mediapipe478(points: np.ndarray) -> np.ndarray:
 def from_insightface_3d68(points: np.ndarray) -> np.ndarray:
     """insightface's 1k3d68 output (68, 3) in pixels to the scheme's (72, 3).
 
-    insightface's third coordinate grows towards the viewer; the scheme's grows away from the viewer, so that x
-    right, y down, z away is a right-handed frame. Hence the sign.
+    insightface's third coordinate grows towards the viewer; the scheme's grows away from the viewer, so that
+    x right, y down, z away is a right-handed frame. Hence the sign.
     """
     source = checked(points, 68, what="A set of 1k3d68 points", dims=(3,))
     return from_ibug68(source * (1.0, 1.0, -1.0))
@@ -171,8 +179,8 @@ def from_insightface_106(points: np.ndarray) -> np.ndarray:
 def five_points(points: np.ndarray) -> np.ndarray:
     """The detector's five points from the scheme's 72: (72, D) to (5, D).
 
-    Image-left eye, image-right eye, nose tip, image-left and image-right mouth corner; an eye is the mean of its
-    eight points (paper section 2.2).
+    Image-left eye, image-right eye, nose tip, image-left and image-right mouth corner; an eye is the mean of
+    its eight points.
     """
     source = checked(points, POINT_COUNT, what="A set of 72 points")
     left, right = source[PARTS["eye_left"]].mean(0), source[PARTS["eye_right"]].mean(0)
@@ -189,7 +197,8 @@ def five_point_weights() -> np.ndarray:
 
 
 def outer_eye_distance(points: np.ndarray) -> float:
-    """Distance of the outer eye corners of (72, D) points in the image plane: the unit of every error given."""
+    """Distance of the outer eye corners of (72, D) points in the image plane: the unit of every error
+    given."""
     first, second = np.asarray(points)[list(OUTER_EYE_CORNERS), :2]
     return float(np.hypot(*(first - second)))
 

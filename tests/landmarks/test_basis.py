@@ -28,8 +28,9 @@ def test_size_and_modes(basis):
         assert (np.diff(lengths) <= 1e-4).all() and lengths[-1] > 0
         flat = modes.reshape(len(modes), -1) / lengths[:, None]
         np.testing.assert_allclose(flat @ flat.T, np.eye(len(modes)), atol=2e-2)
-        largest = modes.reshape(len(modes), -1)
-        assert (largest[np.arange(len(modes)), np.abs(largest).argmax(1)] > 0).all()
+        # The rule that fixes the signs decides clearly for every mode, whatever a machine's rounding.
+        margin = flat @ np.random.RandomState(72).normal(size=flat.shape[1])
+        assert margin.min() > 1e-3
 
 
 def test_licence_is_named(basis):
@@ -40,7 +41,9 @@ def test_mean_face_has_the_features_where_a_face_has_them(basis):
     mean = basis.mean
     assert abs(scheme.outer_eye_distance(mean) - 1) < 0.01
     np.testing.assert_allclose(mean.mean(0), 0, atol=1e-4)
-    brow, eye, nose, mouth = (mean[scheme.PARTS[p], 1].mean() for p in ("brow_left", "eye_left", "nose", "mouth"))
+    brow, eye, nose, mouth = (
+        mean[scheme.PARTS[p], 1].mean() for p in ("brow_left", "eye_left", "nose", "mouth")
+    )
     assert brow < eye < nose < mouth < mean[8, 1]
     assert mean[30, 2] == mean[:, 2].min()  # the nose tip is nearest
     assert mean[[0, 9], 2].min() > mean[8, 2]  # the ears lie behind the chin
@@ -53,7 +56,10 @@ def test_presets_do_what_their_names_say(basis):
     def moved(name: str, index: int) -> np.ndarray:
         return basis.presets[name][index]
 
-    lids = {"left": [(45, 51), (46, 50)], "right": [(38, 42), (39, 41)]}  # the person's own left is the image's right
+    lids = {
+        "left": [(45, 51), (46, 50)],
+        "right": [(38, 42), (39, 41)],
+    }  # the person's own left is the image's right
 
     def opening(name: str, side: str) -> float:
         face = basis.mean + basis.presets[name]

@@ -85,14 +85,18 @@ def test_shape_is_recovered_from_solid_points(seed, pose):
     found = fit(BASIS, seen(project(BASIS, a, b, pose, dims=3)))
     assert found.views[0].angles == pytest.approx(pose, abs=3)
     assert np.corrcoef(found.a[:10], a[:10])[0, 1] > 0.85
-    truth = BASIS.shape(a) - BASIS.shape(a).mean(0)
-    guess = BASIS.shape(found.a) - BASIS.shape(found.a).mean(0)
-    mean = BASIS.mean - BASIS.mean.mean(0)
-    assert np.linalg.norm(guess - truth) < 0.7 * np.linalg.norm(mean - truth)
+    truth, guess, mean = (s / np.linalg.norm(s) for s in (BASIS.shape(a), BASIS.shape(found.a), BASIS.mean))
+    assert np.linalg.norm(guess - truth) < 0.7 * np.linalg.norm(mean - truth)  # size itself cannot be seen
 
 
 @settings(max_examples=20)
-@given(seeds, some_angles, st.floats(0.2, 4), st.floats(-180, 180), st.tuples(st.floats(-300, 300), st.floats(-300, 300)))
+@given(
+    seeds,
+    some_angles,
+    st.floats(0.2, 4),
+    st.floats(-180, 180),
+    st.tuples(st.floats(-300, 300), st.floats(-300, 300)),
+)
 def test_fit_follows_a_similarity_of_the_picture(seed, pose, zoom, turn, shift):
     points = project(BASIS, *coefficients(BASIS, seed), pose)
     matrix = zoom * rotation(0, 0, turn)[:2, :2]
@@ -122,7 +126,10 @@ def test_more_references_come_closer_to_the_person():
             pose = tuple(rng.uniform(-30, 30, 3))
             clean = project(BASIS, a, coefficients(BASIS, 100 * seed + view)[1], pose)
             pictures.append(seen(clean + 120 * 0.01 * rng.normal(size=clean.shape), 0.01))
-        distance = [np.linalg.norm(BASIS.shape(f.a) - BASIS.shape(a)) for f in (fit(BASIS, pictures[0]), fit(BASIS, pictures))]
+        distance = [
+            np.linalg.norm(BASIS.shape(f.a) - BASIS.shape(a))
+            for f in (fit(BASIS, pictures[0]), fit(BASIS, pictures))
+        ]
         one.append(distance[0])
         four.append(distance[1])
         mean.append(np.linalg.norm(BASIS.mean - BASIS.shape(a)))
@@ -133,7 +140,9 @@ def test_joint_step_equals_the_full_system():
     """The Schur complement gives what one dense solve over a, b_1, b_2 and both pose steps gives."""
     from facesnap.landmarks.fit import _Picture, _solve_identity
 
-    pictures = [_Picture(BASIS, seen(project(BASIS, *coefficients(BASIS, s), (10.0 * s, 5, 0)))) for s in (1, 2)]
+    pictures = [
+        _Picture(BASIS, seen(project(BASIS, *coefficients(BASIS, s), (10.0 * s, 5, 0)))) for s in (1, 2)
+    ]
     for picture in pictures:
         picture.start()
     blocks = [picture.normal_equations(1.0) for picture in pictures]
@@ -187,7 +196,8 @@ def test_an_outlier_has_little_pull():
 
 
 def test_turned_outlines_count_less():
-    """A contour that slid inwards on a turned head changes the shape less when it is known to be an outline."""
+    """A contour that slid inwards on a turned head changes the shape less when it is known to be an
+    outline."""
     points = project(BASIS, *coefficients(BASIS, 9, 0.0), (40, 0, 0))
     slid = points.copy()
     slid[9:17, 0] += 0.1 * 120
@@ -273,17 +283,21 @@ def test_senseless_weights_and_nothing_are_refused():
 
 def test_half_hidden_profile_is_flagged():
     points = project(BASIS, *coefficients(BASIS, 2, 0.3), (75, 0, 0))
-    right = [i for i in range(72) if i not in (8, *range(27, 31), 33, 62, 63, 70, 71) and BASIS.mean[i, 0] > 0]
+    right = [
+        i for i in range(72) if i not in (8, *range(27, 31), 33, 62, 63, 70, 71) and BASIS.mean[i, 0] > 0
+    ]
     points[right] = np.nan  # the far side
     found = fit(BASIS, seen(points, 0.02))
     assert not found.confident
-    assert any("hidden" in doubt for doubt in found.doubts) and any("turned" in doubt for doubt in found.doubts)
+    assert any("hidden" in doubt for doubt in found.doubts) and any(
+        "turned" in doubt for doubt in found.doubts
+    )
     assert 55 < found.views[0].angles[0] < 90
     drawn = recombine(BASIS, found, found, size=SIZE)
     assert np.isfinite(drawn).all() and np.abs(drawn - 0.5).max() < 1
 
 
 def test_face_outside_the_picture_is_flagged():
-    found = fit(BASIS, seen(GOOD + (250, 0)))
+    found = fit(BASIS, seen(GOOD + np.array([330, 0])))
     assert any("outside" in doubt for doubt in found.doubts)
     assert fit(BASIS, seen(GOOD)).confident

@@ -31,8 +31,26 @@ def test_reads(text, mix):
 @pytest.mark.parametrize(
     "text",
     [
-        *("grin", "smile:", "smile:2", "smile:-1", "smile:nan", "smile:1e3", "smile++frown", "+smile", "smile+"),
-        *("smile:0.5+smile:0.2", "smile 0.8", "smile=1", "smile:0.8;frown", "Smile", "smile:٣", "smile:1.5.1"),
+        *(
+            "grin",
+            "smile:",
+            "smile:2",
+            "smile:-1",
+            "smile:nan",
+            "smile:1e3",
+            "smile++frown",
+            "+smile",
+            "smile+",
+        ),
+        *(
+            "smile:0.5+smile:0.2",
+            "smile 0.8",
+            "smile=1",
+            "smile:0.8;frown",
+            "Smile",
+            "smile:٣",
+            "smile:1.5.1",
+        ),
     ],
 )
 def test_refuses(text):

@@ -55,7 +55,9 @@ def test_recombination_follows_its_formula(seed, index):
 
 
 def test_keep_framing_keeps_the_size_of_the_head():
-    large = replace(MEAN, a=2.5 * np.eye(len(MEAN.a))[np.abs(BASIS.identity @ [0, 1, 0] @ BASIS.mean[:, 1]).argmax()])
+    large = replace(
+        MEAN, a=2.5 * np.eye(len(MEAN.a))[np.abs(BASIS.identity @ [0, 1, 0] @ BASIS.mean[:, 1]).argmax()]
+    )
 
     def extent(points):
         return np.linalg.norm(points - points.mean(0))
@@ -133,7 +135,12 @@ def test_sliders_out_of_range_are_refused(spec):
 
 
 def test_other_values_out_of_range_are_refused():
-    for options in ({"expression_gain": 1.6}, {"residual_gain": -0.1}, {"framing": "large"}, {"size": (0, 10)}):
+    for options in (
+        {"expression_gain": 1.6},
+        {"residual_gain": -0.1},
+        {"framing": "large"},
+        {"size": (0, 10)},
+    ):
         with pytest.raises(LandmarkError):
             recombine(BASIS, SOURCE, DRIVER, **{"size": SIZE, **options})
     with pytest.raises(LandmarkError, match="unknown"):
@@ -143,7 +150,8 @@ def test_other_values_out_of_range_are_refused():
 
 
 def test_residual_gain_follows_the_noise():
-    """What the basis cannot express is carried over when it stands out of the noise, and not when it is noise."""
+    """What the basis cannot express is carried over when it stands out of the noise, and not when it is
+    noise."""
     bump = np.zeros((72, 2))
     bump[[30, 33], 0] = 6.0  # a crooked nose, 5 % of the eye distance
     points = project(BASIS, *coefficients(BASIS, 3, 0.3)) + bump

@@ -1,6 +1,9 @@
-"""The 72-point scheme: every map is consistent with the others and with what is written down about the order."""
+"""The 72-point scheme: every map is consistent with the others and with what is written down about the
+order."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import pytest
@@ -10,11 +13,14 @@ from facesnap.landmarks import scheme
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.pose import rotation
 
-# The order as the paper's reference gives it (paper.md 2.4); * marks a derived point.
-RHO_TO_IBUG = (
-    "0 1 2 3 4 5 6 7 8 16 15 14 13 12 11 10 9 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 "
-    "36 * 37 38 39 40 41 * 42 43 44 * 45 * 46 47 48 50 49 60 61 54 52 53 64 63 51 62 65 55 56 67 59 58 66 57"
-).split()
+# Face2Face-rho's order in terms of iBUG-68; * marks a derived point.
+# fmt: off
+RHO_TO_IBUG = re.findall(r"\S+",
+    "0 1 2 3 4 5 6 7 8 16 15 14 13 12 11 10 9 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 "
+    "35 36 * 37 38 39 40 41 * 42 43 44 * 45 * 46 47 48 50 49 60 61 54 52 53 64 63 51 62 65 55 56 67 "
+    "59 58 66 57 "
+)
+# fmt: on
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +116,9 @@ def test_colours_are_the_papers():
         assert tuple(colours[index]) == colour
 
 
-@pytest.mark.parametrize("convert", [scheme.from_ibug68, scheme.from_insightface_106, scheme.from_mediapipe478])
+@pytest.mark.parametrize(
+    "convert", [scheme.from_ibug68, scheme.from_insightface_106, scheme.from_mediapipe478]
+)
 def test_wrong_shapes_are_refused(convert):
     with pytest.raises(LandmarkError, match="shape"):
         convert(np.zeros((5, 2)))
