@@ -16,9 +16,9 @@ from facesnap.faces import Face, FaceAnalyser, choose_face
 from facesnap.faces.drawing import save_png
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
-from facesnap.landmarks.fit import Fit, fit
+from facesnap.landmarks.fitting import Fit, fit
 from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
-from facesnap.landmarks.recombine import FRAMINGS, PoseSpec
+from facesnap.landmarks.recombination import FRAMINGS, PoseSpec
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.sheet import contact_sheet
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from facesnap.errors import LandmarkError, MissingDependencyError, PackError
 from facesnap.landmarks.dense68 import Dense68
-from facesnap.landmarks.fit import Observation
+from facesnap.landmarks.fitting import Observation
 from facesnap.landmarks.scheme import (
     DERIVED_POINTS,
     POINT_COUNT,

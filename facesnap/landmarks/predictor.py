@@ -10,8 +10,8 @@ import numpy as np
 
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
-from facesnap.landmarks.fit import Fit, fit
-from facesnap.landmarks.recombine import Framing, PoseSpec, recombine
+from facesnap.landmarks.fitting import Fit, fit
+from facesnap.landmarks.recombination import Framing, PoseSpec, recombine
 from facesnap.landmarks.scheme import five_points
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from facesnap.errors import LandmarkError
 from facesnap.landmarks import scheme
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit, Observation, fit
+from facesnap.landmarks.fitting import Fit, Observation, fit
 from facesnap.landmarks.pose import angles, closed_form_pose, exponential, rotation
-from facesnap.landmarks.recombine import recombine
+from facesnap.landmarks.recombination import recombine
 from tests.landmarks.faces import SIZE, coefficients, project, seeds
 from tests.landmarks.faces import angles as some_angles
 
@@ -138,7 +138,7 @@ def test_more_references_come_closer_to_the_person():
 
 def test_joint_step_equals_the_full_system():
     """The Schur complement gives what one dense solve over a, b_1, b_2 and both pose steps gives."""
-    from facesnap.landmarks.fit import _Picture, _solve_identity
+    from facesnap.landmarks.fitting import _Picture, _solve_identity
 
     pictures = [
         _Picture(BASIS, seen(project(BASIS, *coefficients(BASIS, s), (10.0 * s, 5, 0)))) for s in (1, 2)

@@ -9,7 +9,7 @@ import numpy as np
 
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit, View
+from facesnap.landmarks.fitting import Fit, View
 from facesnap.landmarks.pose import angles, rotation
 from facesnap.landmarks.presets import Expression, parse_expression
 
