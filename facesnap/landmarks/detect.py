@@ -38,7 +38,7 @@ _DERIVED_WEIGHT = 0.3  # lid points that were interpolated tell less than detect
 _CENTRE = 0.5  # detectors count from the centre of pixel (0, 0); the scheme from its corner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detection:
     """The landmarks of one face in one picture.
 

@@ -28,7 +28,7 @@ _T_DEGREES = 6.0  # Student-t degrees of freedom: points far off lose their pull
 _TOLERANCE = 3e-4  # of a round's pose step: radians, log scale, basis units
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observation:
     """The points of one face in one picture.
 
@@ -50,7 +50,7 @@ class Observation:
     outline: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """What the fit found in one picture.
 
@@ -80,7 +80,7 @@ class View:
         return self.scale * shape @ self.rotation[:2].T + self.translation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A person's shape from one or more pictures, with the expression and pose in each.
 

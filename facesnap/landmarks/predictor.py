@@ -26,7 +26,7 @@ class FaceLike(Protocol):
     def kps(self) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Landmarks:
     """Landmarks to draw and what else follows from them; all in fractions of the picture.
 

@@ -73,8 +73,8 @@ def test_closed_form_pose_is_exact_without_noise(pose, scale, dims):
 @given(seeds, some_angles)
 def test_pose_is_recovered_from_flat_points(seed, pose):
     found = fit(BASIS, seen(project(BASIS, *coefficients(BASIS, seed), pose)))
-    assert found.views[0].angles == pytest.approx(pose, abs=6)
-    assert np.sign(found.views[0].angles[0]) == np.sign(pose[0]) or abs(pose[0]) < 6
+    assert found.views[0].angles == pytest.approx(pose, abs=4)
+    assert np.sign(found.views[0].angles[0]) == np.sign(pose[0]) or abs(pose[0]) < 4
     assert found.views[0].error < 0.01
 
 
@@ -83,10 +83,10 @@ def test_pose_is_recovered_from_flat_points(seed, pose):
 def test_shape_is_recovered_from_solid_points(seed, pose):
     a, b = coefficients(BASIS, seed)
     found = fit(BASIS, seen(project(BASIS, a, b, pose, dims=3)))
-    assert found.views[0].angles == pytest.approx(pose, abs=3)
-    assert np.corrcoef(found.a[:10], a[:10])[0, 1] > 0.85
+    assert found.views[0].angles == pytest.approx(pose, abs=2)
+    assert np.corrcoef(found.a[:10], a[:10])[0, 1] > 0.6
     truth, guess, mean = (s / np.linalg.norm(s) for s in (BASIS.shape(a), BASIS.shape(found.a), BASIS.mean))
-    assert np.linalg.norm(guess - truth) < 0.7 * np.linalg.norm(mean - truth)  # size itself cannot be seen
+    assert np.linalg.norm(guess - truth) < 0.5 * np.linalg.norm(mean - truth)  # size itself cannot be seen
 
 
 @settings(max_examples=20)
@@ -102,8 +102,8 @@ def test_fit_follows_a_similarity_of_the_picture(seed, pose, zoom, turn, shift):
     matrix = zoom * rotation(0, 0, turn)[:2, :2]
     first = fit(BASIS, seen(points), rounds=30)
     second = fit(BASIS, seen(points @ matrix.T + shift), rounds=30)
-    np.testing.assert_allclose(second.a, first.a, atol=0.05)
-    np.testing.assert_allclose(second.views[0].b, first.views[0].b, atol=0.05)
+    np.testing.assert_allclose(second.a, first.a, atol=0.02)
+    np.testing.assert_allclose(second.views[0].b, first.views[0].b, atol=0.02)
     assert second.views[0].scale == pytest.approx(zoom * first.views[0].scale, rel=5e-3)
     np.testing.assert_allclose(drawn_again(second), drawn_again(first) @ matrix.T + shift, atol=0.3 * zoom)
 
@@ -114,7 +114,7 @@ def test_a_mirrored_picture_turns_the_other_way(seed, pose):
     points = project(BASIS, *coefficients(BASIS, seed), pose)
     mirrored = points[list(scheme.MIRROR)] * (-1, 1) + (SIZE[0], 0)
     yaw, pitch, roll = fit(BASIS, seen(points)).views[0].angles
-    assert fit(BASIS, seen(mirrored)).views[0].angles == pytest.approx((-yaw, pitch, -roll), abs=2.5)
+    assert fit(BASIS, seen(mirrored)).views[0].angles == pytest.approx((-yaw, pitch, -roll), abs=1)
 
 
 def test_more_references_come_closer_to_the_person():
