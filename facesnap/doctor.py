@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from facesnap.errors import FaceSnapError
-from facesnap.faces.encoder_files import SUFFIXES, encoder_parents
-from facesnap.faces.packs import RESEARCH_ONLY, installed_packs, pack_parents
+from facesnap.faces.encoder_files import SOURCES, SUFFIXES, encoder_parents
+from facesnap.faces.packs import PACK_SOURCES, RESEARCH_ONLY, installed_packs, pack_parents
 from facesnap.version import __version__
 
 OK, NOTE, ERROR = "ok", "note", "error"
@@ -42,9 +44,10 @@ OVERLAPPING = {
     ),
 }
 PREFERRED = {"onnxruntime": "onnxruntime", "cv2": "opencv-python"}
-# For those who have onnxruntime-gpu or opencv-python-headless: insightface's own dependencies would bring the others.
+# For users of onnxruntime-gpu or opencv-python-headless: insightface's dependencies bring the other wheels.
 WITHOUT_DEPENDENCIES = (
-    "pip install --no-deps insightface && pip install onnx requests scipy scikit-image tqdm numpy"
+    'pip install --upgrade --no-deps "insightface>=1.0" && '
+    'pip install "onnx>=1.13" numpy requests scipy scikit-image tqdm'
 )
 
 
@@ -104,9 +107,11 @@ def packages(versions: dict[str, str]) -> Iterator[Finding]:
 def _package(name: str, module: str, oldest: str, versions: dict[str, str], level: str) -> Finding:
     version = versions.get(re.sub(r"[-_.]+", "-", name).lower())
     if name == "insightface":
-        install = f"pip install insightface (with onnxruntime-gpu or opencv-python-headless: {WITHOUT_DEPENDENCIES})"
+        install = (
+            f"pip install insightface; with onnxruntime-gpu or opencv-python-headless: {WITHOUT_DEPENDENCIES}"
+        )
     else:
-        install = f"pip install '{name}>={oldest}'"
+        install = f'pip install "{name}>={oldest}"'
     if version is None:
         suffix = "" if level == ERROR else " (needed to generate without a WebUI, and to train)"
         return Finding(level, f"{name} is not installed{suffix}", install)
@@ -118,7 +123,10 @@ def _package(name: str, module: str, oldest: str, versions: dict[str, str], leve
 def _importable(module: str, label: str) -> Iterator[Finding]:
     """Really import it: a wheel for another numpy or CUDA is installed and still broken."""
     try:
-        importlib.import_module(module)
+        # Some packages print or warn as they are imported; stdout may be for JSON alone.
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
     except (ImportError, OSError, AttributeError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         yield Finding(
@@ -140,8 +148,8 @@ def overlaps(versions: dict[str, str]) -> Iterator[Finding]:
         yield Finding(
             ERROR,
             f"{' and '.join(present)} are both installed; they overwrite each other's module {module}",
-            f"pip uninstall -y {' '.join(present)} && pip install {keep}; then, so that insightface does not bring "
-            f"the other back: {WITHOUT_DEPENDENCIES}",
+            f"pip uninstall -y {' '.join(present)} && pip install {keep}; then, so that insightface does not "
+            f"bring the other back: {WITHOUT_DEPENDENCIES}",
         )
 
 
@@ -194,8 +202,8 @@ def packs(model_dirs: Iterable[str]) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             f"no face-analysis pack in: {', '.join(map(str, pack_parents(model_dirs)))}",
-            f"unpack buffalo_l.zip or antelopev2.zip of github.com/deepinsight/insightface/releases (v0.7) into {home} "
-            f"({RESEARCH_ONLY}), or AuraFace (huggingface.co/fal/AuraFace-v1, commercial use allowed)",
+            f"unpack {PACK_SOURCES['buffalo_l']} into {home} ({RESEARCH_ONLY}), "
+            f"or AuraFace ({PACK_SOURCES['auraface']}, commercial use allowed)",
         )
 
 
@@ -213,7 +221,7 @@ def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "no image encoder in models/clip_vision or models/CLIP",
-            "needed for adapters that use CLIP: huggingface.co/h94/IP-Adapter, models/image_encoder/model.safetensors",
+            f"needed for adapters that use CLIP: {SOURCES['vit-h']}",
         )
 
 

@@ -15,9 +15,7 @@ COMMANDS = ("analyse", "identity", "generate", "bench", "doctor", "demo")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="facesnap", description="Identity-preserving portraits from one photo."
-    )
+    parser = argparse.ArgumentParser(prog="facesnap", description="Identity-preserving portraits from one photo.")
     parser.add_argument("--version", action="version", version=f"facesnap {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -36,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     args = build_parser().parse_args(argv)
     logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.INFO,
-        format="%(name)s: %(message)s",
-        stream=sys.stderr,
+        level=logging.DEBUG if args.verbose else logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr
     )
     try:
         return int(args.run(args))

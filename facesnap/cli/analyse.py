@@ -62,9 +62,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"running on {analyser.provider}")
     for photo, faces in found.items():
         width, height = faces[0].picture_size
-        print(
-            f"{photo}: {width} x {height}, {len(faces)} face{'s' * (len(faces) > 1)}, found by {faces[0].found_by}"
-        )
+        count = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
+        print(f"{photo}: {width} x {height}, {count}, found by {faces[0].found_by}")
         for index, face in enumerate(faces):
             print(f"  {'*' if face is chosen[photo] else ' '} {index}: {_line(face)}")
     return 0

@@ -83,7 +83,8 @@ def _compare(args: argparse.Namespace) -> int:
         _print({"a": args.a, "b": args.b, "recogniser": identities[0].recogniser, "cosine": cosine}, True)
     else:
         print(
-            f"cosine similarity of {args.a} and {args.b}: {cosine:.3f} (by the recogniser of {identities[0].alias})"
+            f"cosine similarity of {args.a} and {args.b}: {cosine:.3f} "
+            f"(by the recogniser of {identities[0].alias})"
         )
     return 0
 

@@ -1,6 +1,6 @@
 """From a photo to a Face and an Identity (numpy, OpenCV, insightface, CLIP vision).
 
-Importing this package imports neither insightface nor onnxruntime nor transformers; their users do, when used.
+Importing this package imports neither insightface nor onnxruntime nor transformers; that waits for their use.
 """
 
 from facesnap.faces.analyser import FaceAnalyser

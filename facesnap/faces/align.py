@@ -38,8 +38,8 @@ def template(size: int) -> np.ndarray:
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Least-squares similarity (rotation, uniform scale, shift) that takes source to target.
 
-    Umeyama, PAMI 1991, equations 38 to 43. Points (N, 2), result (2, 3) float64. Float32 points are reduced in
-    float32, which keeps crops equal to insightface's to the pixel.
+    Umeyama, PAMI 1991, equations 38 to 43. Points (N, 2), result (2, 3) float64. Float32 points are
+    reduced in float32, which keeps crops equal to insightface's to the pixel.
 
     Raises:
         SettingsError: the points are not finite or all fall together.
@@ -85,10 +85,10 @@ def aligned_crop(picture: np.ndarray, kps: np.ndarray, size: int = RECOGNISER_SI
 
 
 def misfit(kps: np.ndarray) -> float:
-    """How badly five points fit the template: RMS distance after alignment, in units of the 112 crop's eye distance.
+    """How badly five points fit the template: RMS distance after alignment over the template's eye distance.
 
-    A frontal face is near 0.07, a profile near 0.3; scattered points are beyond 0.5, and points that are not finite
-    or all the same infinitely far.
+    A frontal face is near 0.07, a profile near 0.3; scattered points are beyond 0.5, and points that are not
+    finite or all the same infinitely far.
     """
     if not np.isfinite(kps).all() or np.ptp(kps, axis=0).max() <= 0:
         return float("inf")

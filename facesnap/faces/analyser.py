@@ -176,7 +176,7 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
             sys.stderr
         ):  # insightface 0.7.3 prints, and stdout may be for JSON alone
             model = model_zoo.get_model(str(file), providers=providers)
-    except (RuntimeError, ValueError, AssertionError, OSError, *_runtime_errors()) as error:
+    except _loading_errors() as error:
         raise PackError(
             f"The {kind} {file} cannot be loaded ({str(error).splitlines()[0] if str(error) else error!r}).",
             expected="an ONNX model that insightface and onnxruntime can run.",
@@ -192,14 +192,15 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     return model
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """onnxruntime's own exceptions; they derive from Exception directly."""
+def _loading_errors() -> tuple[type[Exception], ...]:
+    """What loading a damaged or foreign model raises; onnxruntime's own errors have no common base."""
+    from google.protobuf.message import DecodeError
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    found = [
+    own = [
         value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)
     ]
-    return tuple(found)
+    return (RuntimeError, ValueError, AssertionError, OSError, DecodeError, *own)
 
 
 def _check_provider(wanted: str, running: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""The CLIP image encoder: aligned face crops -> hidden states of a vision transformer (paper, Facial Attribute Mixer)."""
+"""The CLIP image encoder: aligned face crops -> hidden states, the low-level input of the mixer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ImageEncoder:
             heads, hidden_act: override what config.json or the rule of read_config says.
 
         Raises:
-            EncoderError: not readable, not a CLIP vision model, incomplete, or with values that are not finite.
+            EncoderError: not readable, not a CLIP vision model, incomplete, or not finite.
             MissingDependencyError: transformers is missing.
         """
         path = Path(path)
@@ -91,8 +91,8 @@ class ImageEncoder:
 
         Args:
             crops: B pictures (S, S, 3) RGB uint8, normally aligned 224 crops.
-            levels: indices into the hidden states: 0 the embeddings, n the state after layer n, -1 the last, -2
-                the penultimate, which the public adapters use.
+            levels: indices into the hidden states: 0 the embeddings, n the state after layer n, -1 the last,
+                -2 the penultimate, which the public adapters use.
 
         Returns:
             level -> (B, 1 + P, width), on the encoder's device, in its dtype.
@@ -100,7 +100,7 @@ class ImageEncoder:
         return self._hidden(preprocess(crops, self.config.image_size), levels)
 
     def encode_zero(self, levels: Sequence[int] = PENULTIMATE) -> dict[int, torch.Tensor]:
-        """Hidden states (1, 1 + P, width) of a zero pixel tensor (mean grey): the public adapters' unconditional."""
+        """Hidden states (1, 1 + P, width) of a zero pixel tensor, the public adapters' unconditional."""
         size = self.config.image_size
         return self._hidden(torch.zeros(1, 3, size, size), levels)
 
@@ -115,7 +115,7 @@ class ImageEncoder:
             )
         parts: dict[int, list[torch.Tensor]] = {level: [] for level in levels}
         dtype = next(self._model.parameters()).dtype
-        # A host may be in autocast; the encoder keeps its own precision. Other devices have no autocast in torch 2.1.
+        # A host may be in autocast; the encoder keeps its own precision. On other devices torch 2.1 has none.
         autocasts = self.device.type in ("cpu", "cuda")
         own = torch.autocast(self.device.type, enabled=False) if autocasts else contextlib.nullcontext()
         with torch.inference_mode(False), torch.no_grad(), own:

@@ -1,4 +1,4 @@
-"""CLIP vision files as found in WebUI folders -> a state dict in transformers' layout and its configuration."""
+"""CLIP vision files as found in WebUI folders -> a state dict in transformers' layout and its sizes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ SOURCES = {
 # Attention heads are not in the tensors: by width, as published; any other width has heads of 64.
 HEADS_BY_WIDTH = {1280: 16, 1408: 16, 1664: 16}
 
-# OpenCLIP's names below "visual." -> transformers' below "vision_model.", for whole tensors that only change name.
+# OpenCLIP's names below "visual." -> transformers' below "vision_model.", for tensors that only change name.
 OPENCLIP_NAMES = (
     (r"conv1\.weight", r"embeddings.patch_embedding.weight"),
     (r"class_embedding", r"embeddings.class_embedding"),
@@ -98,7 +99,7 @@ def read_tensors(path: Path) -> StateDict:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
-            content = load_file(path)
+            content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _reader_errors() as error:
@@ -130,7 +131,7 @@ def _reader_errors() -> tuple[type[Exception], ...]:
 
 
 def vision_tensors(tensors: StateDict, path: Path) -> StateDict:
-    """The vision half in transformers' names, from transformers' or OpenCLIP's layout, full CLIP or vision alone."""
+    """The vision half in transformers' names, of either layout, from a full CLIP or a vision model alone."""
     if "vision_model.embeddings.class_embedding" in tensors:
         kept = ("vision_model.", "visual_projection.")
         return {k: v for k, v in tensors.items() if k.startswith(kept) and not k.endswith("position_ids")}
@@ -141,7 +142,7 @@ def vision_tensors(tensors: StateDict, path: Path) -> StateDict:
     shown = ", ".join(sorted(tensors)[:3]) or "nothing"
     raise EncoderError(
         f"{path} is no CLIP vision model: its tensors begin with {shown}.",
-        expected="vision_model.embeddings.class_embedding (transformers) or visual.class_embedding (OpenCLIP).",
+        expected="vision_model.embeddings.class_embedding (transformers), visual.class_embedding (OpenCLIP).",
         remedy="use an image encoder such as CLIP-ViT-H-14-laion2B-s32B-b79K.",
     )
 
@@ -182,11 +183,11 @@ def _renamed(name: str) -> str | None:
 def read_config(
     tensors: StateDict, path: Path, heads: int | None = None, hidden_act: str | None = None
 ) -> VisionConfig:
-    """Configuration by tensor shapes; for what is not in the tensors: override, then config.json, then a rule.
+    """Configuration by tensor shapes; for what they do not say: override, then config.json, then a rule.
 
-    A config.json beside the file counts only if its width and depth are those of the tensors. The rules: 16 heads
-    for the widths 1280, 1408 and 1664, heads of 64 otherwise; quick_gelu for OpenAI's ViT-L/14 (width 1024,
-    24 layers, projection 768), gelu otherwise; layer_norm_eps 1e-5.
+    A config.json beside the file counts only if its width and depth are those of the tensors. The rules: 16
+    heads for the widths 1280, 1408 and 1664, heads of 64 otherwise; quick_gelu for OpenAI's ViT-L/14 (width
+    1024, 24 layers, projection 768), gelu otherwise; layer_norm_eps 1e-5.
     """
     try:
         width = tensors["vision_model.embeddings.class_embedding"].shape[0]
@@ -291,9 +292,10 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
             if entry.is_dir() and entry.name.lower() in stems and (file := _file_in(entry)):
                 return file
     source = SOURCES.get(key, f"the encoder that the adapter names, for example {SOURCES['vit-h']}")
+    places = ", ".join(map(str, parents)) or "no model folder is known"
     raise EncoderError(
         f"Image encoder '{name}' was not found.",
-        expected=f"a file, or one of that name in: {', '.join(map(str, parents)) or 'no model folder is known'}.",
+        expected=f"a file, or one of that name in: {places}.",
         remedy=f"download {source} and give its path.",
     )
 

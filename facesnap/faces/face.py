@@ -12,8 +12,8 @@ from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
 
 CHOICES = ("largest", "leftmost", "central")
 Choice = str | int
-# Variance of the Laplacian of a 112 px crop (grey 0..255) at which sharpness counts one half: a face as small as
-# 30 px or visibly out of focus lies below it, an ordinary portrait several times above.
+# Variance of the Laplacian of a 112 px crop (grey 0..255) at which sharpness counts one half: a face that is
+# visibly out of focus lies below it, an ordinary portrait several times above.
 HALF_SHARPNESS = 60.0
 EYE_DISTANCE = 35.2  # px in the 112 template; a face whose eyes are closer is enlarged for the recogniser
 
@@ -103,7 +103,7 @@ def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
 
 
 def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
-    """One of several faces: "largest" (default), "leftmost", "central", or an index from the largest (0) down.
+    """One of several faces: "largest", "leftmost", "central", or an index from the largest (0) down.
 
     Raises:
         NoFaceError: there are not so many faces.

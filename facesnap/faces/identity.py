@@ -26,7 +26,7 @@ LOWEST_WEIGHT = 1e-3  # no reference is dropped: its tokens enter attention with
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """One person, from R references. Every reference stays a token group of its own (paper section on many references).
+    """One person, from R references, each of which stays a token group of its own beside the fused vector.
 
     Attributes:
         name: for people.
@@ -82,7 +82,7 @@ class Identity:
         for face in faces[1:]:
             _require(face.recogniser, face.alias, first.recogniser, first.alias, face.source)
         scores = np.array([face.quality.score for face in faces], dtype=np.float32)
-        crops = np.stack([face.crop(ENCODER_SIZE) for face in faces]) if encoder or keep_crops else None
+        crops = np.stack([face.crop(ENCODER_SIZE) for face in faces])  # (R, 224, 224, 3)
         hidden = {} if encoder is None else {k: v.cpu() for k, v in encoder.encode(crops, levels).items()}
         return cls(
             name=name,
@@ -106,8 +106,8 @@ class Identity:
         """The fused vector (512,) float32 of all references.
 
         Args:
-            kind: "normed": normalise(sum_r w_r f_r / |f_r|), as FaceID needs; "raw": that times the weighted mean
-                of |f_r|, as InstantID and PuLID need. One reference gives its own vector either way.
+            kind: "normed": normalise(sum_r w_r f_r / |f_r|), as FaceID needs; "raw": that times the weighted
+                mean of |f_r|, as InstantID and PuLID need. One reference gives its own vector either way.
         """
         if kind not in ("normed", "raw"):
             raise SettingsError(
@@ -166,7 +166,8 @@ class Identity:
                 remedy="choose another place.",
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            if partial.exists():
+                partial.unlink()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Identity:
@@ -219,7 +220,7 @@ def _require(found: str, found_alias: str, wanted: str, wanted_alias: str, what:
     if found != wanted:
         raise IdentityMismatchError(
             f"{what} was made with the recogniser of {found_alias} ({found[:12]}).",
-            expected=f"the recogniser of {wanted_alias} ({wanted[:12]}); their vectors are not interchangeable.",
+            expected=f"the recogniser of {wanted_alias} ({wanted[:12]}); vectors are not interchangeable.",
             remedy=f"make the identity anew from its photos with --pack {wanted_alias}.",
         )
 

@@ -23,7 +23,7 @@ SHORTEST_SIDE = 16  # px that the shorter side must keep in the detector's input
 
 @dataclass(frozen=True)
 class Step:
-    """One way to look at the picture: input size of the detector, padded or not, quarter turns to the left."""
+    """One way to look at the picture: the detector's input size, padded or not, quarter turns to the left."""
 
     size: Size
     padded: bool = False
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Hits:
-    """What one step found, in pixels of the picture: boxes (N, 4), kps (N, 5, 2), scores (N,), largest first."""
+    """What one step found, in px of the picture, largest first: boxes (N, 4), kps (N, 5, 2), scores (N,)."""
 
     step: Step
     boxes: np.ndarray
@@ -67,7 +67,7 @@ class Hits:
 
 
 def roll(kps: np.ndarray) -> float:
-    """How far a face leans, degrees in -180..180: the direction from the left eye to the right, clockwise positive."""
+    """How far a face leans, -180..180 degrees, clockwise positive: the direction from left eye to right."""
     across = kps[1] - kps[0]
     return float(np.degrees(np.arctan2(across[1], across[0])))
 

@@ -133,7 +133,7 @@ def installed_packs(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Pa
 
 
 def load_pack(folder: Path) -> Pack:
-    """The pack in a folder; of several detectors or recognisers the first by name counts, as in insightface."""
+    """The pack in a folder; of several detectors or recognisers the first by name counts."""
     files = _onnx_files(folder)
     kinds: dict[str, Path] = {}
     for file in files:
@@ -176,7 +176,7 @@ def _onnx_files(folder: Path) -> list[Path]:
 
 
 def kind_of(file: Path) -> str:
-    """ "detector", "recogniser" or "other", by the shapes of inputs and outputs, the rule of insightface's router."""
+    """What a file is by the shapes of its inputs and outputs: detector, recogniser or other."""
     status = file.stat()
     return _kind_of(file.resolve(), status.st_size, status.st_mtime_ns)
 
@@ -198,7 +198,7 @@ def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
         raise PackError(
             f"{file}: not an ONNX model, or damaged ({error}).",
             expected="a complete .onnx file.",
-            remedy="download the pack again; a download that ended early or a saved web page looks like this.",
+            remedy="download the pack again; a download cut short or a saved web page looks like this.",
         ) from error
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]

@@ -60,8 +60,8 @@ ORIENTATION_TAG = 0x0112
 def read_picture(source: PictureSource, *, name: str | None = None) -> np.ndarray:
     """Read a picture as RGB uint8 (H, W, 3), contiguous, upright by its EXIF orientation.
 
-    Transparency is laid over white, 16-bit samples are scaled by 1/257, float samples count as 0..1 (or 0..255
-    if any is above 1), of an animation the first frame is taken. Arrays are RGB(A) or grey, never BGR.
+    Transparency is laid over white, 16-bit samples are scaled by 1/257, float samples count as 0..1 (or
+    0..255 if any is above 1), of an animation the first frame is taken. Arrays are RGB(A) or grey, never BGR.
 
     Args:
         source: a path, a file's bytes, an open binary file, a Pillow image or an array (H, W[, 1 | 3 | 4]).

