@@ -226,6 +226,7 @@ def test_five_points_join_a_full_reference():
     both = fit(BASIS, [full, five])
     assert not both.pose_only and len(both.views) == 2
     np.testing.assert_allclose(both.a, fit(BASIS, full).a, atol=0.05)
+    assert both.confident  # the five points take nothing away
 
 
 # ----- what must not work
@@ -277,8 +278,12 @@ def test_senseless_weights_and_nothing_are_refused():
         fit(BASIS, seen(GOOD, weights=np.ones(5)))
     with pytest.raises(LandmarkError, match="weights"):
         fit(BASIS, seen(GOOD, weights=np.full(72, 2.0)))
+    with pytest.raises(LandmarkError, match="visible"):
+        fit(BASIS, seen(GOOD, weights=np.zeros(72)))
     with pytest.raises(LandmarkError, match="nothing"):
         fit(BASIS, [])
+    with pytest.raises(LandmarkError, match="priors"):
+        fit(BASIS, seen(GOOD), expression_weight=0.0)
 
 
 def test_half_hidden_profile_is_flagged():
@@ -301,3 +306,30 @@ def test_face_outside_the_picture_is_flagged():
     found = fit(BASIS, seen(GOOD + np.array([330, 0])))
     assert any("outside" in doubt for doubt in found.doubts)
     assert fit(BASIS, seen(GOOD)).confident
+
+
+@settings(max_examples=60)
+@given(
+    seeds,
+    some_angles,
+    st.floats(0.0, 0.6),
+    st.floats(0.0, 1.0),
+    st.tuples(st.floats(0.01, 5), st.floats(0.01, 5)),
+    st.sampled_from([2, 3]),
+)
+def test_spoilt_points_give_an_error_or_a_finite_fit(seed, pose, noise, hidden, stretch, dims):
+    """Noise, holes, squeezing: a bad fit is never passed off as a good one."""
+    rng = np.random.default_rng(seed)
+    points = project(BASIS, *coefficients(BASIS, seed), pose, dims=dims)
+    points += 120 * noise * rng.normal(size=points.shape)
+    points[:, :2] *= stretch
+    points[rng.uniform(size=72) < hidden] = np.nan
+    try:
+        found = fit(BASIS, seen(points, 0.02))
+    except LandmarkError:
+        return
+    drawn = recombine(BASIS, found, found, size=SIZE)
+    assert np.isfinite(drawn).all() and np.isfinite(found.a).all()
+    assert found.views[0].error < 0.15
+    if noise > 0.4 or max(stretch) > 4 * min(stretch) or hidden > 0.9:
+        assert not found.confident
