@@ -28,9 +28,9 @@ from facesnap.faces.identity import Identity
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, Kind, LandmarkDetector
-from facesnap.landmarks.fit import Fit, fit
+from facesnap.landmarks.fitting import Fit, fit
 from facesnap.landmarks.predictor import Landmarks
-from facesnap.landmarks.recombine import Framing, PoseSpec, recombine
+from facesnap.landmarks.recombination import Framing, PoseSpec, recombine
 from facesnap.landmarks.render import DOT_RADIUS, render_five_points, render_landmarks, side_of
 from facesnap.models.fidelity_config import FFRNetConfig
 
@@ -48,7 +48,7 @@ class PoseSettings:
         driver: a picture (file or RGB array), "reference" for the first reference's own, or None for a frontal,
             neutral face in the middle.
         numbers: replace the driver's, as sliders over a picture do.
-        framing: "keep framing" or "true size"; see facesnap.landmarks.recombine.
+        framing: "keep framing" or "true size"; see facesnap.landmarks.recombination.
         expression_gain: 0..1.5, of the driver's or the numbers' expression.
         choose: which face of the driver picture.
     """

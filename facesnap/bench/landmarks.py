@@ -13,8 +13,8 @@ import numpy as np
 from facesnap.bench import orl, synthetic
 from facesnap.bench.make_heads import load
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Observation, fit
-from facesnap.landmarks.recombine import recombine
+from facesnap.landmarks.fitting import Observation, fit
+from facesnap.landmarks.recombination import recombine
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.scheme import five_points
 

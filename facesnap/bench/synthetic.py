@@ -8,9 +8,9 @@ import numpy as np
 
 from facesnap.bench.make_heads import load
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Observation, fit
+from facesnap.landmarks.fitting import Observation, fit
 from facesnap.landmarks.pose import rotation
-from facesnap.landmarks.recombine import recombine
+from facesnap.landmarks.recombination import recombine
 from facesnap.landmarks.scheme import outer_eye_distance
 
 SIZE = (512, 512)

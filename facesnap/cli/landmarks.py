@@ -16,9 +16,9 @@ from facesnap.faces import Face, FaceAnalyser, choose_face
 from facesnap.faces.drawing import save_png
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
-from facesnap.landmarks.fit import Fit, fit
+from facesnap.landmarks.fitting import Fit, fit
 from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
-from facesnap.landmarks.recombine import FRAMINGS, PoseSpec
+from facesnap.landmarks.recombination import FRAMINGS, PoseSpec
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.sheet import contact_sheet
 
@@ -66,7 +66,9 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--face-size", type=float, metavar="F", help="brows to chin, fraction of the shorter side"
     )
-    group.add_argument("--expression", metavar="MIX", help='presets, such as "smile:0.8+wink_left:1"')
+    group.add_argument(
+        "--expression", metavar="MIX", help='presets such as "smile:0.8+wink_left" (the person\'s left)'
+    )
     group.add_argument("--expression-gain", type=float, default=1.0, metavar="G", help="0..1.5 (%(default)s)")
     group.add_argument("--framing", choices=FRAMINGS, default=FRAMINGS[0], help="(%(default)s)")
 

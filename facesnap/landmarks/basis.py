@@ -26,7 +26,7 @@ _LARGEST_COORDINATE = 20.0
 _MAX_MODES = 400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Basis:
     """A face basis.
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from facesnap.errors import LandmarkError, MissingDependencyError, PackError
 from facesnap.landmarks.dense68 import Dense68
-from facesnap.landmarks.fit import Observation
+from facesnap.landmarks.fitting import Observation
 from facesnap.landmarks.scheme import (
     DERIVED_POINTS,
     POINT_COUNT,
@@ -38,7 +38,7 @@ _DERIVED_WEIGHT = 0.3  # lid points that were interpolated tell less than detect
 _CENTRE = 0.5  # detectors count from the centre of pixel (0, 0); the scheme from its corner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detection:
     """The landmarks of one face in one picture.
 

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit
-from facesnap.landmarks.recombine import PoseSpec, recombine
+from facesnap.landmarks.fitting import Fit
+from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.landmarks.render import render_landmarks
 
 TILE, CAPTION, COLUMNS = 288, 22, 7

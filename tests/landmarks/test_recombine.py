@@ -13,10 +13,10 @@ from facesnap.bench import synthetic
 from facesnap.bench.make_heads import load
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit, Observation, fit
+from facesnap.landmarks.fitting import Fit, Observation, fit
 from facesnap.landmarks.pose import rotation
 from facesnap.landmarks.predictor import Landmarks
-from facesnap.landmarks.recombine import PoseSpec, recombine
+from facesnap.landmarks.recombination import PoseSpec, recombine
 from tests.landmarks.faces import SIZE, coefficients, project, seeds
 
 BASIS = Basis.load()

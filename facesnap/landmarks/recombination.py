@@ -9,7 +9,7 @@ import numpy as np
 
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit, View
+from facesnap.landmarks.fitting import Fit, View
 from facesnap.landmarks.pose import angles, rotation
 from facesnap.landmarks.presets import Expression, parse_expression
 
@@ -33,8 +33,8 @@ class PoseSpec:
             middle.
         size: height of the neutral frontal face, brows to chin, as a fraction of the picture's shorter side,
             0.02..2; default 0.5.
-        expression: presets with their strengths, as text ("smile:0.8+wink_left:1") or a mapping; default
-            neutral.
+        expression: presets with strengths, as text ("smile:0.8+wink_left:1") or a mapping; left and right
+            are the person's own; default neutral.
     """
 
     yaw: float | None = None
