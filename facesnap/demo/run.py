@@ -132,7 +132,7 @@ def _shapes(
     row: list[tuple[Image.Image, str]] = []
     entries: list[dict[str, Any]] = []
     first: np.ndarray | None = None
-    sampling = Sampling(PROMPTS[0], seed=seed, steps=12, size=SIZE)
+    sampling = Sampling(PROMPTS[0], seed=seed, steps=6, size=SIZE)
     for n, (name, pose) in enumerate(POSES.items()):
         people = [(identity, PersonSettings(pose=pose))]
         shape = studio.shape(identity, people[0][1], SIZE)
