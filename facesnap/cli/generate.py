@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     adapter = native.load(args.adapter)
     pose = _pose(args)
-    _check_structure(args, adapter, pose)
+    _check_structure(args, adapter)
     host = DiffusersHost.load(
         args.base,
         device=args.device,
@@ -185,22 +185,26 @@ def _pose(args: argparse.Namespace) -> PoseSettings | None:
     return PoseSettings(driver, numbers, args.framing, args.expression_gain)
 
 
-def _check_structure(args: argparse.Namespace, adapter: Adapter, pose: PoseSettings | None) -> None:
-    if adapter.ffrnet is not None:
-        return
-    given = {
-        "--structure": args.structure,
-        "--driver, --framing or a pose": pose is not None,
+def _check_structure(args: argparse.Namespace, adapter: Adapter) -> None:
+    """Raise SettingsError where something is asked of FFRNet and the adapter brings none."""
+    plain = PoseSettings()
+    asked = {
+        "--structure": bool(args.structure),
         "--structure-window": args.structure_window != (0.0, 1.0),
-        f"--speed {args.speed}": args.speed != Speed.BALANCED.value,
+        "--speed": args.speed != Speed.BALANCED.value,
+        "--driver": args.driver is not None,
+        "--framing": args.framing != plain.framing,
+        "--expression-gain": args.expression_gain != plain.expression_gain,
     }
-    for option, value in given.items():
-        if value:
-            raise SettingsError(
-                f"{option} was given, but {args.adapter.name} brings no FFRNet.",
-                expected="an adapter with an FFRNet, which gives the face's shape",
-                remedy="choose another --adapter, or leave this option out",
-            )
+    numbers = ("yaw", "pitch", "roll", "position", "face_size", "expression")
+    asked |= {f"--{name.replace('_', '-')}": getattr(args, name) is not None for name in numbers}
+    given = [option for option, is_given in asked.items() if is_given]
+    if adapter.ffrnet is None and given:
+        raise SettingsError(
+            f"{', '.join(given)} was given, but {args.adapter.name} brings no FFRNet.",
+            expected="an adapter with an FFRNet, which gives the face's shape",
+            remedy="choose another --adapter, or leave these options out",
+        )
 
 
 def _advance(bar: tqdm) -> Callable[[int, int], None]:
