@@ -80,9 +80,9 @@ def build(heads: AnnyHeads) -> Basis:
 
     owner = np.tile(np.arange(EXPRESSIONS) % IDENTITIES, 2)
     moved_aligned = (moved / unit - centres[owner, None] / scale) @ rotations[owner].transpose(0, 2, 1)
-    offsets = moved_aligned - (neutral[owner] / unit - centres[owner, None] / scale) @ rotations[
-        owner
-    ].transpose(0, 2, 1)
+    offsets = moved_aligned - (neutral[owner] / unit - centres[owner, None] / scale) @ rotations[owner].transpose(
+        0, 2, 1
+    )
     expression, expression_residual = principal_modes(offsets, EXPRESSION_MODES)
     return Basis(
         mean,
@@ -143,9 +143,7 @@ def _mirror(actions: dict[str, float]) -> dict[str, float]:
     """The same expression seen in a mirror."""
     swap = {"Left": "Right", "Right": "Left"}
     return {
-        next(
-            (name[: -len(side)] + other for side, other in swap.items() if name.endswith(side)), name
-        ): amount
+        next((name[: -len(side)] + other for side, other in swap.items() if name.endswith(side)), name): amount
         for name, amount in actions.items()
     }
 
