@@ -229,15 +229,8 @@ class _Known:
         if self.calls > 1:
             raise AssertionError("the reference was analysed again")
         return Face(
-            box=np.array([0, 0, 112, 112], np.float32),
-            kps=ARCFACE_TEMPLATE,
-            score=1.0,
+            box=np.array([0, 0, 112, 112], np.float32), kps=ARCFACE_TEMPLATE, score=1.0,
             embedding=_identity().embeddings[0],
-            recogniser=self.recogniser,
-            alias="random",
-            picture_size=(112, 112),
-            quality=Quality(1, 1, 1, 1),
-            found_by="640",
-            source=photo.name,
-            picture=np.zeros((112, 112, 3), np.uint8),
-        )
+            recogniser=self.recogniser, alias="random", picture_size=(112, 112), quality=Quality(1, 1, 1, 1),
+            found_by="640", source=photo.name, picture=np.zeros((112, 112, 3), np.uint8),
+        )  # fmt: skip

@@ -73,9 +73,7 @@ def run(basis: Basis, people: list[list[Detection]], *, seed: int = 0) -> dict:
         for index in range(len(_REFERENCES), PICTURES):
             other = int((person + rng.integers(1, len(people))) % len(people))
             target, single = people[person][index], views[person][int(rng.integers(len(_REFERENCES)))]
-            for name, source in zip(
-                errors, (single, references[person], mean_face, references[other]), strict=True
-            ):
+            for name, source in zip(errors, (single, references[person], mean_face, references[other]), strict=True):
                 predicted = _pixels(basis, source, views[person][index], target.size)
                 errors[name].append(similarity_error(predicted, target.points[:, :2]))
             driver, size = views[other][index], people[other][index].size

@@ -20,6 +20,7 @@ from facesnap.cli.landmarks import add_pose_arguments, pose_of
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
 from facesnap.faces.encoder import ImageEncoder
+from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--base", required=True, type=Path, help="diffusers folder or single-file checkpoint")
     model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint (.safetensors)")
-    model.add_argument("--encoder", type=Path, help="CLIP image encoder file, where the adapter needs one")
+    model.add_argument("--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l")
     model.add_argument(
         "--config", type=Path, help="diffusers folder with the configuration of a single-file checkpoint"
     )
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         offload=args.offload,
     )
     adapter.check_unet(host.topology)  # before the slow part
-    encoder = ImageEncoder.load(args.encoder) if args.encoder else None
+    encoder = ImageEncoder.load(find_encoder(args.encoder, args.model_dir)) if args.encoder else None
     studio = Studio(adapter, None if args.identity and args.no_score else analyser_from(args), encoder)
     if args.identity:
         identity = Identity.load(args.identity)

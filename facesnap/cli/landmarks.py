@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facesnap.cli.analyse import add_choose_argument, add_pack_arguments
+from facesnap.cli.options import add_choose_argument, add_pack_arguments
 from facesnap.errors import SettingsError
 from facesnap.faces import Face, FaceAnalyser, choose_face
 from facesnap.faces.drawing import save_png

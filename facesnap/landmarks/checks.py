@@ -68,9 +68,7 @@ def check_visible(
 
 def check_result(scale: float, rotation: np.ndarray, error: float, a: np.ndarray) -> None:
     """Raise LandmarkError if the fit shows that the points are no face."""
-    if not (
-        np.isfinite(scale) and np.isfinite(error) and np.isfinite(a).all() and np.isfinite(rotation).all()
-    ):
+    if not (np.isfinite(scale) and np.isfinite(error) and np.isfinite(a).all() and np.isfinite(rotation).all()):
         raise _no_face("the fit did not converge")
     if scale < _SMALLEST_FACE:
         raise _no_face(f"the eyes are {scale:.1f} pixels apart")

@@ -183,9 +183,7 @@ class _Picture:
 
     def __init__(self, basis: Basis, observation: Observation) -> None:
         count = 5 if np.shape(observation.points)[:1] == (5,) else POINT_COUNT
-        points = checked(
-            observation.points, count, what="A set of landmarks", dims=(2,) if count == 5 else (2, 3)
-        )
+        points = checked(observation.points, count, what="A set of landmarks", dims=(2,) if count == 5 else (2, 3))
         self.observation = observation
         self.pose_only = count == 5
         weights = self._point_weights(count)
@@ -195,11 +193,7 @@ class _Picture:
         self.dims = points.shape[1]
         rows = five_point_weights() if self.pose_only else None
         self.mean = (basis.mean if rows is None else rows @ basis.mean)[self.visible]
-        modes = (
-            np.concatenate([basis.identity, basis.expression])[:, self.visible]
-            if rows is None
-            else np.zeros(0)
-        )
+        modes = np.concatenate([basis.identity, basis.expression])[:, self.visible] if rows is None else np.zeros(0)
         self.modes = np.ascontiguousarray(modes.T)  # (3, P, K + M)
         self.identity_modes = len(basis.identity)
         self.b = np.zeros(len(basis.expression))
@@ -296,9 +290,7 @@ class _Picture:
         self.scale *= float(np.exp(zoom))
         return moved
 
-    def normal_equations(
-        self, lb: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def normal_equations(self, lb: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """N_aa, N_ax, N_xx, g_a, g_x for a and x = (b, pose step), with lb on b."""
         root = self._root_weights()
         count = root.size

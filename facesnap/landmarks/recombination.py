@@ -119,9 +119,7 @@ def expression_offset(basis: Basis, expression: Expression) -> np.ndarray:
     return offset
 
 
-def _pose_of_driver(
-    basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: Framing
-) -> View:
+def _pose_of_driver(basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: Framing) -> View:
     """The driver's pose on a picture of `size`, its own picture fitted inside and centred."""
     view = driver.views[0]
     zoom = min(size[0] / view.size[0], size[1] / view.size[1])
@@ -181,6 +179,4 @@ def _check(
 
 
 def _out_of_range(name: str, value: object, expected: str) -> LandmarkError:
-    return LandmarkError(
-        f"The {name} is {value!r}.", expected=f"{expected}.", remedy="Choose a value in the range."
-    )
+    return LandmarkError(f"The {name} is {value!r}.", expected=f"{expected}.", remedy="Choose a value in the range.")

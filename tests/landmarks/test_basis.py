@@ -41,9 +41,7 @@ def test_mean_face_has_the_features_where_a_face_has_them(basis):
     mean = basis.mean
     assert abs(scheme.outer_eye_distance(mean) - 1) < 0.01
     np.testing.assert_allclose(mean.mean(0), 0, atol=1e-4)
-    brow, eye, nose, mouth = (
-        mean[scheme.PARTS[p], 1].mean() for p in ("brow_left", "eye_left", "nose", "mouth")
-    )
+    brow, eye, nose, mouth = (mean[scheme.PARTS[p], 1].mean() for p in ("brow_left", "eye_left", "nose", "mouth"))
     assert brow < eye < nose < mouth < mean[8, 1]
     assert mean[30, 2] == mean[:, 2].min()  # the nose tip is nearest
     assert mean[[0, 9], 2].min() > mean[8, 2]  # the ears lie behind the chin

@@ -127,8 +127,7 @@ def test_more_references_come_closer_to_the_person():
             clean = project(BASIS, a, coefficients(BASIS, 100 * seed + view)[1], pose)
             pictures.append(seen(clean + 120 * 0.01 * rng.normal(size=clean.shape), 0.01))
         distance = [
-            np.linalg.norm(BASIS.shape(f.a) - BASIS.shape(a))
-            for f in (fit(BASIS, pictures[0]), fit(BASIS, pictures))
+            np.linalg.norm(BASIS.shape(f.a) - BASIS.shape(a)) for f in (fit(BASIS, pictures[0]), fit(BASIS, pictures))
         ]
         one.append(distance[0])
         four.append(distance[1])
@@ -140,9 +139,7 @@ def test_joint_step_equals_the_full_system():
     """The Schur complement gives what one dense solve over a, b_1, b_2 and both pose steps gives."""
     from facesnap.landmarks.fitting import _Picture, _solve_identity
 
-    pictures = [
-        _Picture(BASIS, seen(project(BASIS, *coefficients(BASIS, s), (10.0 * s, 5, 0)))) for s in (1, 2)
-    ]
+    pictures = [_Picture(BASIS, seen(project(BASIS, *coefficients(BASIS, s), (10.0 * s, 5, 0)))) for s in (1, 2)]
     for picture in pictures:
         picture.start()
     blocks = [picture.normal_equations(1.0) for picture in pictures]
@@ -288,15 +285,11 @@ def test_senseless_weights_and_nothing_are_refused():
 
 def test_half_hidden_profile_is_flagged():
     points = project(BASIS, *coefficients(BASIS, 2, 0.3), (75, 0, 0))
-    right = [
-        i for i in range(72) if i not in (8, *range(27, 31), 33, 62, 63, 70, 71) and BASIS.mean[i, 0] > 0
-    ]
+    right = [i for i in range(72) if i not in (8, *range(27, 31), 33, 62, 63, 70, 71) and BASIS.mean[i, 0] > 0]
     points[right] = np.nan  # the far side
     found = fit(BASIS, seen(points, 0.02))
     assert not found.confident
-    assert any("hidden" in doubt for doubt in found.doubts) and any(
-        "turned" in doubt for doubt in found.doubts
-    )
+    assert any("hidden" in doubt for doubt in found.doubts) and any("turned" in doubt for doubt in found.doubts)
     assert 55 < found.views[0].angles[0] < 90
     drawn = recombine(BASIS, found, found, size=SIZE)
     assert np.isfinite(drawn).all() and np.abs(drawn - 0.5).max() < 1

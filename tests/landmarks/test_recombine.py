@@ -55,9 +55,7 @@ def test_recombination_follows_its_formula(seed, index):
 
 
 def test_keep_framing_keeps_the_size_of_the_head():
-    large = replace(
-        MEAN, a=2.5 * np.eye(len(MEAN.a))[np.abs(BASIS.identity @ [0, 1, 0] @ BASIS.mean[:, 1]).argmax()]
-    )
+    large = replace(MEAN, a=2.5 * np.eye(len(MEAN.a))[np.abs(BASIS.identity @ [0, 1, 0] @ BASIS.mean[:, 1]).argmax()])
 
     def extent(points):
         return np.linalg.norm(points - points.mean(0))
