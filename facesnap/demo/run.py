@@ -112,8 +112,7 @@ def _pictures(
             began = time.perf_counter()
             portrait = studio.generate(host, sampling, people)[0]
             seconds = time.perf_counter() - began
-            first = np.asarray((row[0][0] if row else portrait.image), dtype=np.float32)
-            change = float(np.abs(np.asarray(portrait.image, dtype=np.float32) - first).mean())
+            change = _mean_change(portrait.image, row[0][0] if row else portrait.image)
             path = out / f"prompt{n + 1}_strength{strength:.1f}.png"
             save_png(portrait.image, path, infotext(sampling, host.name, studio.adapter, people, portrait))
             row.append((portrait.image, f"{prompt}\nstrength {strength}, mean change {change:.1f} of 255"))
@@ -131,8 +130,8 @@ def _shapes(
     """The person's landmarks in a few poses, each beside the picture that FFRNet makes of it; the same seed."""
     row: list[tuple[Image.Image, str]] = []
     entries: list[dict[str, Any]] = []
-    first: np.ndarray | None = None
     sampling = Sampling(PROMPTS[0], seed=seed, steps=6, size=SIZE)
+    without = studio.generate(host, sampling, [(identity, PersonSettings(structure=0.0))])[0].image
     for n, (name, pose) in enumerate(POSES.items()):
         people = [(identity, PersonSettings(pose=pose))]
         shape = studio.shape(identity, people[0][1], SIZE)
@@ -143,17 +142,19 @@ def _shapes(
         landmarks, path = out / f"pose{n + 1}_landmarks.png", out / f"pose{n + 1}.png"
         shape.picture((512, 512)).save(landmarks)
         save_png(portrait.image, path, infotext(sampling, host.name, studio.adapter, people, portrait))
-        pixels = np.asarray(portrait.image, dtype=np.float32)
-        first = pixels if first is None else first
-        change = float(np.abs(pixels - first).mean())
+        change = _mean_change(portrait.image, without)
         row.append((Image.open(landmarks), f"landmarks: {name}"))
-        row.append((portrait.image, f"with FFRNet\nmean change {change:.1f} of 255"))
+        row.append((portrait.image, f"with FFRNet, mean change {change:.1f} of 255"))
         entries.append(
             {"file": path.name, "landmarks": landmarks.name, "pose": name, "mean_change": round(change, 3),
              "box": [round(side, 4) for side in shape.landmarks.box], "doubts": list(shape.doubts),
              "seconds": round(seconds, 3)}
         )  # fmt: skip
     return row, entries
+
+
+def _mean_change(a: Image.Image, b: Image.Image) -> float:
+    return float(np.abs(np.asarray(a, dtype=np.float32) - np.asarray(b, dtype=np.float32)).mean())
 
 
 def _bare(host: DiffusersHost, seed: int) -> np.ndarray:
