@@ -21,6 +21,7 @@ from facesnap.errors import LandmarkError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
+from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.hosts.diffusers import Sampling
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.landmarks.recombination import PoseSpec
@@ -164,6 +165,21 @@ def test_identity_files_need_no_photo_and_no_face_model(world, tmp_path: Path) -
     for pose in (None, TURNED):
         ours, theirs = _pixels(world, studio, identity, pose=pose), _pixels(world, alone, loaded, pose=pose)
         assert np.array_equal(ours, theirs)
+
+
+def test_packs_without_a_landmark_model_give_the_pose_and_say_so(world) -> None:
+    """Five points only: the mean face's shape in the reference's pose, with the doubt in words."""
+    studio = _studio(world)
+    identity = studio.identity([world.photo])
+    face = world.analyser.face(world.photo)
+    five = StoredLandmarks(
+        face.kps[None] + np.float32(0.5), identity.landmarks.sizes, np.full(1, 0.05, np.float32), "five", "detector"
+    )
+    shape = studio.shape(dataclasses.replace(identity, landmarks=five), PersonSettings(), (512, 512))
+    assert "only five points are known" in shape.doubts[0]
+    assert np.abs(shape.landmarks.five * 512 - face.kps).max() < 12
+    whole = studio.shape(identity, PersonSettings(), (512, 512))
+    assert np.abs(shape.landmarks.points - whole.landmarks.points).max() * 512 > 1
 
 
 @pytest.mark.parametrize("picture", ("landmarks", "five_points", "both"))
