@@ -30,7 +30,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint
 
 def _draw(view: View) -> Pictures:
     resized = Image.fromarray(PICTURE).resize((view.width, view.height), Image.Resampling.NEAREST)
-    return Pictures(torch.from_numpy(np.asarray(resized)).permute(2, 0, 1)[None].float() / 255)
+    return Pictures(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255)
 
 
 def _person(net: FFRNet, context: int, seed: int = 1) -> Structure:
