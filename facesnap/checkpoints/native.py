@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from facesnap.attach.conditioning import Rule
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
+from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError, FaceSnapError
-from facesnap.models.mixer import FacialAttributeMixer, MixerConfig
+from facesnap.models.lora import AttentionLora
+from facesnap.models.mixers import Mixer, empty_mixer
 from facesnap.models.projections import IDProjections
 
 KEY = "facesnap"  # of the metadata
@@ -34,6 +35,7 @@ def save(adapter: Adapter, path: Path | str) -> None:
     path = Path(path)
     tensors = {f"mixer.{k}": v for k, v in adapter.mixer.state_dict().items()}
     tensors |= {f"projections.{k}": v for k, v in adapter.projections.state_dict().items()}
+    tensors |= adapter.lora.tensors() if adapter.lora else {}
     tensors = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -52,18 +54,20 @@ def load(path: Path | str) -> Adapter:
             of a wrong shape, or holding NaN or infinity; metadata that contradicts the tensors.
     """
     path = Path(path)
-    metadata, state = _read(path)
-    spec, counts = _parse(path, metadata)
-    return Adapter(spec, *build(state, spec, counts, path.name), digest=_sha256(path))
+    file = read_file(path)
+    spec, counts = _parse(path, file.metadata)
+    lora, state = AttentionLora.split(file.tensors)
+    return Adapter(spec, *build(state, spec, counts, path.name), digest=sha256_of(path), lora=lora)
 
 
 def build(
-    state: Mapping[str, Tensor], spec: AdapterSpec, counts: Mapping[str, Any], where: str
-) -> tuple[FacialAttributeMixer, IDProjections]:
+    state: Mapping[str, Tensor], spec: AdapterSpec, counts: Mapping[str, Any] | None, where: str
+) -> tuple[Mixer, IDProjections]:
     """Networks from tensors named `mixer.*` and `projections.*`.
 
     Args:
-        counts: "levels" and "tokens" as the metadata tells them; they must agree with the tensors.
+        counts: "levels" and "tokens" as the metadata tells them; they must agree with the tensors. None:
+            the file has no metadata.
         where: name of the source, for messages.
     """
     parts: dict[str, dict[str, Tensor]] = {"mixer": {}, "projections": {}}
@@ -77,33 +81,14 @@ def build(
             )
         parts[part][rest] = tensor
     try:
-        with torch.device("meta"):
-            mixer = FacialAttributeMixer(
-                MixerConfig.from_state_dict(parts["mixer"], shortcut=spec.shortcut, dim_head=spec.dim_head)
-            )
+        mixer = empty_mixer(parts["mixer"], shortcut=spec.shortcut, dim_head=spec.dim_head)
         projections = IDProjections.from_state_dict(parts["projections"])
     except FaceSnapError as error:
         raise CheckpointError(f"{where}: {error.what}", expected=error.expected, remedy=error.remedy) from error
     for module, part in ((mixer, "mixer"), (projections, "projections")):
         _assign(module, parts[part], f"{where}: {part}.")
-    _check_counts(mixer, projections, counts, where)
+    _check_counts(mixer, projections, _counts(mixer) if counts is None else counts, where)
     return mixer.eval(), projections.eval()
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"There is no checkpoint file {path}.", expected="a .safetensors file", remedy="correct the path"
-        )
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read as safetensors ({error}).",
-            expected="a whole .safetensors file",
-            remedy="the download was cut short or the file is of another kind; fetch it again",
-        ) from error
 
 
 def _metadata(adapter: Adapter) -> dict[str, str]:
@@ -112,13 +97,8 @@ def _metadata(adapter: Adapter) -> dict[str, str]:
     return {KEY: json.dumps(spec | _counts(adapter.mixer), ensure_ascii=False, sort_keys=True)}
 
 
-def _counts(mixer: FacialAttributeMixer) -> dict[str, Any]:
-    tokens = {}
-    if mixer.config.stage1:
-        tokens["id"] = mixer.config.stage1.tokens
-    if mixer.config.stage2:
-        tokens["mix"] = mixer.config.stage2.queries
-    return {"levels": list(mixer.config.clip_levels), "tokens": tokens}
+def _counts(mixer: Mixer) -> dict[str, Any]:
+    return {"levels": list(mixer.config.clip_levels), "tokens": dict(mixer.config.token_counts)}
 
 
 def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[AdapterSpec, dict[str, Any]]:
@@ -184,9 +164,7 @@ def _assign(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     module.load_state_dict(dict(state), assign=True)
 
 
-def _check_counts(
-    mixer: FacialAttributeMixer, projections: IDProjections, counts: Mapping[str, Any], where: str
-) -> None:
+def _check_counts(mixer: Mixer, projections: IDProjections, counts: Mapping[str, Any], where: str) -> None:
     found = _counts(mixer)
     groups = set(found["tokens"])
     for told, read, what in (
@@ -203,7 +181,8 @@ def _check_counts(
             )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
