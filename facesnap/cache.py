@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any
 
 
@@ -43,3 +45,21 @@ class ContentCache:
             while self._entries and sum(s for _, s in self._entries.values()) > self.max_bytes:
                 self._entries.popitem(last=False)
         return value
+
+
+class FileDigests:
+    """sha256 of files' content, computed again only when a file's size or time has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def __call__(self, path: Path) -> str:
+        """The digest; the path itself where there is no such file: reading it will say what is wrong."""
+        path = Path(path)
+        if not path.is_file():
+            return str(path)
+        stat = path.stat()
+        stamp = (stat.st_size, stat.st_mtime_ns)
+        if self._known.get(path, (None, ""))[0] != stamp:
+            self._known[path] = (stamp, hashlib.sha256(path.read_bytes()).hexdigest())
+        return self._known[path][1]

@@ -1,5 +1,7 @@
 """One generation, start to end: references -> Identity -> ID tokens -> keys and values -> attached sampling -> scores.
 
+Where the adapter brings an FFRNet, the identity's landmarks, in the pose that is asked for, go the same way.
+
 Everything before the sampling depends on the inputs alone and is cached by content, so the second picture of the
 same person pays nothing.
 """
@@ -7,7 +9,6 @@ same person pays nothing.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +18,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from facesnap.attach import Conditioning
-from facesnap.cache import ContentCache
+from facesnap.attach import Conditioning, Speed, Structure
+from facesnap.cache import ContentCache, FileDigests
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import EncoderError, NoFaceError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.face import Choice
 from facesnap.faces.identity import Identity
+from facesnap.faces.recognisers import require_named
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
+from facesnap.landmarks.basis import Basis
+from facesnap.models.fidelity import FFRNet
+from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
+from facesnap.models.pulid import PulidMixer
+from facesnap.models.unet_blocks import KeyValue
+from facesnap.shape import PoseSettings, Shape, Shapes
 
 CACHE_BYTES = 256 << 20
 SCORE_STEPS = 3  # of the detection ladder: portraits made are upright, and a picture without a face must cost little
@@ -39,7 +47,10 @@ class PersonSettings:
     Attributes:
         strength: of the ID tokens; None takes the adapter's suggestion.
         s_struct: 0..5, weight of the CLIP branch (PlusV2 form only).
-        start, end, block_strengths, region, pictures: as in Conditioning.
+        start, end, block_strengths, region, pictures: as in Conditioning; region and pictures hold for FFRNet too.
+        structure: strength of FFRNet's residuals, 0..10; 0 is off, None takes the adapter's suggestion.
+        structure_start, structure_end: FFRNet's window of the sampling's progress.
+        pose: of the face; None is the first reference's own.
     """
 
     strength: float | None = None
@@ -49,6 +60,10 @@ class PersonSettings:
     block_strengths: Mapping[str, float] = field(default_factory=dict)
     region: Tensor | None = None
     pictures: frozenset[int] | None = None
+    structure: float | None = None
+    structure_start: float = 0.0
+    structure_end: float = 1.0
+    pose: PoseSettings | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.s_struct <= 5.0:
@@ -79,6 +94,7 @@ class Studio:
         analyser: finds and embeds faces; not needed where identities come from files.
         encoder: the CLIP image encoder; not needed by adapters without a CLIP branch.
         cache_bytes: bound on what is kept between generations.
+        basis: another face basis than the built-in one.
     """
 
     def __init__(
@@ -87,12 +103,15 @@ class Studio:
         analyser: FaceAnalyser | None = None,
         encoder: ImageEncoder | None = None,
         cache_bytes: int = CACHE_BYTES,
+        basis: Basis | None = None,
     ) -> None:
         self.adapter, self.analyser, self.encoder = adapter, analyser, encoder
         if encoder is not None:
             adapter.check_encoder(encoder.fingerprint, encoder.name)
         self._cache = ContentCache(cache_bytes)
-        self._files: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._digests = FileDigests()
+        self._shapes = Shapes(analyser, self._cache, self._digests, basis)
+        self._placed: tuple[tuple[torch.device, torch.dtype], FFRNet] | None = None
 
     def identity(self, photos: Sequence[Path], choose: Choice = "largest", name: str = "unnamed") -> Identity:
         """Who is on these photos; found again without any work where nothing of them has changed.
@@ -109,11 +128,12 @@ class Studio:
             )
         analyser, levels = self.analyser, self.adapter.mixer.config.clip_levels
         encoder = self._needed_encoder() if levels else None
-        key = ("identity", tuple(map(self._file_digest, photos)), choose, name, analyser.recogniser)
+        key = ("identity", tuple(map(self._digests, photos)), choose, name, analyser.recogniser)
 
         def make() -> Identity:
             faces = [analyser.face(photo, choose) for photo in photos]
-            return Identity.from_faces(faces, encoder, levels or (), name=name)
+            landmarks = None if self.adapter.ffrnet is None else self._shapes.landmarks(faces)
+            return Identity.from_faces(faces, encoder, levels or (), name=name, landmarks=landmarks)
 
         identity = self._cache.get(key, make, _identity_bytes)
         self.check(identity)
@@ -122,7 +142,10 @@ class Studio:
     def check(self, identity: Identity) -> None:
         """Raise IdentityMismatchError or EncoderError where an identity does not suit the adapter."""
         spec, levels = self.adapter.spec, self.adapter.mixer.config.clip_levels
-        identity.require_recogniser(spec.recogniser, spec.recogniser_name)
+        if spec.recogniser:
+            identity.require_recogniser(spec.recogniser, spec.recogniser_name)
+        else:  # public files name their recogniser only
+            require_named(f"identity '{identity.name}'", identity.recogniser, identity.alias, spec.recogniser_name)
         if levels:
             self.adapter.check_encoder(identity.encoder or "", identity.encoder_name or "")
             missing = [level for level in levels if level not in identity.hidden]
@@ -140,7 +163,7 @@ class Studio:
         spec, key = self.adapter.spec, ("kv", identity.digest, settings.s_struct)
         cond = self._cache.get(key, lambda: self._project(identity, settings.s_struct), _kv_bytes)
         uncond = None
-        if spec.uncond == "encoded":
+        if spec.uncond != "none":
             key = ("uncond", "", settings.s_struct)
             uncond = self._cache.get(key, lambda: self._project(None, settings.s_struct), _kv_bytes)
         return Conditioning(
@@ -156,28 +179,132 @@ class Studio:
             zero_tokens=spec.zero_tokens,
         )
 
+    def shape(self, identity: Identity, settings: PersonSettings, size: tuple[int, int]) -> Shape | None:
+        """The landmarks that FFRNet gets for a picture of a size (width, height); None where it is off.
+
+        Raises:
+            SettingsError: structure or a pose is asked of an adapter without FFRNet.
+            LandmarkError, PackError, PictureError, NoFaceError: see `facesnap.shape.Shapes.shape`.
+        """
+        if self._structure_strength(settings) == 0.0:
+            return None
+        return self._shapes.shape(identity, settings.pose or PoseSettings(), size)
+
+    def structure(
+        self,
+        identity: Identity,
+        settings: PersonSettings | None = None,
+        size: tuple[int, int] = (512, 512),
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Structure | None:
+        """FFRNet's part of a person for a picture of a size (width, height); None where it is off.
+
+        Args:
+            device, dtype: where and in what the network computes, best those of the UNet. The adapter's own stays
+                where it is.
+
+        Raises:
+            As `shape`; IdentityMismatchError or EncoderError where the identity does not suit the adapter.
+        """
+        settings = settings or PersonSettings()
+        shape = self.shape(identity, settings, size)
+        if shape is None:
+            return None
+        self.check(identity)
+        net = self._net(torch.device(device), dtype)
+
+        def kept(key: str, who: Identity | None) -> list[KeyValue]:
+            full = ("ffrnet", key, settings.s_struct, net.conv_in.weight.device, net.dtype)
+            return self._cache.get(full, lambda: self._ffrnet_kv(net, who, settings.s_struct), _pairs_bytes)
+
+        return Structure(
+            net,
+            cond=kept(identity.digest, identity),
+            uncond=kept("", None) if self.adapter.spec.uncond != "none" else None,
+            draw=lambda view: self._shapes.pictures(shape, view, net.config),
+            face=shape.landmarks.box,
+            strength=self._structure_strength(settings),
+            start=settings.structure_start,
+            end=settings.structure_end,
+            region=settings.region,
+            pictures=settings.pictures,
+        )
+
+    def _structure_strength(self, settings: PersonSettings) -> float:
+        spec = self.adapter.ffrnet_spec
+        if spec is not None:
+            return spec.strength if settings.structure is None else settings.structure
+        if settings.structure or settings.pose is not None:
+            raise SettingsError(
+                f"Structure or a pose was asked of the adapter {self.adapter.spec.name!r}, which brings no FFRNet.",
+                expected="an adapter with an FFRNet",
+                remedy="choose another adapter, or leave structure strength and pose out",
+            )
+        return 0.0
+
+    def _net(self, device: torch.device, dtype: torch.dtype) -> FFRNet:
+        """FFRNet on a device in a dtype; a copy where the adapter's own is elsewhere."""
+        net = self.adapter.ffrnet
+        assert net is not None
+        if (net.conv_in.weight.device, net.dtype) == (device, dtype):
+            return net
+        if self._placed is None or self._placed[0] != (device, dtype):
+            self._placed = None  # free the former before the next is made
+            self._placed = ((device, dtype), copy.deepcopy(net).to(device, dtype))
+        return self._placed[1]
+
     @torch.no_grad()
+    def _ffrnet_kv(self, net: FFRNet, identity: Identity | None, s_struct: float) -> list[KeyValue]:
+        """K and V of the ID tokens at every site of FFRNet."""
+        assert self.adapter.ffrnet_spec is not None
+        groups = self._tokens(identity, s_struct)
+        tokens = torch.cat([groups[name].tokens for name in self.adapter.ffrnet_spec.groups], dim=1)  # (1, T, D)
+        return net.project_tokens(tokens)
+
     def _project(self, identity: Identity | None, s_struct: float) -> SiteKV:
-        """Mixer and projections, on the CPU in float32; None stands for nobody (the unconditional tokens)."""
+        return self.adapter.projections.keys_values(self._tokens(identity, s_struct))
+
+    def _tokens(self, identity: Identity | None, s_struct: float) -> dict[str, TokenGroup]:
+        """The mixer's ID tokens, made once; None stands for nobody (the unconditional tokens)."""
+        key = ("tokens", "" if identity is None else identity.digest, s_struct)
+        return self._cache.get(key, lambda: self._mix(identity, s_struct), _tokens_bytes)
+
+    @torch.no_grad()
+    def _mix(self, identity: Identity | None, s_struct: float) -> dict[str, TokenGroup]:
+        """The mixer, on the CPU in float32."""
         mixer, levels = self.adapter.mixer, self.adapter.mixer.config.clip_levels
         if next(mixer.parameters()).dtype != torch.float32:
             mixer = copy.deepcopy(mixer).float()  # a copy: another thread may be using the adapter's own
+        if isinstance(mixer, PulidMixer):
+            return self._mix_pulid(mixer, identity)
         if identity is None:
             zero = self._needed_encoder().encode_zero(levels) if levels else {}
-            groups = mixer(
+            return mixer(
                 torch.zeros(1, 1, mixer.config.id_width),
                 {level: zero[level].cpu().float()[None] for level in levels},  # (1, P, W) -> (1, 1, P, W)
                 s_struct=s_struct,
             )
-        else:
-            groups = mixer(
-                self._vectors(identity)[None],
-                {level: identity.hidden[level].float()[None] for level in levels},  # (1, R, P, W)
-                f_fused=torch.from_numpy(identity.f_id(self.adapter.spec.id_vector))[None],
-                weights=torch.from_numpy(identity.weights)[None],
-                s_struct=s_struct,
-            )
-        return self.adapter.projections.keys_values(groups)
+        return mixer(
+            self._vectors(identity)[None],
+            {level: identity.hidden[level].float()[None] for level in levels},  # (1, R, P, W)
+            f_fused=torch.from_numpy(identity.f_id(self.adapter.spec.id_vector))[None],
+            weights=torch.from_numpy(identity.weights)[None],
+            s_struct=s_struct,
+        )
+
+    def _mix_pulid(self, mixer: PulidMixer, identity: Identity | None) -> dict[str, TokenGroup]:
+        """PuLID looks at faces with an image tower of its own, which is not part of this version."""
+        if identity is None:
+            return mixer.unconditional()
+        raise self._no_tower()
+
+    def _no_tower(self) -> EncoderError:
+        return EncoderError(
+            f"The adapter {self.adapter.spec.name!r} looks at faces with {self.adapter.spec.encoder_name}.",
+            expected="that image tower and a face prepared for it, which this version of FaceSnap does not have",
+            remedy="choose a FaceID or InstantID adapter",
+        )
 
     def _vectors(self, identity: Identity) -> Tensor:
         """(R, 512), each reference's own vector in the form that the adapter wants."""
@@ -187,6 +314,8 @@ class Studio:
         return torch.from_numpy(vectors.astype(np.float32))
 
     def _needed_encoder(self) -> ImageEncoder:
+        if isinstance(self.adapter.mixer, PulidMixer):
+            raise self._no_tower()
         if self.encoder is None:
             raise EncoderError(
                 f"The adapter {self.adapter.spec.name!r} needs a CLIP image encoder, and none was given.",
@@ -195,32 +324,28 @@ class Studio:
             )
         return self.encoder
 
-    def _file_digest(self, path: Path) -> str:
-        """sha256 of a file's content, computed again only when its size or time has changed."""
-        path = Path(path)
-        if not path.is_file():
-            return str(path)  # reading it will say what is wrong
-        stat = path.stat()
-        stamp = (stat.st_size, stat.st_mtime_ns)
-        if self._files.get(path, (None, ""))[0] != stamp:
-            self._files[path] = (stamp, hashlib.sha256(path.read_bytes()).hexdigest())
-        return self._files[path][1]
-
     def generate(
         self,
         host: DiffusersHost,
         sampling: Sampling,
         people: Sequence[tuple[Identity, PersonSettings]],
         on_step: Callable[[int, int], None] | None = None,
+        speed: Speed = Speed.BALANCED,
     ) -> list[Portrait]:
         """Make one batch of pictures with these people in them.
 
+        Args:
+            speed: how much of FFRNet is computed.
+
         Raises:
             CheckpointError: the adapter was made for another base than the host's UNet.
+            And what `conditioning` and `structure` raise.
         """
         self.adapter.check_unet(host.topology)
         conditionings = [self.conditioning(identity, settings) for identity, settings in people]
-        images = host.sample(sampling, conditionings, on_step)
+        found = [self.structure(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
+        structures = [structure for structure in found if structure is not None]
+        images = host.sample(sampling, conditionings, on_step, structures, speed)
         return [
             Portrait(image, sampling.seed + i, tuple(self.similarity(image, who) for who, _ in people))
             for i, image in enumerate(images)
@@ -240,6 +365,14 @@ class Studio:
 
 def _kv_bytes(sites: SiteKV) -> int:
     return sum(kv.nbytes for groups in sites.values() for kv in groups)
+
+
+def _pairs_bytes(pairs: list[KeyValue]) -> int:
+    return sum(t.numel() * t.element_size() for pair in pairs for t in pair)
+
+
+def _tokens_bytes(groups: dict[str, TokenGroup]) -> int:
+    return sum(group.tokens.numel() * group.tokens.element_size() for group in groups.values())
 
 
 def _identity_bytes(identity: Identity) -> int:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.convert_from_ckpt import convert_ldm_unet_checkpoint
 from ldm.modules.attention import SpatialTransformer
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
 from facesnap.attach.topology import ip_adapter_order, read_topology
+from facesnap.models.fidelity import FFRNet
 from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import IDProjections
 
@@ -192,3 +193,12 @@ def token_groups(context: int, tokens: int = 4, people: int = 1, seed: int = 3) 
     """Random ID tokens of magnitude 1."""
     g = torch.Generator().manual_seed(seed)
     return {"id": TokenGroup(torch.randn(people, tokens, context, generator=g))}
+
+
+def ffrnet_for(unet: UNet2DConditionModel, seed: int = 7, **overrides: Any) -> FFRNet:
+    """An FFRNet of a UNet's shape with every parameter drawn, the zero convolutions too."""
+    donor = ControlNetModel.from_unet(unet)
+    redraw(donor, seed)
+    redraw(donor.controlnet_cond_embedding, seed + 1, gain=1.7)
+    heads = {"head_dim": HEAD} if unet.config.addition_embed_type == "text_time" else {}
+    return FFRNet.from_state_dict(donor.state_dict(), **(heads | overrides))

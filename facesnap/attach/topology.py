@@ -84,6 +84,25 @@ class Topology:
         """ "sd15" or "sdxl": SD1.5's first input block has a site, SDXL's has none."""
         return "sd15" if any(name.startswith("input.1.") for name in self.names) else "sdxl"
 
+    @property
+    def skip_widths(self) -> tuple[int | None, ...]:
+        """Channels of every skip connection, shallow to deep; None where a layer does not tell.
+
+        The input of an output block is the output of the block before it joined with the skip's channels.
+        """
+        before: nn.Module = self.middle_last
+        widths = []
+        for block in self.output_first:  # deep to shallow
+            whole, own = _channels(block, "in_channels", "channels"), _channels(before, "out_channels")
+            widths.append(None if whole is None or own is None else whole - own)
+            before = block
+        return tuple(reversed(widths))
+
+
+def _channels(block: nn.Module, *names: str) -> int | None:
+    """A residual block's number of channels, under diffusers' or ldm's name."""
+    return next((int(getattr(block, n)) for n in names if isinstance(getattr(block, n, None), int)), None)
+
 
 def site_key(name: str) -> tuple[int, ...]:
     """Sorting key that puts canonical names in the order of running."""

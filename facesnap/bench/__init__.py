@@ -1,1 +1,1 @@
-"""Measurements that users can repeat: speed, memory and error against reference implementations."""
+"""Benchmarks: each module has run(...) -> dict of plain numbers, printed by `facesnap bench NAME --json`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from facesnap.attach.conditioning import Rule
 from facesnap.attach.topology import Topology
 from facesnap.checkpoints.detection import Detection
 from facesnap.errors import CheckpointError, IdentityMismatchError
+from facesnap.models.fidelity import FFRNet, skip_widths
 from facesnap.models.lora import AttentionLora
 from facesnap.models.mixers import Mixer
 from facesnap.models.projections import IDProjections
@@ -67,6 +69,37 @@ class AdapterSpec:
                 )
 
 
+@dataclass(frozen=True)
+class FFRNetSpec:
+    """What the tensors of an FFRNet do not tell of its use.
+
+    Attributes:
+        groups: the mixer's token groups that its cross-attention sees, joined in this order. The paper's f_mix is
+            "mix". Log-quality biases of several references' "id" tokens do not reach FFRNet: each counts alike.
+        strength: suggested factor of the residuals, 0..10.
+    """
+
+    groups: tuple[str, ...] = ("mix",)
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.groups or len(set(self.groups)) < len(self.groups):
+            raise CheckpointError(
+                f"FFRNet's token groups are {list(self.groups)}.",
+                expected="at least one of the mixer's groups, each once",
+                remedy="name the groups that it was trained with",
+            )
+        if not (math.isfinite(self.strength) and 0 <= self.strength <= 10):
+            raise CheckpointError(
+                f"FFRNet's suggested strength is {self.strength}.", expected="0 to 10", remedy="correct the metadata"
+            )
+
+    @classmethod
+    def default(cls, mixer: Mixer) -> FFRNetSpec:
+        """f_mix where the mixer has stage 2, else the tokens of stage 1."""
+        return cls(("mix",) if "mix" in mixer.config.token_counts else ("id",))
+
+
 @dataclass(frozen=True, eq=False)
 class Adapter:
     """A loaded checkpoint. Its modules are on the CPU and need not leave it.
@@ -75,6 +108,8 @@ class Adapter:
         spec: see `AdapterSpec`.
         mixer, projections: the networks.
         digest: sha256 of the file, or of the tensors where there is no file; key of caches.
+        ffrnet: FFRNet, or None where the checkpoint brings ID tokens only. ffrnet_spec: how it is used; by default
+            `FFRNetSpec.default`.
         lora: for the UNet's attentions, where the file brings one.
         detection: what kind of file it came from and how that was told; None for one made in memory.
     """
@@ -83,8 +118,14 @@ class Adapter:
     mixer: Mixer
     projections: IDProjections
     digest: str = ""
+    ffrnet: FFRNet | None = None
+    ffrnet_spec: FFRNetSpec | None = None
     lora: AttentionLora | None = None
     detection: Detection | None = None
+
+    def __post_init__(self) -> None:
+        if self.ffrnet is not None and self.ffrnet_spec is None:
+            object.__setattr__(self, "ffrnet_spec", FFRNetSpec.default(self.mixer))
 
     def check_unet(self, topology: Topology) -> None:
         """Compare with a UNet before anything is changed.
@@ -108,6 +149,15 @@ class Adapter:
                 raise CheckpointError(
                     f"Site {name}: the adapter has (width, context) {w}, the UNet {f}.",
                     expected="the same sites with the same sizes in both",
+                    remedy=remedy,
+                )
+        if self.ffrnet is not None:
+            wanted_skips, found_skips = skip_widths(self.ffrnet.config), topology.skip_widths
+            same = len(wanted_skips) == len(found_skips)
+            if not same or any(f not in (None, w) for w, f in zip(wanted_skips, found_skips, strict=True)):
+                raise CheckpointError(
+                    f"FFRNet of {self.spec.name!r} makes residuals of {wanted_skips} channels.",
+                    expected=f"{list(found_skips)}, the channels of this UNet's skip connections",
                     remedy=remedy,
                 )
 

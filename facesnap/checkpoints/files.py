@@ -76,6 +76,8 @@ def _kind(path: Path, size: int) -> str:
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"PK\x03\x04"):
+        if path.suffix.lower() == ".safetensors":  # torch goes by the suffix
+            raise _unreadable(path, "it is a pickle of torch under the name of a .safetensors file; call it .bin")
         return "pickle"
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length + 8 <= size:
@@ -110,7 +112,7 @@ def _read_pickle(path: Path) -> TensorFile:
     try:
         # torch.serialization.load: WebUIs replace torch.load by one that returns None. 2.1 wants a str for mmap.
         content = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except READER_ERRORS as error:
+    except (SafetensorError, *READER_ERRORS) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _unreadable(path, first) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

@@ -17,6 +17,7 @@ from facesnap.errors import CheckpointError, IdentityMismatchError, NoFaceError,
 from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
 from facesnap.faces.face import Face
+from facesnap.faces.stored_landmarks import TENSOR_PREFIX, StoredLandmarks
 
 FORMAT, VERSION = "facesnap-identity", "1"
 EMBEDDING_WIDTH = 512
@@ -38,6 +39,7 @@ class Identity:
         hidden: level -> (R, 1 + P, W), the encoder's hidden states on the CPU; empty without an encoder.
         encoder, encoder_name: the encoder's fingerprint and name, or None.
         crops: (R, 224, 224, 3) RGB uint8, only if asked for.
+        landmarks: of every reference, or None; needed for FFRNet only.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Identity:
     encoder: str | None = None
     encoder_name: str | None = None
     crops: np.ndarray | None = field(default=None, repr=False)
+    landmarks: StoredLandmarks | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -68,8 +71,11 @@ class Identity:
         levels: Sequence[int] = PENULTIMATE,
         name: str = "unnamed",
         keep_crops: bool = False,
+        landmarks: StoredLandmarks | None = None,
     ) -> Identity:
         """From one face for each reference. No picture is kept unless keep_crops is set.
+
+        `landmarks` are those of the faces, in their order; see facesnap.shape.landmarks_of.
 
         Raises:
             NoFaceError: no face.
@@ -94,6 +100,7 @@ class Identity:
             encoder=encoder.fingerprint if encoder else None,
             encoder_name=encoder.name if encoder else None,
             crops=crops if keep_crops else None,
+            landmarks=landmarks,
         )
 
     @property
@@ -129,6 +136,8 @@ class Identity:
             tensor = self.hidden[level]
             digest.update(f"{level} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        if self.landmarks is not None:
+            digest.update(self.landmarks.content)
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike) -> None:
@@ -139,6 +148,8 @@ class Identity:
         tensors |= {f"{HIDDEN_PREFIX}{level}": tensor.contiguous() for level, tensor in self.hidden.items()}
         if self.crops is not None:
             tensors["crops"] = torch.from_numpy(np.ascontiguousarray(self.crops))
+        if self.landmarks is not None:
+            tensors |= self.landmarks.tensors()
         metadata = {
             "format": FORMAT,
             "version": VERSION,
@@ -150,6 +161,8 @@ class Identity:
         }
         if self.encoder is not None:
             metadata |= {"encoder": self.encoder, "encoder_name": self.encoder_name or ""}
+        if self.landmarks is not None:
+            metadata |= self.landmarks.metadata()
         path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -249,21 +262,25 @@ def _problem(identity: Identity) -> str | None:
             return f"hidden states of level {level} are not finite"
     if identity.crops is not None and identity.crops.shape != (count, ENCODER_SIZE, ENCODER_SIZE, 3):
         return f"crops of shape {identity.crops.shape}"
-    return None
+    return None if identity.landmarks is None else identity.landmarks.problem(count)
 
 
 def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path) -> Identity:
     missing = [key for key in _ARRAYS if key not in tensors]
     missing += [key for key in ("recogniser", "alias", "name") if key not in metadata]
     hidden, unknown = {}, []
+    stored = {key: tensor for key, tensor in tensors.items() if key.startswith(TENSOR_PREFIX)}
+    landmarks, odd = StoredLandmarks.from_tensors(stored, metadata)
     for key, tensor in tensors.items():
         level = key.removeprefix(HIDDEN_PREFIX)
         if key.startswith(HIDDEN_PREFIX) and level.lstrip("-").isdigit():
             hidden[int(level)] = tensor
-        elif key not in (*_ARRAYS, "crops"):
+        elif key not in (*_ARRAYS, "crops", *stored):
             unknown.append(key)
     if missing or unknown:
         raise _not_identity(path, f"lacks {missing} and has {unknown} that are unknown")
+    if odd:
+        raise _not_identity(path, f"has landmarks with {odd} missing or unknown")
     if any(tensors[key].dtype != torch.float32 for key in _ARRAYS) or (
         "crops" in tensors and tensors["crops"].dtype != torch.uint8
     ):
@@ -276,6 +293,7 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str], pa
         encoder=metadata.get("encoder"),
         encoder_name=metadata.get("encoder_name"),
         crops=tensors["crops"].numpy() if "crops" in tensors else None,
+        landmarks=landmarks,
         **{key: tensors[key].numpy() for key in _ARRAYS},
     )
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from facesnap.attach import Conditioning, RowPlan, attach, read_topology
+from facesnap.attach import Conditioning, RowPlan, Speed, Structure, attach, read_topology
 from facesnap.attach.topology import Topology
 from facesnap.errors import FaceSnapError, HostError, MissingDependencyError, SettingsError
 
@@ -154,17 +154,29 @@ class DiffusersHost:
     def unet(self) -> torch.nn.Module:
         return self.pipeline.unet
 
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet computes; offloaded parts wait elsewhere."""
+        return torch.device(self.pipeline._execution_device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pipeline.unet.dtype
+
     def sample(
         self,
         sampling: Sampling,
         people: Sequence[Conditioning],
         on_step: Callable[[int, int], None] | None = None,
+        structures: Sequence[Structure] = (),
+        speed: Speed = Speed.BALANCED,
     ) -> list[Image.Image]:
         """Make one batch of pictures.
 
         Args:
             people: who is in them.
             on_step: called with (steps done, all steps) after each step of the sampler.
+            structures: FFRNet's part of the people. speed: how much of it is computed.
 
         Raises:
             HostError: the latents became NaN or infinite.
@@ -173,6 +185,7 @@ class DiffusersHost:
         pipe = self.pipeline
         self._set_sampler(sampling.sampler)
         plan = RowPlan.classifier_free(sampling.count, guidance=sampling.cfg > 1.0, uncond_first=True)
+        plan.steps = sampling.steps  # distinct sigmas; second-order samplers call the UNet more often
 
         def after_step(_pipe: Any, step: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             total = len(pipe.scheduler.timesteps)
@@ -184,7 +197,7 @@ class DiffusersHost:
 
         pipe.set_progress_bar_config(disable=True)
         generators = [torch.Generator("cpu").manual_seed(sampling.seed + i) for i in range(sampling.count)]
-        with attach(self.unet, people, plan) as attachment:
+        with attach(self.unet, people, plan, structures, speed) as attachment:
             out = pipe(
                 prompt=sampling.prompt,
                 negative_prompt=sampling.negative_prompt,

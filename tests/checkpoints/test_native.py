@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from facesnap.attach.conditioning import Rule
 from facesnap.attach.topology import read_topology
 from facesnap.checkpoints import native
-from facesnap.checkpoints.adapter import Adapter, AdapterSpec
+from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FFRNetSpec
 from facesnap.errors import CheckpointError, IdentityMismatchError
+from facesnap.models.fidelity import FFRNet
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig
 from facesnap.models.projections import IDProjections
 from tests.donors import CLIP_WIDTH, faceid_config, instantid_config
-from tests.networks import CONTEXT, diffusers_unet, redraw
+from tests.networks import CONTEXT, diffusers_unet, ffrnet_for, ldm_unet, redraw
 
 SITES = {"input.1.1.0": 32, "middle.0.1.0": 64, "output.3.1.0": 64}
 
@@ -136,7 +137,7 @@ def test_not_a_file_and_not_safetensors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint file"):
         native.load(tmp_path)
     torch.save({"a": torch.ones(3)}, tmp_path / "pickle.safetensors")
-    with pytest.raises(CheckpointError, match="not a FaceSnap checkpoint"):
+    with pytest.raises(CheckpointError, match="a pickle of torch"):
         native.load(tmp_path / "pickle.safetensors")
 
 
@@ -172,3 +173,103 @@ def test_another_base_than_the_unets_is_refused(saved) -> None:
     with pytest.raises(IdentityMismatchError, match="ViT-L"):
         saved[1].check_encoder("ef" * 32, "ViT-L/14")
     saved[1].check_encoder("cd" * 32, "")
+
+
+@pytest.fixture(scope="module")
+def with_ffrnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Adapter]:
+    """An adapter whose FFRNet has what its tensors do not tell: a five-point picture, other heads, other groups."""
+    plain = make_adapter()
+    net = ffrnet_for(diffusers_unet("sd15"), heads=4, donor_picture="five_points")
+    adapter = Adapter(plain.spec, plain.mixer, plain.projections, "", net, FFRNetSpec(("mix", "id"), 0.7))
+    path = tmp_path_factory.mktemp("ffrnet") / "a.safetensors"
+    native.save(adapter, path)
+    return path, adapter
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+def test_ffrnets_round_trip_is_bit_exact(with_ffrnet, tmp_path: Path, dtype: torch.dtype) -> None:
+    path, adapter = with_ffrnet
+    if dtype is not torch.float32:
+        net = FFRNet(adapter.ffrnet.config).to(dtype)
+        net.load_state_dict(adapter.ffrnet.state_dict())
+        path = tmp_path / "half.safetensors"
+        adapter = Adapter(adapter.spec, adapter.mixer, adapter.projections, "", net, adapter.ffrnet_spec)
+        native.save(adapter, path)
+    loaded = native.load(path)
+    assert loaded.ffrnet.config == adapter.ffrnet.config and loaded.ffrnet_spec == FFRNetSpec(("mix", "id"), 0.7)
+    assert (loaded.ffrnet.config.heads, loaded.ffrnet.config.donor_picture) == (4, "five_points")
+    state = loaded.ffrnet.state_dict()
+    assert all(torch.equal(v, state[k]) and state[k].dtype == dtype for k, v in adapter.ffrnet.state_dict().items())
+    assert not loaded.ffrnet.training and not any(p.requires_grad for p in loaded.ffrnet.parameters())
+    native.save(loaded, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_files_without_ffrnet_still_load_and_say_so(saved) -> None:
+    loaded = native.load(saved[0])
+    assert loaded.ffrnet is None and loaded.ffrnet_spec is None
+    with safe_open(saved[0], framework="pt") as file:
+        assert "ffrnet" not in json.loads(file.metadata()["facesnap"])
+
+
+def test_the_mixers_last_stage_is_what_ffrnet_sees_by_default() -> None:
+    net, both = ffrnet_for(diffusers_unet("sd15")), make_adapter()
+    first = FacialAttributeMixer(MixerConfig(faceid_config(64, clip=False).stage1, None))
+    for mixer, groups in ((both.mixer, ("mix",)), (first, ("id",))):
+        assert Adapter(both.spec, mixer, both.projections, ffrnet=net).ffrnet_spec.groups == groups
+
+
+ZERO = "ffrnet.controlnet_down_blocks.3.weight"
+FFRNET_DAMAGES = {
+    "missing tensor": (lambda t, s: t.pop(ZERO), r"ffrnet\.\* has 1 tensors missing: controlnet_down_blocks\.3"),
+    "extra tensor": (lambda t, s: _set(t, **{"ffrnet.more": torch.ones(3)}), r"extra: more \(3,\)"),
+    "wrong shape": (lambda t, s: _set(t, **{ZERO: torch.ones(32, 33, 1, 1)}), r"\(32, 33, 1, 1\) instead of"),
+    "NaN": (lambda t, s: t[ZERO].view(-1)[7].fill_(float("nan")), r"ffrnet\.controlnet_down_blocks\.3.*NaN"),
+    "no level": (lambda t, s: [t.pop(k) for k in list(t) if "ffrnet.down_blocks.3" in k], "ffrnet"),
+    "no conv_in": (lambda t, s: t.pop("ffrnet.conv_in.weight"), r"conv_in\.weight is missing"),
+    "not told of": (lambda t, s: s.pop("ffrnet"), "no FFRNet"),
+    "told of, not there": (lambda t, s: [t.pop(k) for k in list(t) if k.startswith("ffrnet")], "0 tensors named"),
+    "unknown group": (lambda t, s: _set(s["ffrnet"], groups=["text"]), r"groups \['text'\]"),
+    "no group": (lambda t, s: _set(s["ffrnet"], groups=[]), "token groups are"),
+    "a group twice": (lambda t, s: _set(s["ffrnet"], groups=["id", "id"]), "each once"),
+    "group that is no text": (lambda t, s: _set(s["ffrnet"], groups=[1]), "groups"),
+    "strength": (lambda t, s: _set(s["ffrnet"], strength=-1), "suggested strength"),
+    "strength as text": (lambda t, s: _set(s["ffrnet"], strength="1"), "strength"),
+    "unknown picture": (lambda t, s: _set(s["ffrnet"], donor_picture="depth"), "depth"),
+    "heads that do not divide": (lambda t, s: _set(s["ffrnet"], heads=7), "7"),
+    "heads and head dim": (lambda t, s: _set(s["ffrnet"], head_dim=8), "head dim"),
+    "unknown field": (lambda t, s: _set(s["ffrnet"], surprise=1), "surprise"),
+    "missing field": (lambda t, s: s["ffrnet"].pop("heads"), "ffrnet"),
+    "no object": (lambda t, s: _set(s, ffrnet=[1]), "ffrnet"),
+    "other base": (lambda t, s: _set(s, base="sdxl"), "vector y"),
+}
+
+
+@pytest.mark.parametrize("name", FFRNET_DAMAGES)
+def test_damaged_ffrnets_are_refused_by_name(with_ffrnet, tmp_path: Path, name: str) -> None:
+    change, message = FFRNET_DAMAGES[name]
+    path = _rewrite(with_ffrnet[0], tmp_path / "damaged.safetensors", lambda t, s, m: change(t, s))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        native.load(path)
+    assert "Expected:" in str(caught.value) and "Remedy:" in str(caught.value)
+
+
+def test_tokens_of_another_width_are_refused(tmp_path: Path) -> None:
+    wide = make_adapter(context=128)
+    native.save(
+        Adapter(wide.spec, wide.mixer, wide.projections, ffrnet=ffrnet_for(diffusers_unet("sd15"))), tmp_path / "a"
+    )
+    with pytest.raises(CheckpointError, match=r"tokens of width 64.*Expected: 128"):
+        native.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("tree", ("ldm", "diffusers"))
+def test_ffrnets_of_another_unet_are_refused(tree: str) -> None:
+    unet = diffusers_unet("sd15")
+    topology = read_topology(unet if tree == "diffusers" else ldm_unet("sd15"))
+    plain = make_adapter({s.name: s.width for s in topology.sites})
+    Adapter(plain.spec, plain.mixer, plain.projections, ffrnet=ffrnet_for(unet)).check_unet(topology)
+    for other in (diffusers_unet("sdxl"), type(unet)(**unet.config | {"block_out_channels": (32, 64, 64, 128)})):
+        wrong = Adapter(plain.spec, plain.mixer, plain.projections, ffrnet=ffrnet_for(other))
+        with pytest.raises(CheckpointError, match=r"128.*Expected: \[32, 32, 32, 32, 64.*Remedy"):
+            wrong.check_unet(topology)

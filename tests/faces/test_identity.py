@@ -17,6 +17,7 @@ from facesnap.errors import CheckpointError, IdentityMismatchError, NoFaceError,
 from facesnap.faces import Face, FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity, quality_weights, similarity
+from facesnap.faces.stored_landmarks import StoredLandmarks
 
 
 @pytest.fixture(scope="session")
@@ -217,3 +218,64 @@ def test_a_place_that_cannot_be_written(identity: Identity, tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CheckpointError, match="cannot be written"):
         identity.save(tmp_path / "file" / "i.safetensors")
+
+
+def _landmarks(points: np.ndarray, kind: str = "68") -> StoredLandmarks:
+    count = len(points)
+    return StoredLandmarks(
+        points.astype(np.float32),
+        np.full((count, 2), 300, np.int32),
+        np.full(count, 0.03, np.float32),
+        kind,
+        "größe.onnx",
+    )
+
+
+def test_landmarks_travel_with_an_identity(tmp_path: Path) -> None:
+    bare = plain(np.random.default_rng(0).normal(size=(2, 512)).astype(np.float32))
+    points = np.random.default_rng(1).uniform(0, 300, (2, 72, 2))
+    points[0, 3] = np.nan  # hidden
+    whole = dataclasses.replace(bare, landmarks=_landmarks(points))
+    whole.save(tmp_path / "i.safetensors")
+    loaded = Identity.load(tmp_path / "i.safetensors")
+    assert loaded.digest == whole.digest != bare.digest
+    for name in ("points", "sizes", "sigma"):
+        found, kept = getattr(loaded.landmarks, name), getattr(whole.landmarks, name)
+        assert np.array_equal(found, kept, equal_nan=True) and found.dtype == kept.dtype
+    assert (loaded.landmarks.kind, loaded.landmarks.model) == ("68", "größe.onnx")
+    moved = dataclasses.replace(bare, landmarks=_landmarks(points + 1))
+    other = dataclasses.replace(bare, landmarks=_landmarks(points, "106"))
+    assert len({whole.digest, moved.digest, other.digest}) == 3
+    bare.save(tmp_path / "i.safetensors")
+    assert Identity.load(tmp_path / "i.safetensors").landmarks is None
+
+
+def test_refuses_damaged_landmarks(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    points = np.random.default_rng(1).uniform(0, 300, (2, 72, 2))
+    identity = plain(np.random.default_rng(0).normal(size=(2, 512)).astype(np.float32))
+    dataclasses.replace(identity, landmarks=_landmarks(points)).save(tmp_path / "i.safetensors")
+    tensors = load_file(tmp_path / "i.safetensors")
+    with safe_open(tmp_path / "i.safetensors", framework="pt") as opened:
+        metadata = dict(opened.metadata())
+    for changes, told, words in (
+        ({"landmarks.points": tensors["landmarks.points"][:1]}, {}, r"\(1, 72, 2\) for 2"),
+        ({"landmarks.points": tensors["landmarks.points"][:, :68]}, {}, r"\(2, 68, 2\)"),
+        ({"landmarks.points": tensors["landmarks.points"] * float("inf")}, {}, "not finite"),
+        ({"landmarks.points": tensors["landmarks.points"].bfloat16()}, {}, "bfloat16"),
+        ({"landmarks.sizes": tensors["landmarks.sizes"] * 0}, {}, "picture sizes"),
+        ({"landmarks.sigma": -tensors["landmarks.sigma"]}, {}, "outside 0..1"),
+        ({"landmarks.more": torch.ones(1)}, {}, "landmarks.more"),
+        ({}, {"landmark_kind": "five"}, "72 landmarks of the kind 'five'"),
+    ):
+        save_file(tensors | changes, tmp_path / "bad.safetensors", metadata | told)
+        with pytest.raises(CheckpointError, match=words):
+            Identity.load(tmp_path / "bad.safetensors")
+    for key in ("landmarks.points", "landmarks.sizes"):
+        save_file({k: v for k, v in tensors.items() if k != key}, tmp_path / "bad.safetensors", metadata)
+        with pytest.raises(CheckpointError, match=key):
+            Identity.load(tmp_path / "bad.safetensors")
+    save_file(tensors, tmp_path / "bad.safetensors", {k: v for k, v in metadata.items() if k != "landmark_kind"})
+    with pytest.raises(CheckpointError, match="landmark_kind"):
+        Identity.load(tmp_path / "bad.safetensors")

