@@ -2,7 +2,7 @@
 
 A forward hook on to_q, to_k, to_v and to_out[0] of every attn1 and attn2 adds strength * up(down(input)). They go on
 before the ID tokens' hooks, so that the ID tokens attend with the changed query and to_out's LoRA sees their output,
-as FaceID was trained (checkpoints.md C.2).
+as FaceID was trained.
 
 Inside a region, what belongs to a place is weighed by the region there: queries, outputs, and self-attention's keys
 and values. The keys and values of cross-attention belong to words, not to places: there the attention to the changed

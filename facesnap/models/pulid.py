@@ -1,4 +1,4 @@
-"""PuLID's ID encoders behind the mixer's interface: v1 (IDEncoder) and v1.1 (IDFormer), checkpoints.md C.3.
+"""PuLID's ID encoders behind the mixer's interface: v1 (IDEncoder) and v1.1 (IDFormer).
 
 Both join the recogniser's raw vector with the image tower's class vector and read the tower's hidden states at five
 depths. v1 makes 5 tokens of the vectors and one of each depth; v1.1 lets 32 learned queries look at the vectors'
