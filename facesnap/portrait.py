@@ -9,18 +9,21 @@ same person pays nothing.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from facesnap.attach import Conditioning, Speed, Structure
+from facesnap.attach import Conditioning, LoraPart, Speed, Structure
 from facesnap.cache import ContentCache, FileDigests
 from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.faceid import loras_in_prompt
 from facesnap.errors import EncoderError, NoFaceError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
@@ -35,6 +38,8 @@ from facesnap.models.projections import SiteKV
 from facesnap.models.pulid import PulidMixer
 from facesnap.models.unet_blocks import KeyValue
 from facesnap.shape import PoseSettings, Shape, Shapes
+
+logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 << 20
 SCORE_STEPS = 3  # of the detection ladder: portraits made are upright, and a picture without a face must cost little
@@ -51,6 +56,8 @@ class PersonSettings:
         structure: strength of FFRNet's residuals, 0..10; 0 is off, None takes the adapter's suggestion.
         structure_start, structure_end: FFRNet's window of the sampling's progress.
         pose: of the face; None is the first reference's own.
+        lora: 0..10, strength of the LoRA that the adapter brings; 0 is off, 1 is how it was trained.
+        lora_in_region: the LoRA changes the region only; of use with a region.
     """
 
     strength: float | None = None
@@ -64,6 +71,8 @@ class PersonSettings:
     structure_start: float = 0.0
     structure_end: float = 1.0
     pose: PoseSettings | None = None
+    lora: float = 1.0
+    lora_in_region: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.s_struct <= 5.0:
@@ -231,6 +240,24 @@ class Studio:
             pictures=settings.pictures,
         )
 
+    def loras(self, people: Sequence[PersonSettings]) -> list[LoraPart]:
+        """The adapter's LoRA, once for all of its people: with the strongest strength that one of them asks for, and,
+        where all of them keep it to their regions, inside these regions."""
+        strength = max((settings.lora for settings in people), default=0.0)
+        if self.adapter.lora is None or strength == 0.0:
+            return []
+        wanted = [settings for settings in people if settings.lora != 0.0]
+        regions = [settings.region if settings.lora_in_region else None for settings in wanted]
+        region: Tensor | None = None
+        for part in regions:
+            if part is None:
+                region = None
+                break
+            if region is not None and part.shape != region.shape:
+                part = F.interpolate(part[None, None].float(), region.shape, mode="area")[0, 0]  # (H, W)
+            region = part if region is None else torch.maximum(region, part)
+        return [LoraPart(self.adapter.lora, strength, region=region)]
+
     def _structure_strength(self, settings: PersonSettings) -> float:
         spec = self.adapter.ffrnet_spec
         if spec is not None:
@@ -345,7 +372,14 @@ class Studio:
         conditionings = [self.conditioning(identity, settings) for identity, settings in people]
         found = [self.structure(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
         structures = [structure for structure in found if structure is not None]
-        images = host.sample(sampling, conditionings, on_step, structures, speed)
+        loras = self.loras([settings for _, settings in people])
+        doubled = loras_in_prompt(sampling.prompt) if loras else []
+        if doubled:
+            logger.warning(
+                "The prompt asks for the LoRA %s, and %s brings one of its own: it is applied twice. Take it out of "
+                "the prompt, or set the adapter's LoRA strength to 0.", ", ".join(doubled), self.adapter.spec.name,
+            )  # fmt: skip
+        images = host.sample(sampling, conditionings, on_step, structures, speed, loras)
         return [
             Portrait(image, sampling.seed + i, tuple(self.similarity(image, who) for who, _ in people))
             for i, image in enumerate(images)

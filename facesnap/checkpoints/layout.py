@@ -96,8 +96,8 @@ def find_sites(widths: Sequence[int], topology: Topology | None = None) -> tuple
         n = len(widths)
         found = [(a, (n - 5 * a) // 6) for a in range(1, n // 5 + 1) if n > 5 * a and (n - 5 * a) % 6 == 0]
         found = [depths for depths in found if _fits(sdxl_sites(*depths), SDXL_LEVELS, widths)]
-        if len(found) == 1 or (2, 10) in found:
-            return "sdxl", sdxl_sites(*(found[0] if len(found) == 1 else (2, 10)))
+        if len(found) == 1 and widths[0] != widths[-1]:  # with one width all over, any depths would fit
+            return "sdxl", sdxl_sites(*found[0])
     raise CheckpointError(
         f"The adapter has {len(widths)} cross-attentions of the widths {sorted(set(widths))}.",
         expected="the 16 of SD1.5 or the 70 of SDXL" if topology is None else f"the {len(topology.names)} of this UNet",

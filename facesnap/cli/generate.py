@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.registry import FAMILIES, load_adapter
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
 from facesnap.faces.encoder import ImageEncoder
@@ -33,7 +33,8 @@ logger = logging.getLogger("facesnap")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--base", required=True, type=Path, help="diffusers folder or single-file checkpoint")
-    model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint (.safetensors)")
+    model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint or public adapter")
+    model.add_argument("--family", choices=FAMILIES, help="of the adapter, where tensors and name leave a choice")
     model.add_argument("--encoder", type=Path, help="CLIP image encoder file, where the adapter needs one")
     model.add_argument(
         "--config", type=Path, help="diffusers folder with the configuration of a single-file checkpoint"
@@ -53,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     person.add_argument("--window", type=_window, default=(0.0, 1.0), metavar="A-B", help="part of the sampling, 0-1")
     person.add_argument("--block-strength", type=_block, action="append", default=[], metavar="BLOCK=W",
                         help="factor for sites below BLOCK (input.4, middle, output.3.1.0)")  # fmt: skip
+    person.add_argument("--lora", type=float, default=1.0, help="strength of the LoRA inside a FaceID file, 0 to 10")
+    person.add_argument("--lora-in-region", action="store_true", help="that LoRA changes the region only")
     person.add_argument("--region", type=Path, help="grey picture: where the person is, white is everywhere")
     picture = parser.add_argument_group("picture")
     picture.add_argument("--prompt", required=True)
@@ -69,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    adapter = native.load(args.adapter)
+    adapter = load_adapter(args.adapter, args.family)
     host = DiffusersHost.load(
         args.base,
         device=args.device,
@@ -91,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
         end=args.window[1],
         block_strengths=dict(args.block_strength),
         region=_region(args.region) if args.region else None,
+        lora=args.lora,
+        lora_in_region=args.lora_in_region,
     )
     report = make_pictures(args, host, studio, identity, settings)
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from facesnap.attach import Conditioning, LoraPart, Rule, RowPlan, attach
+from facesnap.attach import Conditioning, LoraPart, RowPlan, Rule, attach
 from facesnap.attach.topology import ip_adapter_order, read_topology
 from facesnap.checkpoints import layout
 from facesnap.checkpoints.adapter import Adapter
@@ -252,9 +252,9 @@ def test_processors_are_numbered_as_published() -> None:
     assert [sd15[n // 2] for n in (1, 3, 5, 7, 9, 11)] == [f"input.{i}.1.0" for i in (1, 2, 4, 5, 7, 8)]
     assert [sd15[n // 2] for n in range(13, 31, 2)] == [f"output.{i}.1.0" for i in range(3, 12)]
     assert sd15[31 // 2] == "middle.0.1.0" and len(sd15) == 16
-    for n, site in ((1, "input.4.1.0"), (7, "input.5.1.1"), (9, "input.7.1.0"), (27, "input.7.1.9"),
-                    (47, "input.8.1.9"), (49, "output.0.1.0"), (87, "output.1.1.9"), (107, "output.2.1.9"),
-                    (109, "output.3.1.0"), (119, "output.5.1.1"), (121, "middle.0.1.0"), (139, "middle.0.1.9")):  # fmt: skip
+    ends = {1: "input.4.1.0", 7: "input.5.1.1", 9: "input.7.1.0", 27: "input.7.1.9", 47: "input.8.1.9"}
+    ends |= {49: "output.0.1.0", 87: "output.1.1.9", 107: "output.2.1.9", 109: "output.3.1.0", 119: "output.5.1.1"}
+    for n, site in (ends | {121: "middle.0.1.0", 139: "middle.0.1.9"}).items():
         assert sdxl[n // 2] == site
     assert len(sdxl) == 70
     for base in ("sd15", "sdxl"):
