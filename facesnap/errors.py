@@ -14,7 +14,8 @@ class FaceSnapError(Exception):
 
     def __init__(self, what: str, *, expected: str, remedy: str) -> None:
         self.what, self.expected, self.remedy = what, expected, remedy
-        super().__init__(f"{what} Expected: {expected} Remedy: {remedy}")
+        parts = (what, f"Expected: {expected}", f"Remedy: {remedy}")
+        super().__init__(" ".join(part.rstrip(".") + "." for part in parts))
 
 
 class PictureError(FaceSnapError):

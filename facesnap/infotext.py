@@ -8,10 +8,13 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
+from facesnap.attach import Speed
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
+from facesnap.landmarks.presets import format_expression
 from facesnap.portrait import PersonSettings, Portrait
+from facesnap.shape import PoseSettings
 from facesnap.version import __version__
 
 KEY = "parameters"  # of the PNG text chunk, as the WebUIs have it
@@ -23,6 +26,7 @@ def infotext(
     adapter: Adapter,
     people: Sequence[tuple[Identity, PersonSettings]],
     portrait: Portrait,
+    speed: Speed = Speed.BALANCED,
 ) -> str:
     """Parameters in the WebUI's form: prompt, negative prompt, then `key: value` pairs; defaults are omitted."""
     fields: dict[str, object] = {
@@ -39,6 +43,8 @@ def infotext(
         fields |= {f"{prefix} {k}": v for k, v in _person_fields(identity, settings).items()}
         if n < len(portrait.similarity) and portrait.similarity[n] is not None:
             fields[f"{prefix} similarity"] = f"{portrait.similarity[n]:.3f}"
+    if adapter.ffrnet is not None and speed is not Speed.BALANCED:
+        fields["FaceSnap speed"] = speed.value
     fields["FaceSnap version"] = __version__
     lines = [sampling.prompt]
     if sampling.negative_prompt:
@@ -66,6 +72,34 @@ def _person_fields(identity: Identity, settings: PersonSettings) -> Mapping[str,
         fields["LoRA region"] = "masked"
     if settings.region is not None:
         fields["region"] = "masked"
+    if settings.structure is not None:
+        fields["structure"] = settings.structure
+    if (settings.structure_start, settings.structure_end) != (default.structure_start, default.structure_end):
+        fields["structure window"] = f"{settings.structure_start}-{settings.structure_end}"
+    if settings.pose is not None and settings.structure != 0:
+        fields |= _pose_fields(settings.pose)
+    return fields
+
+
+def _pose_fields(pose: PoseSettings) -> Mapping[str, object]:
+    """The pose by numbers; of a driver picture only its content's digest, never the picture."""
+    fields: dict[str, object] = {}
+    if pose.driver is not None and not isinstance(pose.driver, str):
+        fields["driver"] = pose.driver_digest[:10]
+    elif pose.driver is None:
+        fields["driver"] = "none"
+    values = {name: value for name, value in vars(pose.numbers).items() if value is not None}
+    if "position" in values:
+        values["position"] = "/".join(f"{v:g}" for v in values["position"])
+    if "expression" in values and not isinstance(values["expression"], str):
+        values["expression"] = format_expression(values["expression"])
+    if values:
+        fields["pose"] = " ".join(f"{name}={value}" for name, value in values.items())
+    default = PoseSettings()
+    if pose.framing != default.framing:
+        fields["framing"] = pose.framing
+    if pose.expression_gain != default.expression_gain:
+        fields["expression gain"] = pose.expression_gain
     return fields
 
 

@@ -28,9 +28,9 @@ from facesnap.faces.identity import Identity
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, Kind, LandmarkDetector
-from facesnap.landmarks.fit import Fit, fit
+from facesnap.landmarks.fitting import Fit, fit
 from facesnap.landmarks.predictor import Landmarks
-from facesnap.landmarks.recombine import Framing, PoseSpec, recombine
+from facesnap.landmarks.recombination import Framing, PoseSpec, recombine
 from facesnap.landmarks.render import DOT_RADIUS, render_five_points, render_landmarks, side_of
 from facesnap.models.fidelity_config import FFRNetConfig
 
@@ -48,7 +48,7 @@ class PoseSettings:
         driver: a picture (file or RGB array), "reference" for the first reference's own, or None for a frontal,
             neutral face in the middle.
         numbers: replace the driver's, as sliders over a picture do.
-        framing: "keep framing" or "true size"; see facesnap.landmarks.recombine.
+        framing: "keep framing" or "true size"; see facesnap.landmarks.recombination.
         expression_gain: 0..1.5, of the driver's or the numbers' expression.
         choose: which face of the driver picture.
     """
@@ -66,6 +66,16 @@ class PoseSettings:
                 expected="a Path, a picture, 'reference' or None",
                 remedy="pass a Path",
             )
+
+    @property
+    def driver_digest(self) -> str:
+        """sha256 of the driver picture's content (file or pixels), "" without one."""
+        if self.driver is None or isinstance(self.driver, str):
+            return ""
+        if isinstance(self.driver, np.ndarray):
+            content = np.ascontiguousarray(self.driver)
+            return hashlib.sha256(f"{content.shape} {content.dtype}".encode() + content.tobytes()).hexdigest()
+        return FileDigests()(self.driver)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +186,7 @@ class Shapes:
         source = self._source(identity)
         driver: Fit | PoseSpec = pose.numbers
         if pose.driver is not None:
-            driver = source if isinstance(pose.driver, str) else self._driver(pose.driver, pose.choose)
+            driver = source if isinstance(pose.driver, str) else self._driver(pose, pose.driver)
         points = recombine(
             self.basis,
             source,
@@ -209,21 +219,17 @@ class Shapes:
 
         return self._cache.get(("fit", stored.content), make, _fit_bytes)
 
-    def _driver(self, picture: Path | np.ndarray, choose: Choice) -> Fit:
+    def _driver(self, pose: PoseSettings, picture: Path | np.ndarray) -> Fit:
         analyser = self._needed_analyser()
-        if isinstance(picture, np.ndarray):
-            content = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest() + str(picture.shape)
-        else:
-            content = self._digests(picture)
+        in_memory = isinstance(picture, np.ndarray)
+        content = pose.driver_digest if isinstance(picture, np.ndarray) else self._digests(picture)
 
         def make() -> Fit:
-            face = analyser.face(
-                picture, choose, name="the driver picture" if isinstance(picture, np.ndarray) else None
-            )
+            face = analyser.face(picture, pose.choose, name="the driver picture" if in_memory else None)
             found = self.detector.detect(face.picture, face.box, face.kps)
             return _with_warnings(fit(self.basis, found.observation), f"driver {face.source}")
 
-        return self._cache.get(("driver", content, choose, self.detector.model), make, _fit_bytes)
+        return self._cache.get(("driver", content, pose.choose, self.detector.model), make, _fit_bytes)
 
     def _needed_analyser(self) -> FaceAnalyser:
         if self.analyser is None:

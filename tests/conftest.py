@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,3 +62,27 @@ def orl(components: Path) -> list[tuple[str, int, np.ndarray]]:
             pictures.append((file.parent.name, int(file.stem), np.array(image)))
     assert len(pictures) == 400
     return pictures
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, face_pack: Path, astronaut: np.ndarray) -> SimpleNamespace:
+    """An untrained model on disk, real face models, and two photos of one person."""
+    from PIL import Image
+
+    from facesnap.checkpoints import native
+    from facesnap.demo import untrained
+    from facesnap.faces.analyser import FaceAnalyser
+    from facesnap.faces.encoder import ImageEncoder
+    from facesnap.hosts.diffusers import DiffusersHost
+
+    folder = tmp_path_factory.mktemp("world")
+    photo, crop = folder / "astronaut.png", folder / "closer, “größer”.jpg"
+    Image.fromarray(astronaut).save(photo)
+    Image.fromarray(astronaut[:300, 100:400]).save(crop, quality=90)
+    host = DiffusersHost.load(untrained.save_pipeline(folder / "model"), device="cpu")
+    analyser = FaceAnalyser(face_pack)
+    encoder = ImageEncoder.load(untrained.save_encoder(folder / "encoder.safetensors"))
+    names = {"recogniser": analyser.recogniser, "encoder": encoder.fingerprint, "encoder_name": encoder.name}
+    file = untrained.save_adapter(folder / "adapter.safetensors", host.unet, **names)
+    return SimpleNamespace(folder=folder, photo=photo, crop=crop, host=host, analyser=analyser, encoder=encoder,
+                           file=file, names=names, pack=face_pack, adapter=native.load(file))  # fmt: skip

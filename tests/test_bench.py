@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from facesnap.attach import Attachment, RowPlan, read_topology
+from facesnap.attach import Attachment, RowPlan, Speed, read_topology
 from facesnap.bench import attach as bench
+from facesnap.bench import ffrnet
 from facesnap.bench.timing import Variant, ratio, rounds
 from facesnap.cli import main
 from facesnap.portrait import Studio
@@ -49,3 +50,42 @@ def test_rounds_time_every_variant_in_turning_order() -> None:
     turns = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
     assert len(turns) == 6 and len(set(turns)) > 2 and all(sorted(t) == list("abc") for t in turns)
     assert ratio(np.array([2.0, 4.0, 9.0]), np.array([1.0, 2.0, 3.0])) == {"median": 2.0, "q1": 2.0, "q3": 2.5}
+
+
+def test_bench_ffrnet_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--channels", "32", "--diff-channels", "32", "--rounds", "2", "--latent", "32", "--steps", "10"]
+    assert main(["bench", "ffrnet", "--json", *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["bare"] > 0
+    for key in ("diffusers_controlnet", "exact", "balanced", "fast", "bare_vs_bare_ratio"):
+        assert set(report[key]) == {"median", "q1", "q3"} and 0 < report[key]["q1"] <= report[key]["q3"]
+    assert report["max_abs_diff"] <= 1e-4 and report["effect"] > 100 * report["max_abs_diff"]
+    assert report["bit_identical_afterwards"] is True
+    diff = report["diff"]
+    for name in ("balanced", "fast", "cond_rows", "off", "balanced_from_cond_rows"):
+        assert 0 < diff[name]["mean"] < diff[name]["max"]
+    assert diff["fast"] != diff["balanced"] and diff["weights"] == "random"
+
+
+def test_ffrnets_schedule_is_the_attachments_own() -> None:
+    """30 steps, as a user runs them: the first six and the last six whole, every second one between reused."""
+    assert ffrnet.count_steps(Speed.EXACT, 30) == (30, 0, 0)
+    assert ffrnet.count_steps(Speed.BALANCED, 30) == (21, 9, 0) == ffrnet.count_steps(Speed.FAST, 30)
+    assert ffrnet.count_steps(Speed.BALANCED, 8) == (8, 0, 0)
+    assert ffrnet.count_steps(Speed.BALANCED, 30, (0.0, 0.5)) == (10, 5, 15)
+
+
+@pytest.mark.parametrize("speed", Speed)
+def test_ffrnets_schedule_is_what_a_sampling_does(speed: Speed) -> None:
+    bench_ = ffrnet.make(32, 16, "cpu", torch.float32)
+    calls: list[int] = []
+    bench_.person.net.register_forward_pre_hook(lambda *_: calls.append(1))
+    ffrnet._sample(bench_, [bench_.person], speed, 16, 12)
+    assert len(calls) == ffrnet.count_steps(speed, 12)[0]
+
+
+def test_bench_landmarks_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "landmarks", "--json", "--trials", "4"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["fit_ms"] > 0 and report["recombine_ms"] > 0 and report["orl"] is None
+    assert set(report["synthetic"]["noise"]) == {"0.01", "0.02", "0.03"}

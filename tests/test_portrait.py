@@ -20,25 +20,8 @@ from facesnap.errors import CheckpointError, EncoderError, IdentityMismatchError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
-from facesnap.hosts.diffusers import DiffusersHost, Sampling
+from facesnap.hosts.diffusers import Sampling
 from facesnap.portrait import PersonSettings, Studio
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, face_pack: Path, astronaut: np.ndarray) -> SimpleNamespace:
-    """An untrained model on disk, real face models, and two photos of one person."""
-    folder = tmp_path_factory.mktemp("world")
-    photo, crop = folder / "astronaut.png", folder / "closer, “größer”.jpg"
-    Image.fromarray(astronaut).save(photo)
-    Image.fromarray(astronaut[:300, 100:400]).save(crop, quality=90)
-    host = DiffusersHost.load(untrained.save_pipeline(folder / "model"), device="cpu")
-    analyser = FaceAnalyser(face_pack)
-    encoder = ImageEncoder.load(untrained.save_encoder(folder / "encoder.safetensors"))
-    names = {"recogniser": analyser.recogniser, "encoder": encoder.fingerprint, "encoder_name": encoder.name}
-    file = untrained.save_adapter(folder / "adapter.safetensors", host.unet, **names)
-    return SimpleNamespace(folder=folder, photo=photo, crop=crop, host=host, analyser=analyser, encoder=encoder,
-                           file=file, names=names, pack=face_pack, adapter=native.load(file))  # fmt: skip
-
 
 SAMPLING = Sampling("a person", steps=3, size=(64, 72), seed=3)
 
@@ -209,3 +192,8 @@ def test_demo(world, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert changes[0] == 0 and 1 < changes[1] < changes[2]
     assert all((tmp_path / p["file"]).is_file() for p in report["pictures"])
     assert (tmp_path / "contact_sheet.png").stat().st_size > 100_000
+    shapes = report["shapes"]
+    assert report["landmarks"]["kind"] == "68"
+    assert all(entry["mean_change"] > 1 for entry in shapes)
+    drawn = [np.asarray(Image.open(tmp_path / entry["landmarks"])) for entry in shapes]
+    assert all(picture.any() and not np.array_equal(picture, drawn[0]) for picture in drawn[1:])

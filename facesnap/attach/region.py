@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from facesnap.attach.rows import Tile
 from facesnap.errors import AttachError
 
 
@@ -41,7 +42,7 @@ def token_grid(tokens: int, latent: tuple[int, int]) -> tuple[int, int]:
     return best
 
 
-def token_weights(region: Tensor, latent: tuple[int, int], tokens: int) -> Tensor:
+def token_weights(region: Tensor, latent: tuple[int, int], tokens: int, tile: Tile | None = None) -> Tensor:
     """Average the map over what each token stands for.
 
     The picture's map is averaged to the latent's pixels, then by twos as the UNet's strides do (the last row or
@@ -49,12 +50,15 @@ def token_weights(region: Tensor, latent: tuple[int, int], tokens: int) -> Tenso
 
     Args:
         region: (H, W), 0..1. latent: (h, w) of the UNet's input. tokens: length of q at the site.
+        tile: the piece of the picture that the UNet's input holds, where it is not the whole.
 
     Returns:
         (tokens,) float32, 0..1.
     """
     gh, gw = token_grid(tokens, latent)
-    x = F.adaptive_avg_pool2d(region.float()[None, None], latent)  # (1, 1, h, w)
+    x = F.adaptive_avg_pool2d(region.float()[None, None], latent if tile is None else tile.frame)  # (1, 1, h, w)
+    if tile is not None:
+        x = x[..., tile.top : tile.top + latent[0], tile.left : tile.left + latent[1]]
     while x.shape[-2] > gh and x.shape[-1] > gw:
         x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
     if tuple(x.shape[-2:]) != (gh, gw):

@@ -17,7 +17,7 @@ from facesnap.attach.attention import RowsKV, id_output, stack_rows
 from facesnap.attach.call import Query, UNetCall
 from facesnap.attach.conditioning import Conditioning
 from facesnap.attach.region import token_weights
-from facesnap.attach.rows import Row
+from facesnap.attach.rows import Row, Tile
 from facesnap.attach.topology import Site, Topology
 from facesnap.errors import SettingsError
 from facesnap.models.projections import GroupKV
@@ -121,8 +121,8 @@ class TokenInjection:
     ) -> Tensor:
         """out + weight * region * ID output of one person, on the rows that concern the person."""
         person = self.people[index]
-        mask = self._region(person, index, latent, q)
         for picked in _row_sets(person, rows, site.name):
+            mask = self._region(person, index, latent, rows[picked[0]].tile, q)
             stack = self._stack(site.name, index, tuple(rows[i] for i in picked), q)
             if len(picked) == len(rows):
                 o = id_output(q, text, stack, site.heads, person.rule)
@@ -149,13 +149,16 @@ class TokenInjection:
             self._stacks[key] = [stack_rows(groups, person.zero_tokens, q) for groups in zip(*per_row, strict=True)]
         return self._stacks[key]
 
-    def _region(self, person: Conditioning, index: int, latent: tuple[int, int], q: Tensor) -> Tensor | None:
+    def _region(
+        self, person: Conditioning, index: int, latent: tuple[int, int], tile: Tile | None, q: Tensor
+    ) -> Tensor | None:
         """The person's soft map on the site's tokens, (1, N, 1), or None."""
         if person.region is None:
             return None
-        key = (index, latent, q.shape[1], q.device, q.dtype)
+        key = (index, latent, tile, q.shape[1], q.device, q.dtype)
         if key not in self._maps:
-            self._maps[key] = token_weights(person.region, latent, q.shape[1]).to(q.device, q.dtype)[None, :, None]
+            weights = token_weights(person.region, latent, q.shape[1], tile)
+            self._maps[key] = weights.to(q.device, q.dtype)[None, :, None]
         return self._maps[key]
 
 
@@ -168,12 +171,13 @@ def _groups(person: Conditioning, row: Row, site: str) -> tuple[GroupKV, ...]:
 
 
 def _row_sets(person: Conditioning, rows: tuple[Row, ...], site: str) -> list[list[int]]:
-    """Rows that concern the person, in sets that have the same numbers of tokens and can be stacked."""
-    sets: dict[tuple[int, ...], list[int]] = {}
+    """Rows that concern the person, in sets of one tile that have the same numbers of tokens and can be stacked."""
+    sets: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(rows):
         groups = _groups(person, row, site)
         if groups:
-            sets.setdefault(tuple(len(g.k) for g in groups), []).append(i)
+            tile = None if person.region is None else row.tile
+            sets.setdefault((tile, *(len(g.k) for g in groups)), []).append(i)
     return list(sets.values())
 
 

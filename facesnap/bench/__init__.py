@@ -1,1 +1,1 @@
-"""Benchmarks: each module has run(...) -> dict of plain numbers, printed by `facesnap bench NAME --json`."""
+"""Measurements that users can repeat: speed, memory and error against reference implementations."""

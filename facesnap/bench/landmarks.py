@@ -13,8 +13,8 @@ import numpy as np
 from facesnap.bench import orl, synthetic
 from facesnap.bench.make_heads import load
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Observation, fit
-from facesnap.landmarks.recombine import recombine
+from facesnap.landmarks.fitting import Observation, fit
+from facesnap.landmarks.recombination import recombine
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.scheme import five_points
 
@@ -57,9 +57,7 @@ def timings(basis: Basis, seed: int = 0) -> dict[str, float]:
     heads, size = load(), (1024, 1024)
     noise = 0.01
     clean = heads[:, 0, :, :2].repeat(-(-REPEATS // len(heads)), 0)[:REPEATS] * 220 + 512  # (REPEATS, 72, 2)
-    seen = [
-        Observation(points + 220 * noise * rng.normal(size=points.shape), size, noise) for points in clean
-    ]
+    seen = [Observation(points + 220 * noise * rng.normal(size=points.shape), size, noise) for points in clean]
     fits = [fit(basis, one) for one in seen]
     drivers = fits[1:] + fits[:1]
     pairs = list(zip(fits, drivers, strict=True))
@@ -71,9 +69,7 @@ def timings(basis: Basis, seed: int = 0) -> dict[str, float]:
         "recombine_ms": recombine_ms,
         "fit_and_recombine_ms": round(fit_ms + recombine_ms, 3),
         "render_ms": _median_ms([partial(render_landmarks, p, size) for p in points[:20]]),
-        "render_five_ms": _median_ms(
-            [partial(render_five_points, five_points(p), size) for p in points[:20]]
-        ),
+        "render_five_ms": _median_ms([partial(render_five_points, five_points(p), size) for p in points[:20]]),
     }
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from facesnap.bench.make_heads import load
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Observation, fit
+from facesnap.landmarks.fitting import Observation, fit
 from facesnap.landmarks.pose import rotation
-from facesnap.landmarks.recombine import recombine
+from facesnap.landmarks.recombination import recombine
 from facesnap.landmarks.scheme import outer_eye_distance
 
 SIZE = (512, 512)
@@ -25,9 +25,7 @@ def similarity_error(points: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(turn * p - t).mean()) / outer_eye_distance(truth)
 
 
-def run(
-    basis: Basis, *, noise: Sequence[float] = (0.01, 0.02, 0.03), trials: int = 120, seed: int = 0
-) -> dict:
+def run(basis: Basis, *, noise: Sequence[float] = (0.01, 0.02, 0.03), trials: int = 120, seed: int = 0) -> dict:
     """Errors in percent of the outer-eye distance: one and four references, own and another's driver."""
     heads = load()
     result: dict = {

@@ -13,16 +13,20 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from facesnap.attach import Speed
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.registry import FAMILIES, load_adapter
+from facesnap.cli.landmarks import add_pose_arguments, pose_of
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
 from facesnap.faces.encoder import ImageEncoder
+from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
 from facesnap.infotext import infotext, save_png
 from facesnap.portrait import PersonSettings, Portrait, Studio
+from facesnap.shape import REFERENCE, PoseSettings, Shape
 from facesnap.sheet import contact_sheet
 
 HELP = "make pictures of the person on the reference photos"
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--base", required=True, type=Path, help="diffusers folder or single-file checkpoint")
     model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint or public adapter")
     model.add_argument("--family", choices=FAMILIES, help="of the adapter, where tensors and name leave a choice")
-    model.add_argument("--encoder", type=Path, help="CLIP image encoder file, where the adapter needs one")
+    model.add_argument("--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l")
     model.add_argument(
         "--config", type=Path, help="diffusers folder with the configuration of a single-file checkpoint"
     )
@@ -57,6 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     person.add_argument("--lora", type=float, default=1.0, help="strength of the LoRA inside a FaceID file, 0 to 10")
     person.add_argument("--lora-in-region", action="store_true", help="that LoRA changes the region only")
     person.add_argument("--region", type=Path, help="grey picture: where the person is, white is everywhere")
+    structure = parser.add_argument_group("structure", "the face's shape through FFRNet, where the adapter brings one")
+    structure.add_argument("--structure", type=float, metavar="W", help="0 (off) to 10 (the adapter's suggestion)")
+    structure.add_argument(
+        "--structure-window", type=_window, default=(0.0, 1.0), metavar="A-B", help="part of the sampling, 0-1"
+    )
+    structure.add_argument(
+        "--driver", type=Path, metavar="PHOTO", help="photo whose largest face gives pose and expression"
+    )
+    structure.add_argument("--speed", choices=[s.value for s in Speed], default=Speed.BALANCED.value,
+                           help="exact: every row, every step; fast: only around the face (%(default)s)")  # fmt: skip
+    add_pose_arguments(parser)
     picture = parser.add_argument_group("picture")
     picture.add_argument("--prompt", required=True)
     picture.add_argument("--negative", default="", metavar="PROMPT")
@@ -73,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     adapter = load_adapter(args.adapter, args.family)
+    pose = _pose(args)
+    _check_structure(args, adapter)
     host = DiffusersHost.load(
         args.base,
         device=args.device,
@@ -81,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         offload=args.offload,
     )
     adapter.check_unet(host.topology)  # before the slow part
-    encoder = ImageEncoder.load(args.encoder) if args.encoder else None
+    encoder = ImageEncoder.load(find_encoder(args.encoder, args.model_dir)) if args.encoder else None
     studio = Studio(adapter, None if args.identity and args.no_score else analyser_from(args), encoder)
     if args.identity:
         identity = Identity.load(args.identity)
@@ -96,6 +113,10 @@ def run(args: argparse.Namespace) -> int:
         region=_region(args.region) if args.region else None,
         lora=args.lora,
         lora_in_region=args.lora_in_region,
+        structure=args.structure,
+        structure_start=args.structure_window[0],
+        structure_end=args.structure_window[1],
+        pose=pose,
     )
     report = make_pictures(args, host, studio, identity, settings)
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")
@@ -109,6 +130,8 @@ def make_pictures(
     size = args.size or ((512, 512) if host.topology.base == "sd15" else (1024, 1024))
     files: list[dict[str, object]] = []
     portraits: list[Portrait] = []
+    speed = Speed(args.speed)
+    shape = studio.shape(identity, settings, size)
     args.out.mkdir(parents=True, exist_ok=True)
     for first in range(0, args.count, args.batch):
         sampling = Sampling(
@@ -117,22 +140,38 @@ def make_pictures(
         )  # fmt: skip
         label = f"{first + 1}-{first + sampling.count} of {args.count}"
         with tqdm(total=sampling.steps, desc=f"sampling {label}", unit="step") as bar:
-            made = studio.generate(host, sampling, [(identity, settings)], _advance(bar))
+            made = studio.generate(host, sampling, [(identity, settings)], _advance(bar), speed)
         for portrait in made:
             path = args.out / f"{portrait.seed:010d}.png"
-            save_png(
-                portrait.image, path, infotext(sampling, host.name, studio.adapter, [(identity, settings)], portrait)
-            )
+            text = infotext(sampling, host.name, studio.adapter, [(identity, settings)], portrait, speed)
+            save_png(portrait.image, path, text)
             files.append({"file": str(path), "seed": portrait.seed, "similarity": portrait.similarity[0]})
         portraits += made
     sheet = args.out / "contact_sheet.png"
-    _sheet(args, studio.adapter, identity, portraits).save(sheet)
-    return {"identity": identity.name, "references": identity.references, "pictures": files, "sheet": str(sheet)}
+    _sheet(args, studio.adapter, identity, portraits, shape).save(sheet)
+    report = {"identity": identity.name, "references": identity.references, "pictures": files, "sheet": str(sheet)}
+    if shape is not None:
+        report["structure"] = _save_landmarks(args, shape)
+    return report
 
 
-def _sheet(args: argparse.Namespace, adapter: Adapter, identity: Identity, portraits: list[Portrait]) -> Image.Image:
-    """The reference beside the results, at most four in a row."""
+def _save_landmarks(args: argparse.Namespace, shape: Shape) -> dict[str, object]:
+    """Write the landmark picture beside the results; returns what the report says of it."""
+    file = args.out / "landmarks.png"
+    shape.picture().save(file)
+    box = [round(side, 4) for side in shape.landmarks.box]
+    return {"landmarks": str(file), "box": box, "speed": args.speed, "doubts": list(shape.doubts)}
+
+
+def _sheet(
+    args: argparse.Namespace, adapter: Adapter, identity: Identity, portraits: list[Portrait], shape: Shape | None
+) -> Image.Image:
+    """References, driver and landmark picture, then the results; five in a row."""
     cells = [(Image.fromarray(read_picture(photo)), f"reference\n{photo.name}") for photo in (args.reference or [])[:4]]
+    if shape is not None:
+        if args.driver:
+            cells.append((Image.fromarray(read_picture(args.driver)), f"driver\n{args.driver.name}"))
+        cells.append((shape.picture(), "landmarks: the reference's shape\nin the pose asked for"))
     for portrait in portraits:
         score = portrait.similarity[0]
         text = "no face in the picture" if score is None else f"similarity {score:.2f}"
@@ -140,6 +179,38 @@ def _sheet(args: argparse.Namespace, adapter: Adapter, identity: Identity, portr
     rows = [cells[i : i + 5] for i in range(0, len(cells), 5)]
     title = f"{args.prompt}\n{identity.name}, adapter {adapter.spec.name or args.adapter.name}, base {args.base.name}"
     return contact_sheet(rows, title=title)
+
+
+def _pose(args: argparse.Namespace) -> PoseSettings | None:
+    """None, the reference's own pose, unless something was asked for; numbers alone are of a frontal face."""
+    numbers = pose_of(args)
+    asked = args.driver is not None or not numbers.empty
+    if not asked and args.framing == PoseSettings().framing and args.expression_gain == PoseSettings().expression_gain:
+        return None
+    driver = args.driver or (None if asked else REFERENCE)
+    return PoseSettings(driver, numbers, args.framing, args.expression_gain)
+
+
+def _check_structure(args: argparse.Namespace, adapter: Adapter) -> None:
+    """Raise SettingsError where something is asked of FFRNet and the adapter brings none."""
+    plain = PoseSettings()
+    asked = {
+        "--structure": bool(args.structure),
+        "--structure-window": args.structure_window != (0.0, 1.0),
+        "--speed": args.speed != Speed.BALANCED.value,
+        "--driver": args.driver is not None,
+        "--framing": args.framing != plain.framing,
+        "--expression-gain": args.expression_gain != plain.expression_gain,
+    }
+    numbers = ("yaw", "pitch", "roll", "position", "face_size", "expression")
+    asked |= {f"--{name.replace('_', '-')}": getattr(args, name) is not None for name in numbers}
+    given = [option for option, is_given in asked.items() if is_given]
+    if adapter.ffrnet is None and given:
+        raise SettingsError(
+            f"{', '.join(given)} was given, but {args.adapter.name} brings no FFRNet.",
+            expected="an adapter with an FFRNet, which gives the face's shape",
+            remedy="choose another --adapter, or leave these options out",
+        )
 
 
 def _advance(bar: tqdm) -> Callable[[int, int], None]:

@@ -12,6 +12,8 @@ from facesnap.faces import FaceAnalyser
 from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
 from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity, similarity
+from facesnap.landmarks.detect import LandmarkDetector
+from facesnap.shape import landmarks_of
 
 HELP = "Make an identity from photos of one person, compare two, or show what one holds."
 IDENTITY_SUFFIX = ".safetensors"
@@ -57,7 +59,8 @@ def _make(args: argparse.Namespace) -> int:
     analyser = analyser_from(args)
     faces = [analyser.face(Path(photo), args.choose, name=photo) for photo in args.photos]
     name = args.name or Path(args.photos[0]).stem
-    identity = Identity.from_faces(faces, encoder, args.levels, name, args.keep_crops)
+    landmarks = landmarks_of(LandmarkDetector(analyser.pack.folder, analyser.provider), faces)
+    identity = Identity.from_faces(faces, encoder, args.levels, name, args.keep_crops, landmarks)
     identity.save(args.out)
     _print(
         describe(identity) | {"file": str(args.out), "references_found_by": [f.found_by for f in faces]},
@@ -99,6 +102,7 @@ def describe(identity: Identity) -> dict:
         "references": identity.references,
         "scores": [round(float(score), 4) for score in identity.scores],
         "weights": [round(float(weight), 4) for weight in identity.weights],
+        "landmarks": f"{identity.landmarks.kind} by {identity.landmarks.model}" if identity.landmarks else None,
         "crops_stored": identity.crops is not None,
         "digest": identity.digest,
     }

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facesnap.cli.analyse import add_choose_argument, add_pack_arguments
+from facesnap.cli.options import add_choose_argument, add_pack_arguments
 from facesnap.errors import SettingsError
 from facesnap.faces import Face, FaceAnalyser, choose_face
 from facesnap.faces.drawing import save_png
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
-from facesnap.landmarks.fit import Fit, fit
+from facesnap.landmarks.fitting import Fit, fit
 from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
-from facesnap.landmarks.recombine import FRAMINGS, PoseSpec
+from facesnap.landmarks.recombination import FRAMINGS, PoseSpec
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.sheet import contact_sheet
 
@@ -30,23 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", nargs="+", required=True, metavar="PHOTO", help="photos of the person; more are better"
     )
     parser.add_argument("--driver", metavar="PHOTO", help="photo that gives pose and expression")
-    parser.add_argument(
-        "--size", type=picture_size, default=(1024, 1024), metavar="WxH", help="of the picture drawn"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="OUT.png", help="landmark picture to write"
-    )
-    parser.add_argument(
-        "--five", type=Path, metavar="OUT.png", help="also write InstantID's five-point picture"
-    )
-    parser.add_argument(
-        "--sheet", action="store_true", help="write a contact sheet of poses and expressions instead"
-    )
+    parser.add_argument("--size", type=picture_size, default=(1024, 1024), metavar="WxH", help="of the picture drawn")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.png", help="landmark picture to write")
+    parser.add_argument("--five", type=Path, metavar="OUT.png", help="also write InstantID's five-point picture")
+    parser.add_argument("--sheet", action="store_true", help="write a contact sheet of poses and expressions instead")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     add_pose_arguments(parser)
-    parser.add_argument(
-        "--no-point-49", action="store_true", help="leave out the dot that the paper's figure lacks"
-    )
+    parser.add_argument("--no-point-49", action="store_true", help="leave out the dot that the paper's figure lacks")
     parser.add_argument("--basis", type=Path, metavar="FILE", help="another face basis than the built-in one")
     add_pack_arguments(parser)
     add_choose_argument(parser)
@@ -57,16 +47,10 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pose and expression; over a driver picture they replace its own")
     group.add_argument("--yaw", type=float, metavar="DEG", help="-90..90, positive to the picture's right")
     group.add_argument("--pitch", type=float, metavar="DEG", help="-60..60, positive up")
-    group.add_argument(
-        "--roll", type=float, metavar="DEG", help="-180..180, positive tilts to the picture's right"
-    )
-    group.add_argument(
-        "--position", type=position, metavar="X,Y", help="centre of the face, fractions of the picture"
-    )
-    group.add_argument(
-        "--face-size", type=float, metavar="F", help="brows to chin, fraction of the shorter side"
-    )
-    group.add_argument("--expression", metavar="MIX", help='presets, such as "smile:0.8+wink_left:1"')
+    group.add_argument("--roll", type=float, metavar="DEG", help="-180..180, positive tilts to the picture's right")
+    group.add_argument("--position", type=position, metavar="X,Y", help="centre of the face, fractions of the picture")
+    group.add_argument("--face-size", type=float, metavar="F", help="brows to chin, fraction of the shorter side")
+    group.add_argument("--expression", metavar="MIX", help='presets such as "smile:0.8+wink_left" (the person\'s left)')
     group.add_argument("--expression-gain", type=float, default=1.0, metavar="G", help="0..1.5 (%(default)s)")
     group.add_argument("--framing", choices=FRAMINGS, default=FRAMINGS[0], help="(%(default)s)")
 

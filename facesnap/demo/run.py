@@ -18,17 +18,26 @@ from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.infotext import infotext, save_png
+from facesnap.landmarks.recombination import PoseSpec
 from facesnap.portrait import PersonSettings, Studio
+from facesnap.shape import PoseSettings
 from facesnap.sheet import contact_sheet
 from facesnap.version import __version__
 
 UNTRAINED = (
     "The Stable Diffusion model, the image encoder and the adapter of this demo are untrained (drawn from a seed): "
     "the pictures are noise by nature and cannot look like the person. What it shows is real all the same: the face "
-    "is found and embedded by real models, and its ID tokens reach every cross-attention and change the picture."
+    "is found, embedded and measured by real models, its ID tokens reach every cross-attention and change the picture, "
+    "and its landmarks, in any pose, reach the UNet through FFRNet."
 )
 STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = ("portrait photo of a person", "oil painting of a person in a garden")
+POSES = {
+    "as in the photo": None,
+    "yaw 35, smile": PoseSettings(None, PoseSpec(yaw=35.0, expression="smile:1")),
+    "yaw -25, pitch 15, open mouth": PoseSettings(None, PoseSpec(yaw=-25.0, pitch=15.0, expression="open_mouth:1")),
+}
+SIZE = (256, 256)
 
 
 def run_demo(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7) -> dict[str, Any]:
@@ -49,6 +58,7 @@ def run_demo(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed:
     face = analyser.face(photo)
     analysed = time.perf_counter() - began
     rows, pictures = _pictures(out, host, studio, identity, seed)
+    shape_row, shapes = _shapes(out, host, studio, identity, seed)
     before, after = _bare(host, seed), _bare(host, seed)
     report = {
         "facesnap": __version__,
@@ -62,10 +72,14 @@ def run_demo(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed:
         "tokens": _token_shapes(studio, identity),
         "sites": len(host.topology.sites),
         "pictures": pictures,
+        "landmarks": identity.landmarks and {"kind": identity.landmarks.kind, "model": identity.landmarks.model},
+        "shapes": shapes,
         "unet_unchanged_afterwards": bool(np.array_equal(before, after)),
     }  # fmt: skip
     cells = [(Image.open(photo), "the reference photo"), (face_crop(face), "its face as the models see it")]
-    contact_sheet([cells, *rows], title=f"FaceSnap {__version__} demo\n{UNTRAINED}").save(out / "contact_sheet.png")
+    contact_sheet([cells, *rows, shape_row], title=f"FaceSnap {__version__} demo\n{UNTRAINED}").save(
+        out / "contact_sheet.png"
+    )
     (out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     return report
 
@@ -92,14 +106,13 @@ def _pictures(
     rows, entries = [], []
     for n, prompt in enumerate(PROMPTS):
         row: list[tuple[Image.Image, str]] = []
-        sampling = Sampling(prompt, seed=seed, steps=12, size=(256, 256))
+        sampling = Sampling(prompt, seed=seed, steps=12, size=SIZE)
         for strength in STRENGTHS:
-            people = [(identity, PersonSettings(strength=strength))]
+            people = [(identity, PersonSettings(strength=strength, structure=0.0))]
             began = time.perf_counter()
             portrait = studio.generate(host, sampling, people)[0]
             seconds = time.perf_counter() - began
-            first = np.asarray((row[0][0] if row else portrait.image), dtype=np.float32)
-            change = float(np.abs(np.asarray(portrait.image, dtype=np.float32) - first).mean())
+            change = _mean_change(portrait.image, row[0][0] if row else portrait.image)
             path = out / f"prompt{n + 1}_strength{strength:.1f}.png"
             save_png(portrait.image, path, infotext(sampling, host.name, studio.adapter, people, portrait))
             row.append((portrait.image, f"{prompt}\nstrength {strength}, mean change {change:.1f} of 255"))
@@ -109,6 +122,39 @@ def _pictures(
             )  # fmt: skip
         rows.append(row)
     return rows, entries
+
+
+def _shapes(
+    out: Path, host: DiffusersHost, studio: Studio, identity: Identity, seed: int
+) -> tuple[list[tuple[Image.Image, str]], list[dict[str, Any]]]:
+    """The person's landmarks in a few poses, each beside the picture that FFRNet makes of it; the same seed."""
+    row: list[tuple[Image.Image, str]] = []
+    entries: list[dict[str, Any]] = []
+    sampling = Sampling(PROMPTS[0], seed=seed, steps=6, size=SIZE)
+    without = studio.generate(host, sampling, [(identity, PersonSettings(structure=0.0))])[0].image
+    for n, (name, pose) in enumerate(POSES.items()):
+        people = [(identity, PersonSettings(pose=pose))]
+        shape = studio.shape(identity, people[0][1], SIZE)
+        assert shape is not None  # the demo's adapter brings an FFRNet
+        began = time.perf_counter()
+        portrait = studio.generate(host, sampling, people)[0]
+        seconds = time.perf_counter() - began
+        landmarks, path = out / f"pose{n + 1}_landmarks.png", out / f"pose{n + 1}.png"
+        shape.picture((512, 512)).save(landmarks)
+        save_png(portrait.image, path, infotext(sampling, host.name, studio.adapter, people, portrait))
+        change = _mean_change(portrait.image, without)
+        row.append((Image.open(landmarks), f"landmarks: {name}"))
+        row.append((portrait.image, f"with FFRNet, mean change {change:.1f} of 255"))
+        entries.append(
+            {"file": path.name, "landmarks": landmarks.name, "pose": name, "mean_change": round(change, 3),
+             "box": [round(side, 4) for side in shape.landmarks.box], "doubts": list(shape.doubts),
+             "seconds": round(seconds, 3)}
+        )  # fmt: skip
+    return row, entries
+
+
+def _mean_change(a: Image.Image, b: Image.Image) -> float:
+    return float(np.abs(np.asarray(a, dtype=np.float32) - np.asarray(b, dtype=np.float32)).mean())
 
 
 def _bare(host: DiffusersHost, seed: int) -> np.ndarray:

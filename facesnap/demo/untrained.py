@@ -17,6 +17,8 @@ from torch import nn
 from facesnap.attach.topology import read_topology
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
+from facesnap.models.fidelity import FFRNet
+from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
 from facesnap.models.projections import IDProjections
 
@@ -26,15 +28,19 @@ CLIP_LEVEL = 1  # a shallow hidden state of the encoder beside its penultimate o
 
 
 @torch.no_grad()
-def draw(module: Any, seed: int) -> Any:
-    """Draw all parameters of a torch module so that activations keep a magnitude of about 1."""
+def draw(module: Any, seed: int, gain: float = 1.0) -> Any:
+    """Draw all parameters of a torch module so that activations keep a magnitude of about 1.
+
+    Args:
+        gain: further factor of the weights; SiLU without a norm halves what goes through it, which 1.7 makes up for.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim <= 1:
             parameter.copy_(1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise)
         else:
-            parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+            parameter.copy_(gain * noise / math.sqrt(parameter[0].numel()))
     return module.eval()
 
 
@@ -100,11 +106,29 @@ def save_encoder(file: Path, seed: int = 10) -> Path:
     return file
 
 
-def make_adapter(unet: nn.Module, *, recogniser: str, encoder: str, seed: int = 20, **names: Any) -> Adapter:
-    """An untrained FaceSnap adapter with every part of the mixer, its gates opened.
+def make_ffrnet(unet: Any, seed: int) -> FFRNet:
+    """An untrained FFRNet for a diffusers UNet of SD1.5's layout; its zero convolutions are drawn too."""
+    c = unet.config
+    depth = tuple((int("CrossAttn" in kind),) * c.layers_per_block for kind in c.down_block_types)
+    net = FFRNet(
+        FFRNetConfig(
+            tuple(c.block_out_channels), depth, mid_depth=1, context_dim=c.cross_attention_dim, linear_projection=False,
+            adm_dim=None, time_dim=4 * c.block_out_channels[0], heads=c.attention_head_dim,
+        )
+    )  # fmt: skip
+    draw(net, seed)
+    draw(net.controlnet_cond_embedding, seed + 1, gain=1.7)
+    return net.requires_grad_(False)
+
+
+def make_adapter(
+    unet: Any, *, recogniser: str, encoder: str, seed: int = 20, ffrnet: bool = True, **names: Any
+) -> Adapter:
+    """An untrained FaceSnap adapter with every part of the mixer, its gates opened, and an FFRNet.
 
     Args:
-        unet: the UNet that it is to fit. recogniser: sha256. encoder: fingerprint. names: further AdapterSpec fields.
+        unet: the UNet that it is to fit. recogniser: sha256. encoder: fingerprint. ffrnet: False leaves FFRNet out.
+        names: further AdapterSpec fields.
     """
     stage1 = Stage1Config(512, 256, 4, CONTEXT, CLIP_WIDTH, depth=2, inner=CONTEXT, ff=4 * CONTEXT, shortcut=True)
     groups = (("h", CONTEXT), ("x", CLIP_WIDTH))
@@ -116,7 +140,7 @@ def make_adapter(unet: nn.Module, *, recogniser: str, encoder: str, seed: int = 
     spec = AdapterSpec(
         topology.base, recogniser=recogniser, encoder=encoder, shortcut=True, dim_head=16, name="untrained", **names
     )
-    return Adapter(spec, mixer, projections)
+    return Adapter(spec, mixer, projections, ffrnet=make_ffrnet(unet, seed + 2) if ffrnet else None)
 
 
 def save_adapter(file: Path, unet: nn.Module, **names: Any) -> Path:

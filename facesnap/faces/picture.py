@@ -200,7 +200,9 @@ def _samples_to_uint8(samples: np.ndarray, name: str, *, sixteen_bit: bool) -> n
 
 
 def _orientation(image: Image.Image, name: str) -> int:
-    """EXIF orientation 1..8; 1 where there is none. Reading TIFF, Pillow may have applied and removed it."""
+    """EXIF orientation 1..8; 1 where there is none. TIFF is turned by Pillow as it loads; old versions keep the tag."""
+    if image.format == "TIFF":
+        return 1
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except DECODER_ERRORS as error:

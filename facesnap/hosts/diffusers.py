@@ -126,11 +126,12 @@ class DiffusersHost:
                 expected="an SD1.5 or SDXL model",
                 remedy="check the file; offline, a single-file checkpoint needs --config FOLDER with its configuration",
             ) from error
-        if not hasattr(pipeline, "unet") or not hasattr(pipeline, "vae_scale_factor"):
+        channels = pipeline.unet.config.in_channels if hasattr(pipeline, "unet") else None
+        if channels != 4:
             raise HostError(
-                f"{path.name} is a {type(pipeline).__name__}.",
-                expected="a Stable Diffusion 1.5 or SDXL pipeline with a UNet",
-                remedy="choose another base model",
+                f"{path.name} is a {type(pipeline).__name__} whose UNet takes {channels or 'no'} channels.",
+                expected="a text-to-image model of Stable Diffusion 1.5 or SDXL, whose UNet takes 4 channels",
+                remedy="choose another base model; inpaint models need a picture and a mask",
             )
         host = cls(pipeline, path.stem if path.is_file() else path.name)
         host._place(device, offload)

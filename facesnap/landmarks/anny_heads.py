@@ -87,24 +87,18 @@ class AnnyHeads:
         self.sliders: list[str] = [
             label
             for label in self._model.local_change_labels
-            if any(word in label for word in _FACE_WORDS)
-            and not label.startswith(_NOT_A_FACE)
-            and "arm" not in label
+            if any(word in label for word in _FACE_WORDS) and not label.startswith(_NOT_A_FACE) and "arm" not in label
         ]
 
     def points(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
         """The 72 points of N heads with N expressions: (N, 72, 3) float64, m; x right, y down, z away."""
-        parts = [
-            self._batch(heads[i : i + _BATCH], actions[i : i + _BATCH]) for i in range(0, len(heads), _BATCH)
-        ]
+        parts = [self._batch(heads[i : i + _BATCH], actions[i : i + _BATCH]) for i in range(0, len(heads), _BATCH)]
         return np.concatenate(parts)
 
     def _batch(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
         torch, model = self._torch, self._model
 
-        def column(
-            maps: Sequence[Mapping[str, float]], labels: Sequence[str], default: float
-        ) -> dict[str, Any]:
+        def column(maps: Sequence[Mapping[str, float]], labels: Sequence[str], default: float) -> dict[str, Any]:
             return {label: torch.tensor([float(m.get(label, default)) for m in maps]) for label in labels}
 
         rest_pose = torch.eye(4)[None, None].repeat(len(heads), model.bone_count, 1, 1)  # (N, bones, 4, 4)
@@ -115,9 +109,7 @@ class AnnyHeads:
                 local_changes_kwargs=column([h.changes for h in heads], self.sliders, 0.0),
                 facial_actions=column(actions, model.facial_action_labels, 0.0),
             )
-        vertices = (
-            output["vertices"].numpy()[:, self._vertices].astype(np.float64)
-        )  # (N, V, 3): x right, y away, z up
+        vertices = output["vertices"].numpy()[:, self._vertices].astype(np.float64)  # (N, V, 3): x right, y away, z up
         points = np.einsum("pv,nvk->npk", self._weights, vertices)  # (N, 72, 3)
         return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 

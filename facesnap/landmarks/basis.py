@@ -26,7 +26,7 @@ _LARGEST_COORDINATE = 20.0
 _MAX_MODES = 400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Basis:
     """A face basis.
 
@@ -58,11 +58,7 @@ class Basis:
         file = DEFAULT_FILE if path is None else Path(path)
         arrays, header = _read(file)
         names = header.get("presets")
-        if (
-            not isinstance(names, list)
-            or len(names) != len(arrays["presets"])
-            or len(set(names)) != len(names)
-        ):
+        if not isinstance(names, list) or len(names) != len(arrays["presets"]) or len(set(names)) != len(names):
             raise _unusable(file, "its list of preset names does not fit the preset offsets")
         return cls(
             mean=arrays["mean"],
@@ -81,9 +77,7 @@ class Basis:
             "mean": self.mean,
             "identity": self.identity,
             "expression": self.expression,
-            "presets": np.stack(list(self.presets.values()))
-            if self.presets
-            else np.zeros((0, POINT_COUNT, 3)),
+            "presets": np.stack(list(self.presets.values())) if self.presets else np.zeros((0, POINT_COUNT, 3)),
             "residuals": np.array([self.identity_residual, self.expression_residual]),
         }
         rounded = {name: np.round(array, 5).astype(np.float32) for name, array in arrays.items()}

@@ -32,7 +32,8 @@ def _both(**actions: float) -> dict[str, float]:
     return {name + side: amount for name, amount in actions.items() for side in ("Left", "Right")}
 
 
-# Expressions by name, as facial actions of 0..1. Left and right are the person's own.
+# Expressions by name, as facial actions; 1 is the model's full action, more where that hardly shows in 72 points.
+# Left and right are the person's own.
 PRESETS: dict[str, dict[str, float]] = {
     "neutral": {},
     "smile": _both(mouthSmile=0.75, cheekSquint=0.4, eyeSquint=0.15, mouthDimple=0.2),
@@ -48,14 +49,14 @@ PRESETS: dict[str, dict[str, float]] = {
         "mouthFunnel": 0.2,
     },
     "sadness": {
-        **_both(mouthFrown=1.0, eyeSquint=0.1, browDown=0.15, eyeBlink=0.15),
-        "browInnerUp": 1.0,
-        "mouthShrugLower": 0.35,
+        **_both(mouthFrown=2.2, eyeSquint=0.1, browDown=0.15, eyeBlink=0.3),
+        "browInnerUp": 1.6,
+        "mouthShrugLower": 0.6,
     },
     "wink_left": {"eyeBlinkLeft": 0.85, "cheekSquintLeft": 0.5, "browDownLeft": 0.25},
     "wink_right": {"eyeBlinkRight": 0.85, "cheekSquintRight": 0.5, "browDownRight": 0.25},
     "eyes_closed": _both(eyeBlink=0.85),
-    "frown": {**_both(browDown=1.0, noseSneer=0.35, eyeSquint=0.35, mouthFrown=0.5, mouthPress=0.3)},
+    "frown": {**_both(browDown=1.5, noseSneer=0.5, eyeSquint=0.6, mouthFrown=1.2, mouthPress=0.3)},
 }
 # (upper lid, lower lid) points that meet when an eye is shut.
 _LID_PAIRS = ((37, 43), (38, 42), (39, 41), (45, 51), (46, 50), (47, 49))
@@ -80,9 +81,9 @@ def build(heads: AnnyHeads) -> Basis:
 
     owner = np.tile(np.arange(EXPRESSIONS) % IDENTITIES, 2)
     moved_aligned = (moved / unit - centres[owner, None] / scale) @ rotations[owner].transpose(0, 2, 1)
-    offsets = moved_aligned - (neutral[owner] / unit - centres[owner, None] / scale) @ rotations[
-        owner
-    ].transpose(0, 2, 1)
+    offsets = moved_aligned - (neutral[owner] / unit - centres[owner, None] / scale) @ rotations[owner].transpose(
+        0, 2, 1
+    )
     expression, expression_residual = principal_modes(offsets, EXPRESSION_MODES)
     return Basis(
         mean,
@@ -143,9 +144,7 @@ def _mirror(actions: dict[str, float]) -> dict[str, float]:
     """The same expression seen in a mirror."""
     swap = {"Left": "Right", "Right": "Left"}
     return {
-        next(
-            (name[: -len(side)] + other for side, other in swap.items() if name.endswith(side)), name
-        ): amount
+        next((name[: -len(side)] + other for side, other in swap.items() if name.endswith(side)), name): amount
         for name, amount in actions.items()
     }
 

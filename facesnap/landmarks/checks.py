@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.scheme import POINT_COUNT
 
+FIVE_POINTS_ONLY = "only five points are known: the shape is the mean face's, only the pose was fitted"
 FEWEST_POINTS = 16  # of 72; fewer do not tell shape from pose
 FEWEST_OF_FIVE = 5
 _FLATTEST = 0.06  # second over first singular value of the points; faces have 0.3 and more
@@ -18,7 +19,18 @@ _NO_FACE_ERROR = 0.15  # outer-eye distances; faces leave 0.01 to 0.05, scattere
 _DOUBTFUL_ERROR = 0.06
 _DOUBTFUL_YAW, _DOUBTFUL_PITCH = 60.0, 45.0
 _DOUBTFUL_HIDDEN, _DOUBTFUL_OUTSIDE = 0.25, 0.25
-_DOUBTFUL_SHAPE = 2.0  # root mean square of a, in standard deviations
+_DOUBTFUL_SHAPE, _DOUBTFUL_MODE = 2.0, 4.0  # root mean square and largest entry of a, in standard deviations
+
+
+class PoseLike(Protocol):
+    """What a doubt needs of a View."""
+
+    @property
+    def angles(self) -> tuple[float, float, float]: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def error(self) -> float: ...
 
 
 def check_visible(
@@ -56,9 +68,7 @@ def check_visible(
 
 def check_result(scale: float, rotation: np.ndarray, error: float, a: np.ndarray) -> None:
     """Raise LandmarkError if the fit shows that the points are no face."""
-    if not (
-        np.isfinite(scale) and np.isfinite(error) and np.isfinite(a).all() and np.isfinite(rotation).all()
-    ):
+    if not (np.isfinite(scale) and np.isfinite(error) and np.isfinite(a).all() and np.isfinite(rotation).all()):
         raise _no_face("the fit did not converge")
     if scale < _SMALLEST_FACE:
         raise _no_face(f"the eyes are {scale:.1f} pixels apart")
@@ -68,12 +78,17 @@ def check_result(scale: float, rotation: np.ndarray, error: float, a: np.ndarray
         raise _no_face(f"they miss the nearest face by {error:.0%} of the outer-eye distance")
 
 
-def doubts_about(picture: Any, view: Any, a: np.ndarray) -> list[str]:
-    """Why the fit of this picture deserves little confidence, in words; empty if it does not."""
+def doubts_about(points: np.ndarray, visible: np.ndarray, view: PoseLike, a: np.ndarray) -> list[str]:
+    """Why the fit of this picture deserves little confidence, in words; empty if it deserves some.
+
+    Args:
+        points: (V, D) the visible points, in pixels.
+        visible: (P,) which of all points these are.
+        view: what the fit found in the picture.
+        a: (K,) the identity found.
+    """
     doubts = []
-    if picture.pose_only:
-        doubts.append("only five points are known: the shape is the mean face's, only the pose was fitted")
-    hidden = 1 - float(picture.visible.mean())
+    hidden = 1 - float(visible.mean())
     if hidden > _DOUBTFUL_HIDDEN:
         doubts.append(f"{hidden:.0%} of the {POINT_COUNT} landmarks are hidden")
     yaw, pitch, _ = view.angles
@@ -81,10 +96,10 @@ def doubts_about(picture: Any, view: Any, a: np.ndarray) -> list[str]:
         doubts.append(f"the head is turned far (yaw {yaw:.0f}, pitch {pitch:.0f} degrees)")
     if view.error > _DOUBTFUL_ERROR:
         doubts.append(f"the landmarks miss the nearest face by {view.error:.1%} of the outer-eye distance")
-    outside = ((picture.points[:, :2] < 0) | (picture.points[:, :2] > view.size)).any(1).mean()
+    outside = ((points[:, :2] < 0) | (points[:, :2] > view.size)).any(1).mean()
     if outside > _DOUBTFUL_OUTSIDE:
         doubts.append(f"{outside:.0%} of the landmarks lie outside the picture")
-    if np.sqrt(np.mean(a**2)) > _DOUBTFUL_SHAPE:
+    if np.sqrt(np.mean(a**2)) > _DOUBTFUL_SHAPE or np.abs(a).max() > _DOUBTFUL_MODE:
         doubts.append("the shape found is far from any natural face")
     return doubts
 

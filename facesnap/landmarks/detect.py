@@ -21,7 +21,7 @@ import numpy as np
 
 from facesnap.errors import LandmarkError, MissingDependencyError, PackError
 from facesnap.landmarks.dense68 import Dense68
-from facesnap.landmarks.fit import Observation
+from facesnap.landmarks.fitting import Observation
 from facesnap.landmarks.scheme import (
     DERIVED_POINTS,
     POINT_COUNT,
@@ -38,7 +38,7 @@ _DERIVED_WEIGHT = 0.3  # lid points that were interpolated tell less than detect
 _CENTRE = 0.5  # detectors count from the centre of pixel (0, 0); the scheme from its corner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detection:
     """The landmarks of one face in one picture.
 
@@ -205,9 +205,7 @@ def same_points(detection: Detection) -> np.ndarray:
     return detection.points[:, :2]
 
 
-def _checked_input(
-    picture: np.ndarray, box: np.ndarray, kps: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked_input(picture: np.ndarray, box: np.ndarray, kps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     picture = np.asarray(picture)
     box, kps = np.asarray(box, dtype=np.float64).ravel(), np.asarray(kps, dtype=np.float64)
     sound = picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8 and picture.size > 0
@@ -218,9 +216,7 @@ def _checked_input(
             remedy="Pass one detected face of one picture.",
         )
     box = box[:4]
-    if not (
-        np.isfinite(box).all() and np.isfinite(kps).all() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1
-    ):
+    if not (np.isfinite(box).all() and np.isfinite(kps).all() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1):
         raise LandmarkError(
             f"The face's box is {box.round(1).tolist()}.",
             expected="left < right and top < bottom, finite.",

@@ -10,8 +10,8 @@ import numpy as np
 
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
-from facesnap.landmarks.fit import Fit, fit
-from facesnap.landmarks.recombine import Framing, PoseSpec, recombine
+from facesnap.landmarks.fitting import Fit, fit
+from facesnap.landmarks.recombination import Framing, PoseSpec, recombine
 from facesnap.landmarks.scheme import five_points
 
 
@@ -26,7 +26,7 @@ class FaceLike(Protocol):
     def kps(self) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Landmarks:
     """Landmarks to draw and what else follows from them; all in fractions of the picture.
 

@@ -154,9 +154,7 @@ def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: np.ndar
         _paint(window, np.hypot(xs, ys) - radius, colour)
 
 
-def _ellipse(
-    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, half_width: float, colour: np.ndarray
-) -> None:
+def _ellipse(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, half_width: float, colour: np.ndarray) -> None:
     """A filled ellipse whose long axis runs from `start` to `end`."""
     axis = end - start
     half_length = max(float(np.hypot(*axis)) / 2, 1e-6)

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit
-from facesnap.landmarks.recombine import PoseSpec, recombine
+from facesnap.landmarks.fitting import Fit
+from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.landmarks.render import render_landmarks
 
 TILE, CAPTION, COLUMNS = 288, 22, 7
@@ -60,7 +60,5 @@ def _cropped(picture: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.nd
     side = 1.5 * float((high - low).max())
     corner = (low + high) / 2 - side / 2
     box = (corner[0], corner[1], corner[0] + side, corner[1] + side)
-    tile = Image.fromarray(picture).transform(
-        (TILE, TILE), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC
-    )
+    tile = Image.fromarray(picture).transform((TILE, TILE), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
     return np.asarray(tile), (points - corner) / side

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facesnap.attach import Conditioning, RowPlan, attach
+from facesnap.attach import Conditioning, Row, RowPlan, attach
 from facesnap.attach.region import token_grid, token_weights
+from facesnap.attach.rows import Tile
 from facesnap.errors import AttachError
 from tests.networks import CONTEXT, Batch, diffusers_unet, projections_for, run, token_groups
 
@@ -115,3 +116,26 @@ def test_block_strengths_the_longest_prefix_counts(scene) -> None:
     with attach(unet, [one], RowPlan.classifier_free()):
         assert torch.equal(run(unet, batch), fired["only one"])
     assert (fired["only middle"] - fired["only one"]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_tiles_see_their_piece_of_the_region(scene) -> None:
+    """Two tiles in one call, each with its own piece of a region: at the first site as if each came alone."""
+    unet, _, (person, _) = scene
+    site = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
+    region = torch.rand(96, 192, generator=torch.Generator().manual_seed(1))  # 12 x 24 latents
+    masked = replace(person, region=region)
+    tiles = [Tile((12, 24), 0, 0), Tile((12, 24), 0, 12)]
+    batch = Batch.draw("sd15", size=(12, 12))
+    outputs = []
+    handle = site.register_forward_hook(lambda m, a, out: outputs.append(out))
+    rows = [Row(0, True, tile) for tile in tiles]
+    with attach(unet, [masked], RowPlan(rows)):
+        run(unet, batch)
+    for i, tile in enumerate(tiles):
+        piece = replace(person, region=region[:, 96 * i : 96 * i + 96])
+        with attach(unet, [piece], RowPlan([Row(0, True)])):
+            run(unet, batch.rows(slice(i, i + 1)))
+        assert (outputs[-1][0] - outputs[0][i]).abs().max() <= 1e-5
+        assert tile.left == 12 * i
+    handle.remove()

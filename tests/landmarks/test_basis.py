@@ -41,9 +41,7 @@ def test_mean_face_has_the_features_where_a_face_has_them(basis):
     mean = basis.mean
     assert abs(scheme.outer_eye_distance(mean) - 1) < 0.01
     np.testing.assert_allclose(mean.mean(0), 0, atol=1e-4)
-    brow, eye, nose, mouth = (
-        mean[scheme.PARTS[p], 1].mean() for p in ("brow_left", "eye_left", "nose", "mouth")
-    )
+    brow, eye, nose, mouth = (mean[scheme.PARTS[p], 1].mean() for p in ("brow_left", "eye_left", "nose", "mouth"))
     assert brow < eye < nose < mouth < mean[8, 1]
     assert mean[30, 2] == mean[:, 2].min()  # the nose tip is nearest
     assert mean[[0, 9], 2].min() > mean[8, 2]  # the ears lie behind the chin
@@ -159,16 +157,19 @@ def test_missing_damaged_and_pickled_files(basis, tmp_path):
 
 
 def test_rebuilt_from_the_head_model(basis, tmp_path):
-    """The script makes the committed file anew, to 1e-5 outer-eye distances after rounding."""
+    """The scripts make the committed basis anew to 1e-5 outer-eye distances, and the benchmark's heads."""
     if importlib.util.find_spec("anny") is None:
         message = "the head model is missing: pip install anny==0.6.2 (needs torch)"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+    from facesnap.bench import make_heads
     from facesnap.landmarks.anny_heads import AnnyHeads
     from facesnap.landmarks.build_basis import build
 
-    build(AnnyHeads()).save(tmp_path / "new.npz")
+    heads = AnnyHeads()
+    np.testing.assert_allclose(make_heads.make(heads), make_heads.load(), atol=1.01 * make_heads.STEP)
+    build(heads).save(tmp_path / "new.npz")
     new = Basis.load(tmp_path / "new.npz")
     for name in ("mean", "identity", "expression"):
         np.testing.assert_allclose(getattr(new, name), getattr(basis, name), atol=1.01e-5)

@@ -78,9 +78,7 @@ def test_wrong_values_are_named(call, options):
         call(*options)
 
 
-@pytest.mark.parametrize(
-    "option", [("--size", "512"), ("--size", "0x4"), ("--position", "0.5"), ("--framing", "x")]
-)
+@pytest.mark.parametrize("option", [("--size", "512"), ("--size", "0x4"), ("--position", "0.5"), ("--framing", "x")])
 def test_wrong_usage_exits_with_2(call, option):
     with pytest.raises(SystemExit) as caught:
         call(*option)

@@ -14,7 +14,7 @@ from facesnap.faces import FaceAnalyser
 from facesnap.landmarks import scheme
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector, kind_of, same_points
-from facesnap.landmarks.fit import fit
+from facesnap.landmarks.fitting import fit
 from facesnap.landmarks.pose import rotation
 from facesnap.landmarks.predictor import LandmarkPredictor
 from tests.landmarks.nets import constant_net
@@ -229,12 +229,13 @@ def test_identity_survives_a_strangers_pose(predictor, analyser, orl):
         drivers.append(fit(BASIS, found[5].observation))
     kept, copied = [], []
     size = (92, 112)
-    from facesnap.landmarks.fit import Observation
-    from facesnap.landmarks.recombine import recombine
+    from facesnap.landmarks.fitting import Observation
+    from facesnap.landmarks.recombination import recombine
 
     for i, source in enumerate(held):
         driver = drivers[(i + 3) % len(people)]
-        again = fit(BASIS, Observation(recombine(BASIS, source, driver, size=size) * size, size, 0.03))
+        points = recombine(BASIS, source, driver, size=size) * size
+        again = fit(BASIS, Observation(points, size, 0.003, outline=False))
         own, others = gallery[i].a, gallery[(i + 3) % len(people)].a
         kept.append(np.linalg.norm(again.a - own) < np.linalg.norm(again.a - others))
         copied.append(np.linalg.norm(driver.a - own) < np.linalg.norm(driver.a - others))

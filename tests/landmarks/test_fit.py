@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from facesnap.errors import LandmarkError
 from facesnap.landmarks import scheme
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit, Observation, fit
+from facesnap.landmarks.fitting import Fit, Observation, fit
 from facesnap.landmarks.pose import angles, closed_form_pose, exponential, rotation
-from facesnap.landmarks.recombine import recombine
+from facesnap.landmarks.recombination import recombine
 from tests.landmarks.faces import SIZE, coefficients, project, seeds
 from tests.landmarks.faces import angles as some_angles
 
@@ -73,8 +73,8 @@ def test_closed_form_pose_is_exact_without_noise(pose, scale, dims):
 @given(seeds, some_angles)
 def test_pose_is_recovered_from_flat_points(seed, pose):
     found = fit(BASIS, seen(project(BASIS, *coefficients(BASIS, seed), pose)))
-    assert found.views[0].angles == pytest.approx(pose, abs=6)
-    assert np.sign(found.views[0].angles[0]) == np.sign(pose[0]) or abs(pose[0]) < 6
+    assert found.views[0].angles == pytest.approx(pose, abs=4)
+    assert np.sign(found.views[0].angles[0]) == np.sign(pose[0]) or abs(pose[0]) < 4
     assert found.views[0].error < 0.01
 
 
@@ -83,10 +83,10 @@ def test_pose_is_recovered_from_flat_points(seed, pose):
 def test_shape_is_recovered_from_solid_points(seed, pose):
     a, b = coefficients(BASIS, seed)
     found = fit(BASIS, seen(project(BASIS, a, b, pose, dims=3)))
-    assert found.views[0].angles == pytest.approx(pose, abs=3)
-    assert np.corrcoef(found.a[:10], a[:10])[0, 1] > 0.85
+    assert found.views[0].angles == pytest.approx(pose, abs=2)
+    assert np.corrcoef(found.a[:10], a[:10])[0, 1] > 0.6
     truth, guess, mean = (s / np.linalg.norm(s) for s in (BASIS.shape(a), BASIS.shape(found.a), BASIS.mean))
-    assert np.linalg.norm(guess - truth) < 0.7 * np.linalg.norm(mean - truth)  # size itself cannot be seen
+    assert np.linalg.norm(guess - truth) < 0.5 * np.linalg.norm(mean - truth)  # size itself cannot be seen
 
 
 @settings(max_examples=20)
@@ -102,8 +102,8 @@ def test_fit_follows_a_similarity_of_the_picture(seed, pose, zoom, turn, shift):
     matrix = zoom * rotation(0, 0, turn)[:2, :2]
     first = fit(BASIS, seen(points), rounds=30)
     second = fit(BASIS, seen(points @ matrix.T + shift), rounds=30)
-    np.testing.assert_allclose(second.a, first.a, atol=0.05)
-    np.testing.assert_allclose(second.views[0].b, first.views[0].b, atol=0.05)
+    np.testing.assert_allclose(second.a, first.a, atol=0.02)
+    np.testing.assert_allclose(second.views[0].b, first.views[0].b, atol=0.02)
     assert second.views[0].scale == pytest.approx(zoom * first.views[0].scale, rel=5e-3)
     np.testing.assert_allclose(drawn_again(second), drawn_again(first) @ matrix.T + shift, atol=0.3 * zoom)
 
@@ -114,7 +114,7 @@ def test_a_mirrored_picture_turns_the_other_way(seed, pose):
     points = project(BASIS, *coefficients(BASIS, seed), pose)
     mirrored = points[list(scheme.MIRROR)] * (-1, 1) + (SIZE[0], 0)
     yaw, pitch, roll = fit(BASIS, seen(points)).views[0].angles
-    assert fit(BASIS, seen(mirrored)).views[0].angles == pytest.approx((-yaw, pitch, -roll), abs=2.5)
+    assert fit(BASIS, seen(mirrored)).views[0].angles == pytest.approx((-yaw, pitch, -roll), abs=1)
 
 
 def test_more_references_come_closer_to_the_person():
@@ -127,8 +127,7 @@ def test_more_references_come_closer_to_the_person():
             clean = project(BASIS, a, coefficients(BASIS, 100 * seed + view)[1], pose)
             pictures.append(seen(clean + 120 * 0.01 * rng.normal(size=clean.shape), 0.01))
         distance = [
-            np.linalg.norm(BASIS.shape(f.a) - BASIS.shape(a))
-            for f in (fit(BASIS, pictures[0]), fit(BASIS, pictures))
+            np.linalg.norm(BASIS.shape(f.a) - BASIS.shape(a)) for f in (fit(BASIS, pictures[0]), fit(BASIS, pictures))
         ]
         one.append(distance[0])
         four.append(distance[1])
@@ -138,11 +137,9 @@ def test_more_references_come_closer_to_the_person():
 
 def test_joint_step_equals_the_full_system():
     """The Schur complement gives what one dense solve over a, b_1, b_2 and both pose steps gives."""
-    from facesnap.landmarks.fit import _Picture, _solve_identity
+    from facesnap.landmarks.fitting import _Picture, _solve_identity
 
-    pictures = [
-        _Picture(BASIS, seen(project(BASIS, *coefficients(BASIS, s), (10.0 * s, 5, 0)))) for s in (1, 2)
-    ]
+    pictures = [_Picture(BASIS, seen(project(BASIS, *coefficients(BASIS, s), (10.0 * s, 5, 0)))) for s in (1, 2)]
     for picture in pictures:
         picture.start()
     blocks = [picture.normal_equations(1.0) for picture in pictures]
@@ -226,6 +223,7 @@ def test_five_points_join_a_full_reference():
     both = fit(BASIS, [full, five])
     assert not both.pose_only and len(both.views) == 2
     np.testing.assert_allclose(both.a, fit(BASIS, full).a, atol=0.05)
+    assert both.confident  # the five points take nothing away
 
 
 # ----- what must not work
@@ -277,21 +275,21 @@ def test_senseless_weights_and_nothing_are_refused():
         fit(BASIS, seen(GOOD, weights=np.ones(5)))
     with pytest.raises(LandmarkError, match="weights"):
         fit(BASIS, seen(GOOD, weights=np.full(72, 2.0)))
+    with pytest.raises(LandmarkError, match="visible"):
+        fit(BASIS, seen(GOOD, weights=np.zeros(72)))
     with pytest.raises(LandmarkError, match="nothing"):
         fit(BASIS, [])
+    with pytest.raises(LandmarkError, match="priors"):
+        fit(BASIS, seen(GOOD), expression_weight=0.0)
 
 
 def test_half_hidden_profile_is_flagged():
     points = project(BASIS, *coefficients(BASIS, 2, 0.3), (75, 0, 0))
-    right = [
-        i for i in range(72) if i not in (8, *range(27, 31), 33, 62, 63, 70, 71) and BASIS.mean[i, 0] > 0
-    ]
+    right = [i for i in range(72) if i not in (8, *range(27, 31), 33, 62, 63, 70, 71) and BASIS.mean[i, 0] > 0]
     points[right] = np.nan  # the far side
     found = fit(BASIS, seen(points, 0.02))
     assert not found.confident
-    assert any("hidden" in doubt for doubt in found.doubts) and any(
-        "turned" in doubt for doubt in found.doubts
-    )
+    assert any("hidden" in doubt for doubt in found.doubts) and any("turned" in doubt for doubt in found.doubts)
     assert 55 < found.views[0].angles[0] < 90
     drawn = recombine(BASIS, found, found, size=SIZE)
     assert np.isfinite(drawn).all() and np.abs(drawn - 0.5).max() < 1
@@ -301,3 +299,30 @@ def test_face_outside_the_picture_is_flagged():
     found = fit(BASIS, seen(GOOD + np.array([330, 0])))
     assert any("outside" in doubt for doubt in found.doubts)
     assert fit(BASIS, seen(GOOD)).confident
+
+
+@settings(max_examples=60)
+@given(
+    seeds,
+    some_angles,
+    st.floats(0.0, 0.6),
+    st.floats(0.0, 1.0),
+    st.tuples(st.floats(0.01, 5), st.floats(0.01, 5)),
+    st.sampled_from([2, 3]),
+)
+def test_spoilt_points_give_an_error_or_a_finite_fit(seed, pose, noise, hidden, stretch, dims):
+    """Noise, holes, squeezing: a bad fit is never passed off as a good one."""
+    rng = np.random.default_rng(seed)
+    points = project(BASIS, *coefficients(BASIS, seed), pose, dims=dims)
+    points += 120 * noise * rng.normal(size=points.shape)
+    points[:, :2] *= stretch
+    points[rng.uniform(size=72) < hidden] = np.nan
+    try:
+        found = fit(BASIS, seen(points, 0.02))
+    except LandmarkError:
+        return
+    drawn = recombine(BASIS, found, found, size=SIZE)
+    assert np.isfinite(drawn).all() and np.isfinite(found.a).all()
+    assert found.views[0].error < 0.15
+    if noise > 0.4 or max(stretch) > 4 * min(stretch) or hidden > 0.9:
+        assert not found.confident

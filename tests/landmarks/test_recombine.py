@@ -13,10 +13,10 @@ from facesnap.bench import synthetic
 from facesnap.bench.make_heads import load
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit, Observation, fit
+from facesnap.landmarks.fitting import Fit, Observation, fit
 from facesnap.landmarks.pose import rotation
 from facesnap.landmarks.predictor import Landmarks
-from facesnap.landmarks.recombine import PoseSpec, recombine
+from facesnap.landmarks.recombination import PoseSpec, recombine
 from tests.landmarks.faces import SIZE, coefficients, project, seeds
 
 BASIS = Basis.load()
@@ -55,9 +55,7 @@ def test_recombination_follows_its_formula(seed, index):
 
 
 def test_keep_framing_keeps_the_size_of_the_head():
-    large = replace(
-        MEAN, a=2.5 * np.eye(len(MEAN.a))[np.abs(BASIS.identity @ [0, 1, 0] @ BASIS.mean[:, 1]).argmax()]
-    )
+    large = replace(MEAN, a=2.5 * np.eye(len(MEAN.a))[np.abs(BASIS.identity @ [0, 1, 0] @ BASIS.mean[:, 1]).argmax()])
 
     def extent(points):
         return np.linalg.norm(points - points.mean(0))

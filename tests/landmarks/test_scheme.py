@@ -116,9 +116,7 @@ def test_colours_are_the_papers():
         assert tuple(colours[index]) == colour
 
 
-@pytest.mark.parametrize(
-    "convert", [scheme.from_ibug68, scheme.from_insightface_106, scheme.from_mediapipe478]
-)
+@pytest.mark.parametrize("convert", [scheme.from_ibug68, scheme.from_insightface_106, scheme.from_mediapipe478])
 def test_wrong_shapes_are_refused(convert):
     with pytest.raises(LandmarkError, match="shape"):
         convert(np.zeros((5, 2)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.checks import check_result, check_visible, doubts_about
+from facesnap.landmarks.checks import FIVE_POINTS_ONLY, check_result, check_visible, doubts_about
 from facesnap.landmarks.pose import angles, closed_form_pose, exponential, rotation
 from facesnap.landmarks.scheme import POINT_COUNT, checked, five_point_weights
 
@@ -28,7 +28,7 @@ _T_DEGREES = 6.0  # Student-t degrees of freedom: points far off lose their pull
 _TOLERANCE = 3e-4  # of a round's pose step: radians, log scale, basis units
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observation:
     """The points of one face in one picture.
 
@@ -50,7 +50,7 @@ class Observation:
     outline: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """What the fit found in one picture.
 
@@ -80,7 +80,7 @@ class View:
         return self.scale * shape @ self.rotation[:2].T + self.translation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A person's shape from one or more pictures, with the expression and pose in each.
 
@@ -120,7 +120,8 @@ def fit(
     Args:
         basis: the face basis.
         observations: one for each picture; all of the same person.
-        identity_weight, expression_weight: la and lb; 1 takes the basis' standard deviations at their word.
+        identity_weight, expression_weight: la and lb, above 0; 1 takes the basis' deviations at their
+            word.
         rounds: at most this many Gauss-Newton rounds.
 
     Raises:
@@ -132,6 +133,12 @@ def fit(
             "There is nothing to fit.",
             expected="the points of at least one picture.",
             remedy="Give a reference.",
+        )
+    if not (min(identity_weight, expression_weight) > 0 and rounds > 0):
+        raise LandmarkError(
+            f"The priors weigh {identity_weight} and {expression_weight}, for {rounds} rounds.",
+            expected="weights above 0 and at least one round.",
+            remedy="Leave them out.",
         )
     solvers = [_Picture(basis, observation) for observation in given]
     shaped = [solver for solver in solvers if not solver.pose_only]
@@ -149,9 +156,9 @@ def fit(
     for view in views:
         check_result(view.scale, view.rotation, view.error, a)
     residual, gain = _shared_residual(basis, solvers)
-    doubts = tuple(
-        text for solver, view in zip(solvers, views, strict=True) for text in doubts_about(solver, view, a)
-    )
+    doubts = [] if shaped else [FIVE_POINTS_ONLY]
+    for solver, view in zip(solvers, views, strict=True):
+        doubts += doubts_about(solver.points, solver.visible, view, a)
     return Fit(a, views, residual, gain, pose_only=not shaped, doubts=tuple(dict.fromkeys(doubts)))
 
 
@@ -176,23 +183,17 @@ class _Picture:
 
     def __init__(self, basis: Basis, observation: Observation) -> None:
         count = 5 if np.shape(observation.points)[:1] == (5,) else POINT_COUNT
-        points = checked(
-            observation.points, count, what="A set of landmarks", dims=(2,) if count == 5 else (2, 3)
-        )
+        points = checked(observation.points, count, what="A set of landmarks", dims=(2,) if count == 5 else (2, 3))
         self.observation = observation
         self.pose_only = count == 5
-        self.visible = np.isfinite(points).all(1)  # (P,)
+        weights = self._point_weights(count)
+        self.visible = np.isfinite(points).all(1) & (weights > 0)  # (P,)
         check_visible(points, self.visible, observation.size, observation.sigma, self.pose_only)
-        self.points = points[self.visible]
+        self.points, self.weights = points[self.visible], weights[self.visible]
         self.dims = points.shape[1]
-        self.weights = self._point_weights(count)
         rows = five_point_weights() if self.pose_only else None
         self.mean = (basis.mean if rows is None else rows @ basis.mean)[self.visible]
-        modes = (
-            np.concatenate([basis.identity, basis.expression])[:, self.visible]
-            if rows is None
-            else np.zeros(0)
-        )
+        modes = np.concatenate([basis.identity, basis.expression])[:, self.visible] if rows is None else np.zeros(0)
         self.modes = np.ascontiguousarray(modes.T)  # (3, P, K + M)
         self.identity_modes = len(basis.identity)
         self.b = np.zeros(len(basis.expression))
@@ -209,7 +210,7 @@ class _Picture:
                 expected=f"{count} numbers of 0 to 1.",
                 remedy="Leave the weights out to weigh every point alike.",
             )
-        return weights[self.visible]
+        return weights
 
     def start(self) -> None:
         """First pose: closed form; if that looks odd or there are few points, also from the upright face."""
@@ -289,9 +290,7 @@ class _Picture:
         self.scale *= float(np.exp(zoom))
         return moved
 
-    def normal_equations(
-        self, lb: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def normal_equations(self, lb: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """N_aa, N_ax, N_xx, g_a, g_x for a and x = (b, pose step), with lb on b."""
         root = self._root_weights()
         count = root.size

@@ -9,7 +9,7 @@ import numpy as np
 
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fit import Fit, View
+from facesnap.landmarks.fitting import Fit, View
 from facesnap.landmarks.pose import angles, rotation
 from facesnap.landmarks.presets import Expression, parse_expression
 
@@ -33,8 +33,8 @@ class PoseSpec:
             middle.
         size: height of the neutral frontal face, brows to chin, as a fraction of the picture's shorter side,
             0.02..2; default 0.5.
-        expression: presets with their strengths, as text ("smile:0.8+wink_left:1") or a mapping; default
-            neutral.
+        expression: presets with strengths, as text ("smile:0.8+wink_left:1") or a mapping; left and right
+            are the person's own; default neutral.
     """
 
     yaw: float | None = None
@@ -119,9 +119,7 @@ def expression_offset(basis: Basis, expression: Expression) -> np.ndarray:
     return offset
 
 
-def _pose_of_driver(
-    basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: Framing
-) -> View:
+def _pose_of_driver(basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: Framing) -> View:
     """The driver's pose on a picture of `size`, its own picture fitted inside and centred."""
     view = driver.views[0]
     zoom = min(size[0] / view.size[0], size[1] / view.size[1])
@@ -181,6 +179,4 @@ def _check(
 
 
 def _out_of_range(name: str, value: object, expected: str) -> LandmarkError:
-    return LandmarkError(
-        f"The {name} is {value!r}.", expected=f"{expected}.", remedy="Choose a value in the range."
-    )
+    return LandmarkError(f"The {name} is {value!r}.", expected=f"{expected}.", remedy="Choose a value in the range.")

