@@ -66,6 +66,10 @@ def _person_fields(identity: Identity, settings: PersonSettings) -> Mapping[str,
         fields["window"] = f"{settings.start}-{settings.end}"
     if settings.block_strengths:
         fields["blocks"] = " ".join(f"{k}={v}" for k, v in sorted(settings.block_strengths.items()))
+    if settings.lora != default.lora:
+        fields["LoRA"] = settings.lora
+    if settings.lora_in_region:
+        fields["LoRA region"] = "masked"
     if settings.region is not None:
         fields["region"] = "masked"
     if settings.structure is not None:

@@ -9,30 +9,37 @@ same person pays nothing.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from facesnap.attach import Conditioning, Speed, Structure
+from facesnap.attach import Conditioning, LoraPart, Speed, Structure
 from facesnap.cache import ContentCache, FileDigests
 from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.faceid import loras_in_prompt
 from facesnap.errors import EncoderError, NoFaceError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.face import Choice
 from facesnap.faces.identity import Identity
+from facesnap.faces.recognisers import require_named
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.basis import Basis
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
+from facesnap.models.pulid import PulidMixer
 from facesnap.models.unet_blocks import KeyValue
 from facesnap.shape import PoseSettings, Shape, Shapes
+
+logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 << 20
 SCORE_STEPS = 3  # of the detection ladder: portraits made are upright, and a picture without a face must cost little
@@ -49,6 +56,8 @@ class PersonSettings:
         structure: strength of FFRNet's residuals, 0..10; 0 is off, None takes the adapter's suggestion.
         structure_start, structure_end: FFRNet's window of the sampling's progress.
         pose: of the face; None is the first reference's own.
+        lora: 0..10, strength of the LoRA that the adapter brings; 0 is off, 1 is how it was trained.
+        lora_in_region: the LoRA changes the region only; of use with a region.
     """
 
     strength: float | None = None
@@ -62,6 +71,8 @@ class PersonSettings:
     structure_start: float = 0.0
     structure_end: float = 1.0
     pose: PoseSettings | None = None
+    lora: float = 1.0
+    lora_in_region: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.s_struct <= 5.0:
@@ -140,7 +151,10 @@ class Studio:
     def check(self, identity: Identity) -> None:
         """Raise IdentityMismatchError or EncoderError where an identity does not suit the adapter."""
         spec, levels = self.adapter.spec, self.adapter.mixer.config.clip_levels
-        identity.require_recogniser(spec.recogniser, spec.recogniser_name)
+        if spec.recogniser:
+            identity.require_recogniser(spec.recogniser, spec.recogniser_name)
+        else:  # public files name their recogniser only
+            require_named(f"identity '{identity.name}'", identity.recogniser, identity.alias, spec.recogniser_name)
         if levels:
             self.adapter.check_encoder(identity.encoder or "", identity.encoder_name or "")
             missing = [level for level in levels if level not in identity.hidden]
@@ -158,7 +172,7 @@ class Studio:
         spec, key = self.adapter.spec, ("kv", identity.digest, settings.s_struct)
         cond = self._cache.get(key, lambda: self._project(identity, settings.s_struct), _kv_bytes)
         uncond = None
-        if spec.uncond == "encoded":
+        if spec.uncond != "none":
             key = ("uncond", "", settings.s_struct)
             uncond = self._cache.get(key, lambda: self._project(None, settings.s_struct), _kv_bytes)
         return Conditioning(
@@ -216,7 +230,7 @@ class Studio:
         return Structure(
             net,
             cond=kept(identity.digest, identity),
-            uncond=kept("", None) if self.adapter.spec.uncond == "encoded" else None,
+            uncond=kept("", None) if self.adapter.spec.uncond != "none" else None,
             draw=lambda view: self._shapes.pictures(shape, view, net.config),
             face=shape.landmarks.box,
             strength=self._structure_strength(settings),
@@ -225,6 +239,24 @@ class Studio:
             region=settings.region,
             pictures=settings.pictures,
         )
+
+    def loras(self, people: Sequence[PersonSettings]) -> list[LoraPart]:
+        """The adapter's LoRA, once for all of its people: with the strongest strength that one of them asks for, and,
+        where all of them keep it to their regions, inside these regions."""
+        strength = max((settings.lora for settings in people), default=0.0)
+        if self.adapter.lora is None or strength == 0.0:
+            return []
+        wanted = [settings for settings in people if settings.lora != 0.0]
+        regions = [settings.region if settings.lora_in_region else None for settings in wanted]
+        region: Tensor | None = None
+        for part in regions:
+            if part is None:
+                region = None
+                break
+            if region is not None and part.shape != region.shape:
+                part = F.interpolate(part[None, None].float(), region.shape, mode="area")[0, 0]  # (H, W)
+            region = part if region is None else torch.maximum(region, part)
+        return [LoraPart(self.adapter.lora, strength, region=region)]
 
     def _structure_strength(self, settings: PersonSettings) -> float:
         spec = self.adapter.ffrnet_spec
@@ -271,6 +303,8 @@ class Studio:
         mixer, levels = self.adapter.mixer, self.adapter.mixer.config.clip_levels
         if next(mixer.parameters()).dtype != torch.float32:
             mixer = copy.deepcopy(mixer).float()  # a copy: another thread may be using the adapter's own
+        if isinstance(mixer, PulidMixer):
+            return self._mix_pulid(mixer, identity)
         if identity is None:
             zero = self._needed_encoder().encode_zero(levels) if levels else {}
             return mixer(
@@ -286,6 +320,19 @@ class Studio:
             s_struct=s_struct,
         )
 
+    def _mix_pulid(self, mixer: PulidMixer, identity: Identity | None) -> dict[str, TokenGroup]:
+        """PuLID looks at faces with an image tower of its own, which is not part of this version."""
+        if identity is None:
+            return mixer.unconditional()
+        raise self._no_tower()
+
+    def _no_tower(self) -> EncoderError:
+        return EncoderError(
+            f"The adapter {self.adapter.spec.name!r} looks at faces with {self.adapter.spec.encoder_name}.",
+            expected="that image tower and a face prepared for it, which this version of FaceSnap does not have",
+            remedy="choose a FaceID or InstantID adapter",
+        )
+
     def _vectors(self, identity: Identity) -> Tensor:
         """(R, 512), each reference's own vector in the form that the adapter wants."""
         vectors = identity.embeddings
@@ -294,6 +341,8 @@ class Studio:
         return torch.from_numpy(vectors.astype(np.float32))
 
     def _needed_encoder(self) -> ImageEncoder:
+        if isinstance(self.adapter.mixer, PulidMixer):
+            raise self._no_tower()
         if self.encoder is None:
             raise EncoderError(
                 f"The adapter {self.adapter.spec.name!r} needs a CLIP image encoder, and none was given.",
@@ -323,7 +372,14 @@ class Studio:
         conditionings = [self.conditioning(identity, settings) for identity, settings in people]
         found = [self.structure(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
         structures = [structure for structure in found if structure is not None]
-        images = host.sample(sampling, conditionings, on_step, structures, speed)
+        loras = self.loras([settings for _, settings in people])
+        doubled = loras_in_prompt(sampling.prompt) if loras else []
+        if doubled:
+            logger.warning(
+                "The prompt asks for the LoRA %s, and %s brings one of its own: it is applied twice. Take it out of "
+                "the prompt, or set the adapter's LoRA strength to 0.", ", ".join(doubled), self.adapter.spec.name,
+            )  # fmt: skip
+        images = host.sample(sampling, conditionings, on_step, structures, speed, loras)
         return [
             Portrait(image, sampling.seed + i, tuple(self.similarity(image, who) for who, _ in people))
             for i, image in enumerate(images)

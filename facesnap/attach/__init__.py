@@ -2,6 +2,7 @@
 
 from facesnap.attach.attachment import Attachment, attach
 from facesnap.attach.conditioning import Conditioning, Rule
+from facesnap.attach.lora import LoraPart
 from facesnap.attach.rows import Row, RowPlan, Tile
 from facesnap.attach.structure import Pictures, Speed, Structure, View
 from facesnap.attach.topology import Topology, read_topology
@@ -9,6 +10,7 @@ from facesnap.attach.topology import Topology, read_topology
 __all__ = [
     "Attachment",
     "Conditioning",
+    "LoraPart",
     "Pictures",
     "Row",
     "RowPlan",

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach.call import UNetCall
 from facesnap.attach.conditioning import Conditioning
 from facesnap.attach.inputs import read_inputs
+from facesnap.attach.lora import LoraInjection, LoraPart
 from facesnap.attach.residuals import ResidualInjection
 from facesnap.attach.rows import RowPlan
 from facesnap.attach.structure import Speed, Structure
@@ -44,8 +45,10 @@ class Attachment:
         plan: RowPlan,
         structures: Sequence[Structure] = (),
         speed: Speed = Speed.BALANCED,
+        loras: Sequence[LoraPart] = (),
     ) -> None:
         self.unet, self.topology, self.plan = unet, topology, plan
+        self.loras = LoraInjection(topology, loras)
         self.tokens = TokenInjection(topology, people)
         self.residuals = ResidualInjection(topology, structures, speed)
         self.calls = 0
@@ -56,7 +59,8 @@ class Attachment:
         """Put all hooks on; on any failure none stays."""
         try:
             self._handles.append(self.unet.register_forward_pre_hook(self._begin, with_kwargs=True))
-            for injection in (self.tokens, self.residuals):
+            # LoRA first: ID tokens attend with the query that it has changed, and join the output that it sees.
+            for injection in (self.loras, self.tokens, self.residuals):
                 for handle in injection.install():  # one by one: a failure must find all that are on
                     self._handles.append(handle)
             self._handles.append(self.unet.register_forward_hook(self._end))
@@ -69,6 +73,7 @@ class Attachment:
         while self._handles:
             self._handles.pop().remove()
         self.tokens.call = None
+        self.loras.clear()
         self.residuals.clear()
 
     def require_called(self) -> None:
@@ -87,7 +92,9 @@ class Attachment:
     def _begin(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = read_inputs(unet, self.topology.layout, args, kwargs)
         rows = self.plan.for_batch(len(inputs.x))
-        self.tokens.call = UNetCall(rows, self.plan.progress, (inputs.x.shape[-2], inputs.x.shape[-1]))
+        latent = (inputs.x.shape[-2], inputs.x.shape[-1])
+        self.tokens.call = UNetCall(rows, self.plan.progress, latent)
+        self.loras.begin(latent, self.plan.progress)
         self.residuals.begin(inputs, rows, self.plan.progress, self.plan.steps)
 
     def _end(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -96,8 +103,8 @@ class Attachment:
         if call is None:
             return
         expected = self.tokens.expected_sites(call)
-        taken = self.residuals.pending
-        missing = sorted(expected - call.fired) + sorted(self.residuals.end())
+        taken = self.residuals.pending or self.loras.pending
+        missing = sorted(expected - call.fired) + sorted(self.residuals.end()) + sorted(self.loras.end())
         if not expected and not taken:
             return
         self.active_calls += 1
@@ -116,6 +123,7 @@ def attach(
     plan: RowPlan,
     structures: Sequence[Structure] = (),
     speed: Speed = Speed.BALANCED,
+    loras: Sequence[LoraPart] = (),
 ) -> Iterator[Attachment]:
     """Attach people to a UNet for the duration of a `with` block.
 
@@ -125,6 +133,7 @@ def attach(
         plan: the host's row plan, updated by the host before each UNet call.
         structures: one structure a person, the FFRNets; an empty list attaches none.
         speed: how much of the FFRNets is computed.
+        loras: those that adapters bring; each concerns the whole batch, or its region.
 
     Yields:
         The attachment. After the block, however it ends, no hook is left.
@@ -134,7 +143,7 @@ def attach(
         SettingsError: a conditioning does not fit the UNet.
         AttachError: from the first UNet call, where the sites do not fire or rows do not fit.
     """
-    attachment = Attachment(unet, read_topology(unet), people, plan, structures, speed)
+    attachment = Attachment(unet, read_topology(unet), people, plan, structures, speed, loras)
     attachment.install()
     try:
         yield attachment

@@ -27,10 +27,12 @@ class Site:
     Attributes:
         name: canonical, `input.4.1.0`.
         module: the attn2; has `to_q`, `to_out[0]` and `heads`.
+        self_attention: the attn1 of the same block; only LoRA wants it.
     """
 
     name: str
     module: nn.Module
+    self_attention: nn.Module | None = None
 
     @property
     def to_q(self) -> nn.Module:
@@ -129,7 +131,10 @@ def read_topology(unet: nn.Module) -> Topology:
         layout, found = "diffusers", _diffusers_sites(unet)
     else:
         raise _unknown(unet, "it has neither of the two sets of blocks")
-    sites = tuple(Site(name, found[name]) for name in sorted(found, key=site_key))
+    sites = tuple(
+        Site(name, unet.get_submodule(path), getattr(unet.get_submodule(path.removesuffix(".attn2")), "attn1", None))
+        for name, path in sorted(found.items(), key=lambda item: site_key(item[0]))
+    )
     if not sites:
         raise _unknown(unet, "it has no cross-attention named attn2")
     for site in sites:
@@ -153,29 +158,30 @@ def _refuse_compiled(unet: nn.Module) -> None:
         )
 
 
-def _ldm_sites(unet: nn.Module) -> dict[str, nn.Module]:
+def _ldm_sites(unet: nn.Module) -> dict[str, str]:
+    """Canonical name -> path of the attn2."""
     found = {}
-    for path, module in unet.named_modules():
+    for path, _ in unet.named_modules():
         if m := _LDM.fullmatch(path):
-            found[f"{m[1].split('_')[0]}.{m[2]}.{m[3]}.{m[4]}"] = module
+            found[f"{m[1].split('_')[0]}.{m[2]}.{m[3]}.{m[4]}"] = path
         elif m := _LDM_MIDDLE.fullmatch(path):
-            found[f"middle.0.{m[1]}.{m[2]}"] = module
+            found[f"middle.0.{m[1]}.{m[2]}"] = path
     return found
 
 
-def _diffusers_sites(unet: nn.Module) -> dict[str, nn.Module]:
+def _diffusers_sites(unet: nn.Module) -> dict[str, str]:
     starts = {"down_blocks": [1], "up_blocks": [0]}  # ldm's input block 0 is conv_in
     for block in unet.down_blocks:  # type: ignore[union-attr]
         starts["down_blocks"].append(starts["down_blocks"][-1] + len(block.resnets) + bool(block.downsamplers))  # type: ignore
     for block in unet.up_blocks:  # type: ignore[union-attr]
         starts["up_blocks"].append(starts["up_blocks"][-1] + len(block.resnets))  # type: ignore
     found = {}
-    for path, module in unet.named_modules():
+    for path, _ in unet.named_modules():
         if m := _DIFFUSERS.fullmatch(path):
             kind = "input" if m[1] == "down_blocks" else "output"
-            found[f"{kind}.{starts[m[1]][int(m[2])] + int(m[3])}.1.{m[4]}"] = module
+            found[f"{kind}.{starts[m[1]][int(m[2])] + int(m[3])}.1.{m[4]}"] = path
         elif m := _DIFFUSERS_MIDDLE.fullmatch(path):
-            found[f"middle.0.{1 + 2 * int(m[1])}.{m[2]}"] = module
+            found[f"middle.0.{1 + 2 * int(m[1])}.{m[2]}"] = path
     return found
 
 

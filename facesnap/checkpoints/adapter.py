@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from facesnap.attach.conditioning import Rule
 from facesnap.attach.topology import Topology
+from facesnap.checkpoints.detection import Detection
 from facesnap.errors import CheckpointError, IdentityMismatchError
 from facesnap.models.fidelity import FFRNet, skip_widths
-from facesnap.models.mixer import FacialAttributeMixer
+from facesnap.models.lora import AttentionLora
+from facesnap.models.mixers import Mixer
 from facesnap.models.projections import IDProjections
 
 BASES = ("sd15", "sdxl")
 ID_VECTORS = ("normed", "raw")
-UNCOND_RULES = ("encoded", "none")
+UNCOND_RULES = ("encoded", "zeros", "none")
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,18 @@ class AdapterSpec:
 
     Attributes:
         base: "sd15" or "sdxl".
-        recogniser: sha256 of the recogniser's ONNX file; the space of f_id.
-        recogniser_name: what people call it (buffalo_l/w600k_r50).
+        recogniser: sha256 of the recogniser's ONNX file; the space of f_id. Empty in public files, which only have a
+            name: see `facesnap.faces.recognisers`.
+        recogniser_name: what people call it (w600k_r50).
         encoder, encoder_name: fingerprint and name of the CLIP image encoder; empty where the mixer takes none.
+            Without a fingerprint the name decides (`ImageEncoder.name`), and without either any encoder will do.
         id_vector: "normed" or "raw", which form of the recogniser's vector the mixer was trained on.
         uncond: "encoded" (uncond rows get the mixer's tokens of a zero vector and of the encoder's hidden states of
-            a zero pixel tensor) or "none" (uncond rows get nothing).
+            a zero pixel tensor), "zeros" (its tokens of zeros in the place of every input) or "none" (nothing).
         shortcut: FaceID-PlusV2's form of stage 1. dim_head: width of one head in the mixer.
         rule, zero_tokens: how the ID output joins the text output.
         strength: suggested strength. name, licence: shown to people.
+        family: key of `facesnap.checkpoints.recipes.RECIPES`, the preprocessing; empty for FaceSnap's own training.
     """
 
     base: str
@@ -48,6 +53,7 @@ class AdapterSpec:
     strength: float = 1.0
     name: str = ""
     licence: str = ""
+    family: str = ""
 
     def __post_init__(self) -> None:
         for value, allowed, what in (
@@ -89,9 +95,9 @@ class FFRNetSpec:
             )
 
     @classmethod
-    def default(cls, mixer: FacialAttributeMixer) -> FFRNetSpec:
+    def default(cls, mixer: Mixer) -> FFRNetSpec:
         """f_mix where the mixer has stage 2, else the tokens of stage 1."""
-        return cls(("mix",) if mixer.config.stage2 else ("id",))
+        return cls(("mix",) if "mix" in mixer.config.token_counts else ("id",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +110,18 @@ class Adapter:
         digest: sha256 of the file, or of the tensors where there is no file; key of caches.
         ffrnet: FFRNet, or None where the checkpoint brings ID tokens only. ffrnet_spec: how it is used; by default
             `FFRNetSpec.default`.
+        lora: for the UNet's attentions, where the file brings one.
+        detection: what kind of file it came from and how that was told; None for one made in memory.
     """
 
     spec: AdapterSpec
-    mixer: FacialAttributeMixer
+    mixer: Mixer
     projections: IDProjections
     digest: str = ""
     ffrnet: FFRNet | None = None
     ffrnet_spec: FFRNetSpec | None = None
+    lora: AttentionLora | None = None
+    detection: Detection | None = None
 
     def __post_init__(self) -> None:
         if self.ffrnet is not None and self.ffrnet_spec is None:
@@ -153,7 +163,9 @@ class Adapter:
 
     def check_encoder(self, encoder: str, encoder_name: str) -> None:
         """Raise IdentityMismatchError where CLIP tokens of another encoder than the adapter's are offered."""
-        if self.mixer.config.clip_width and self.spec.encoder and encoder != self.spec.encoder:
+        by_name = not self.spec.encoder and bool(self.spec.encoder_name)
+        other = encoder_name != self.spec.encoder_name if by_name else encoder != self.spec.encoder
+        if self.mixer.config.clip_width and (self.spec.encoder or by_name) and other:
             raise IdentityMismatchError(
                 f"The CLIP tokens come from {encoder_name or encoder or 'no encoder'}.",
                 expected=f"{self.spec.encoder_name or self.spec.encoder}, which {self.spec.name!r} was trained with",

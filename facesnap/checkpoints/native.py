@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from facesnap.attach.conditioning import Rule
 from facesnap.checkpoints import parts
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
+from facesnap.checkpoints.detection import Detection
+from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
 
 KEY = "facesnap"  # of the metadata
@@ -47,25 +47,10 @@ def load(path: Path | str) -> Adapter:
             of a wrong shape, or holding NaN or infinity; metadata that contradicts the tensors.
     """
     path = Path(path)
-    metadata, state = _read(path)
-    spec, counts, ffrnet = _parse(path, metadata)
-    return parts.build(state, spec, counts, ffrnet, path.name, digest=_sha256(path))
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"There is no checkpoint file {path}.", expected="a .safetensors file", remedy="correct the path"
-        )
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read as safetensors ({error}).",
-            expected="a whole .safetensors file",
-            remedy="the download was cut short or the file is of another kind; fetch it again",
-        ) from error
+    file = read_file(path)
+    spec, counts, ffrnet = _parse(path, file.metadata)
+    detection = Detection("facesnap", "by its metadata")
+    return parts.build(file.tensors, spec, counts, ffrnet, path.name, sha256_of(path), detection)
 
 
 def _metadata(adapter: Adapter) -> dict[str, str]:
@@ -107,7 +92,8 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[AdapterSpec, dict[s
     return spec, counts, ffrnet
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

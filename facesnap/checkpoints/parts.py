@@ -1,4 +1,4 @@
-"""The parts of an adapter as tensors: `mixer.*`, `projections.*`, and `ffrnet.*` where there is one."""
+"""The parts of an adapter as tensors: `mixer.*`, `projections.*`, and `ffrnet.*` and `lora.*` where it has them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FFRNetSpec
+from facesnap.checkpoints.detection import Detection
 from facesnap.errors import CheckpointError, FaceSnapError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig, Picture
-from facesnap.models.mixer import FacialAttributeMixer, MixerConfig
+from facesnap.models.lora import AttentionLora
+from facesnap.models.mixers import Mixer, empty_mixer
 from facesnap.models.projections import IDProjections
 
 PARTS = ("mixer", "projections", "ffrnet")
@@ -32,27 +34,31 @@ _FFRNET_FIELDS: dict[str, tuple[type, ...]] = {
 def state_dict(adapter: Adapter) -> dict[str, Tensor]:
     """All tensors of an adapter, each below the name of its part."""
     modules = {"mixer": adapter.mixer, "projections": adapter.projections, "ffrnet": adapter.ffrnet}
-    return {f"{part}.{k}": v for part, m in modules.items() if m is not None for k, v in m.state_dict().items()}
+    tensors = {f"{part}.{k}": v for part, m in modules.items() if m is not None for k, v in m.state_dict().items()}
+    return tensors | (adapter.lora.tensors() if adapter.lora else {})
 
 
 def build(
     state: Mapping[str, Tensor],
     spec: AdapterSpec,
-    told_counts: Mapping[str, Any],
+    told_counts: Mapping[str, Any] | None,
     ffrnet: Mapping[str, Any] | None,
     where: str,
     digest: str = "",
+    detection: Detection | None = None,
 ) -> Adapter:
-    """An adapter from tensors named `mixer.*`, `projections.*` and perhaps `ffrnet.*`.
+    """An adapter from tensors named `mixer.*`, `projections.*` and perhaps `ffrnet.*` and `lora.*`.
 
     Args:
-        told_counts: "levels" and "tokens" as the metadata tells them; they must agree with the tensors.
+        told_counts: "levels" and "tokens" as the metadata tells them; they must agree with the tensors. None: the
+            file has no metadata.
         ffrnet: what `ffrnet_metadata` wrote, or None where the file has no FFRNet.
         where: name of the source, for messages.
 
     Raises:
         CheckpointError: tensors missing, extra, of a wrong shape, or not finite; parts that contradict each other.
     """
+    lora, state = AttentionLora.split(state)
     tensors = _split(state, where)
     if (ffrnet is None) != (not tensors["ffrnet"]):
         raise CheckpointError(
@@ -62,10 +68,7 @@ def build(
             remedy=FETCH_AGAIN,
         )
     try:
-        with torch.device("meta"):
-            mixer = FacialAttributeMixer(
-                MixerConfig.from_state_dict(tensors["mixer"], shortcut=spec.shortcut, dim_head=spec.dim_head)
-            )
+        mixer = empty_mixer(tensors["mixer"], shortcut=spec.shortcut, dim_head=spec.dim_head)
         projections = IDProjections.from_state_dict(tensors["projections"])
         net, net_spec = _ffrnet(tensors["ffrnet"], ffrnet) if ffrnet is not None else (None, None)
     except FaceSnapError as error:
@@ -73,21 +76,19 @@ def build(
     for module, part in ((mixer, "mixer"), (projections, "projections"), (net, "ffrnet")):
         if module is not None:
             _assign(module, tensors[part], f"{where}: {part}.")
-    _check_counts(mixer, projections, told_counts, where)
+    if lora is not None:
+        for name, tensor in lora.tensors().items():
+            _check_values(name, tensor, f"{where}: ")
+    _check_counts(mixer, projections, counts(mixer) if told_counts is None else told_counts, where)
     if net is not None and net_spec is not None:
         _check_ffrnet(net, net_spec, mixer, spec, where)
         net.requires_grad_(False).eval()
-    return Adapter(spec, mixer.eval(), projections.eval(), digest, net, net_spec)
+    return Adapter(spec, mixer.eval(), projections.eval(), digest, net, net_spec, lora, detection)
 
 
-def counts(mixer: FacialAttributeMixer) -> dict[str, Any]:
+def counts(mixer: Mixer) -> dict[str, Any]:
     """What the metadata repeat of a mixer: the CLIP levels that it needs, the tokens of each group it makes."""
-    tokens = {}
-    if mixer.config.stage1:
-        tokens["id"] = mixer.config.stage1.tokens
-    if mixer.config.stage2:
-        tokens["mix"] = mixer.config.stage2.queries
-    return {"levels": list(mixer.config.clip_levels), "tokens": tokens}
+    return {"levels": list(mixer.config.clip_levels), "tokens": dict(mixer.config.token_counts)}
 
 
 def ffrnet_metadata(adapter: Adapter) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def _ffrnet(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> tuple[FFRNe
         return FFRNet(config), spec
 
 
-def _check_ffrnet(net: FFRNet, told: FFRNetSpec, mixer: FacialAttributeMixer, spec: AdapterSpec, where: str) -> None:
+def _check_ffrnet(net: FFRNet, told: FFRNetSpec, mixer: Mixer, spec: AdapterSpec, where: str) -> None:
     made = set(counts(mixer)["tokens"])
     vector = "no vector y" if spec.base == "sd15" else "a vector y"
     for ok, found, expected in (
@@ -187,18 +188,20 @@ def _assign(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
                 remedy=FETCH_AGAIN,
             )
     for name, tensor in state.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(
-                f"{where}{name} ({tensor.dtype}) holds NaN, infinity or no floating-point numbers.",
-                expected="finite floating-point numbers",
-                remedy="the training diverged or the file is damaged; use another checkpoint",
-            )
+        _check_values(name, tensor, where)
     module.load_state_dict(dict(state), assign=True)
 
 
-def _check_counts(
-    mixer: FacialAttributeMixer, projections: IDProjections, told_counts: Mapping[str, Any], where: str
-) -> None:
+def _check_values(name: str, tensor: Tensor, where: str) -> None:
+    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(
+            f"{where}{name} ({tensor.dtype}) holds NaN, infinity or no floating-point numbers.",
+            expected="finite floating-point numbers",
+            remedy="the training diverged or the file is damaged; use another checkpoint",
+        )
+
+
+def _check_counts(mixer: Mixer, projections: IDProjections, told_counts: Mapping[str, Any], where: str) -> None:
     found = counts(mixer)
     groups = set(found["tokens"])
     for told, read, what in (

@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from facesnap.attach import Speed
-from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.registry import FAMILIES, load_adapter
 from facesnap.cli.landmarks import add_pose_arguments, pose_of
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
@@ -37,7 +37,8 @@ logger = logging.getLogger("facesnap")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--base", required=True, type=Path, help="diffusers folder or single-file checkpoint")
-    model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint (.safetensors)")
+    model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint or public adapter")
+    model.add_argument("--family", choices=FAMILIES, help="of the adapter, where tensors and name leave a choice")
     model.add_argument("--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l")
     model.add_argument(
         "--config", type=Path, help="diffusers folder with the configuration of a single-file checkpoint"
@@ -57,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     person.add_argument("--window", type=_window, default=(0.0, 1.0), metavar="A-B", help="part of the sampling, 0-1")
     person.add_argument("--block-strength", type=_block, action="append", default=[], metavar="BLOCK=W",
                         help="factor for sites below BLOCK (input.4, middle, output.3.1.0)")  # fmt: skip
+    person.add_argument("--lora", type=float, default=1.0, help="strength of the LoRA inside a FaceID file, 0 to 10")
+    person.add_argument("--lora-in-region", action="store_true", help="that LoRA changes the region only")
     person.add_argument("--region", type=Path, help="grey picture: where the person is, white is everywhere")
     structure = parser.add_argument_group("structure", "the face's shape through FFRNet, where the adapter brings one")
     structure.add_argument("--structure", type=float, metavar="W", help="0 (off) to 10 (the adapter's suggestion)")
@@ -84,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    adapter = native.load(args.adapter)
+    adapter = load_adapter(args.adapter, args.family)
     pose = _pose(args)
     _check_structure(args, adapter)
     host = DiffusersHost.load(
@@ -108,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
         end=args.window[1],
         block_strengths=dict(args.block_strength),
         region=_region(args.region) if args.region else None,
+        lora=args.lora,
+        lora_in_region=args.lora_in_region,
         structure=args.structure,
         structure_start=args.structure_window[0],
         structure_end=args.structure_window[1],

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from facesnap.errors import EncoderError
+from facesnap.checkpoints.files import read_file
+from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.packs import model_roots, webui_roots
 
 StateDict = dict[str, torch.Tensor]
@@ -88,7 +86,7 @@ class VisionConfig:
 
 
 def read_tensors(path: Path) -> StateDict:
-    """Every tensor of a .safetensors, .bin, .pt or .pth file; a pickle is read with weights_only."""
+    """Every tensor of a .safetensors, .bin, .pt or .pth file, read as checkpoints are: nothing in it is executed."""
     if not path.is_file():
         raise EncoderError(
             f"Encoder file {path} does not exist.",
@@ -96,36 +94,13 @@ def read_tensors(path: Path) -> StateDict:
             remedy="check the path; `facesnap doctor` lists the encoders it finds.",
         )
     try:
-        if path.suffix.lower() == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except _reader_errors() as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        return read_file(path).tensors
+    except CheckpointError as error:
         raise EncoderError(
-            f"Encoder file {path} cannot be read ({reason}).",
+            f"Encoder file {path} cannot be read ({error.what})",
             expected="a complete file that holds tensors only; code in a pickle is never run.",
             remedy="download it again, if possible as .safetensors.",
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise EncoderError(
-            f"Encoder file {path} holds no state dict.",
-            expected="a dictionary of tensors.",
-            remedy="use the model's weights, not a training checkpoint.",
-        )
-    return {str(key): value for key, value in content.items()}
-
-
-def _reader_errors() -> tuple[type[Exception], ...]:
-    """What torch's and safetensors' readers raise on damaged, hostile or foreign files."""
-    from safetensors import SafetensorError
-
-    common = (OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
-    return (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, *common)
 
 
 def vision_tensors(tensors: StateDict, path: Path) -> StateDict:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from facesnap.attach import Conditioning, RowPlan, Speed, Structure, attach, read_topology
+from facesnap.attach import Conditioning, LoraPart, RowPlan, Speed, Structure, attach, read_topology
 from facesnap.attach.topology import Topology
 from facesnap.errors import FaceSnapError, HostError, MissingDependencyError, SettingsError
 
@@ -171,6 +171,7 @@ class DiffusersHost:
         on_step: Callable[[int, int], None] | None = None,
         structures: Sequence[Structure] = (),
         speed: Speed = Speed.BALANCED,
+        loras: Sequence[LoraPart] = (),
     ) -> list[Image.Image]:
         """Make one batch of pictures.
 
@@ -178,6 +179,7 @@ class DiffusersHost:
             people: who is in them.
             on_step: called with (steps done, all steps) after each step of the sampler.
             structures: FFRNet's part of the people. speed: how much of it is computed.
+            loras: those that adapters bring.
 
         Raises:
             HostError: the latents became NaN or infinite.
@@ -198,7 +200,7 @@ class DiffusersHost:
 
         pipe.set_progress_bar_config(disable=True)
         generators = [torch.Generator("cpu").manual_seed(sampling.seed + i) for i in range(sampling.count)]
-        with attach(self.unet, people, plan, structures, speed) as attachment:
+        with attach(self.unet, people, plan, structures, speed, loras) as attachment:
             out = pipe(
                 prompt=sampling.prompt,
                 negative_prompt=sampling.negative_prompt,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.models.layers import PerceiverAttention, TokenGroup, feed_forward
+from facesnap.models.tensors import count_indices
 
 PENULTIMATE = -2  # the CLIP hidden state that every public donor was trained on
 MAX_VIEWS = 8  # references with an embedding of their own; later ones share the last
@@ -84,6 +85,12 @@ class MixerConfig:
         return self.stage1.clip_width if self.stage1 else 0
 
     @property
+    def token_counts(self) -> dict[str, int]:
+        """ID tokens of one reference in each token group."""
+        counts = {"id": self.stage1.tokens} if self.stage1 else {}
+        return counts | ({"mix": self.stage2.queries} if self.stage2 else {})
+
+    @property
     def clip_levels(self) -> tuple[int, ...]:
         """The CLIP hidden states that `FacialAttributeMixer.forward` needs, the penultimate first."""
         return (PENULTIMATE, *(level for level, _ in self.levels)) if self.clip_width else ()
@@ -126,10 +133,6 @@ def _shape(state: Mapping[str, Tensor], name: str, dims: int = 2) -> tuple[int, 
     return tuple(state[name].shape)
 
 
-def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
-    return 1 + max((int(m[1]) for k in state if (m := re.match(re.escape(prefix) + r"(\d+)\.", k))), default=-1)
-
-
 def _read_stage1(state: Mapping[str, Tensor], shortcut: bool) -> Stage1Config:
     hidden, id_width = _shape(state, "stage1.proj.0.weight")
     (context,) = _shape(state, "stage1.norm.weight", 1)
@@ -143,7 +146,7 @@ def _read_stage1(state: Mapping[str, Tensor], shortcut: bool) -> Stage1Config:
         tokens,
         context,
         clip_width=_shape(state, p + "proj_in.weight")[1],
-        depth=_depth(state, p + "layers."),
+        depth=count_indices(state, p + "layers."),
         inner=_shape(state, p + "layers.0.0.to_q.weight")[0],
         ff=_shape(state, p + "layers.0.1.1.weight")[0],
         shortcut=shortcut,
@@ -157,7 +160,7 @@ def _read_stage2(state: Mapping[str, Tensor]) -> Stage2Config:
         id_width=_shape(state, "stage2.proj_in.weight")[1],
         width=width,
         queries=queries,
-        depth=_depth(state, "stage2.layers."),
+        depth=count_indices(state, "stage2.layers."),
         inner=_shape(state, "stage2.layers.0.0.to_q.weight")[0],
         ff=_shape(state, "stage2.layers.0.1.1.weight")[0],
         context=_shape(state, "stage2.proj_out.weight")[0],

@@ -88,7 +88,7 @@ DAMAGES = {
     "NaN": (lambda t, s, m: t[KEY].view(-1)[7].fill_(float("nan")), "NaN"),
     "infinity": (lambda t, s, m: t["projections.sites.input_1_1_0.mix.gate"].fill_(float("inf")), "infinity"),
     "integers": (lambda t, s, m: _set(t, **{KEY: torch.ones(128, 64, dtype=torch.int32)}), "floating"),
-    "no tensors": (lambda t, s, m: t.clear(), "neither stage1|cannot be read"),  # old safetensors refuse it
+    "no tensors": (lambda t, s, m: t.clear(), "holds no tensor"),
     "no projections": (
         lambda t, s, m: [t.pop(k) for k in list(t) if k.startswith("projections")], "no key projection"),
     "no stage 2": (lambda t, s, m: [t.pop(k) for k in list(t) if "stage2" in k], "token counts"),
@@ -137,7 +137,7 @@ def test_not_a_file_and_not_safetensors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint file"):
         native.load(tmp_path)
     torch.save({"a": torch.ones(3)}, tmp_path / "pickle.safetensors")
-    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+    with pytest.raises(CheckpointError, match="a pickle of torch"):
         native.load(tmp_path / "pickle.safetensors")
 
 

@@ -1,0 +1,185 @@
+"""What the public files have in common: two parts, and processors numbered in diffusers' order.
+
+Processor N is attn1 of a site where N is even and attn2 where it is odd; site i in the order of IP-Adapter files
+(input, output, middle last) has N = 2 i + 1. Which sites those are is not in a file. It follows from the number and
+the widths of the processors: SD1.5 has 16 sites, one in each transformer; SDXL has `a` blocks in each transformer of
+its second level and `b` in each of its third and in the middle, 5 a + 6 b sites (70 with a = 2, b = 10). A UNet of
+another shape has to be shown (`topology`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from facesnap.attach.topology import Topology, ip_adapter_order
+from facesnap.errors import CheckpointError
+from facesnap.models.lora import ATTENTIONS, LAYERS, AttentionLora, LoraLayer
+
+PARTS = {  # names of the two parts in the wild -> ours
+    "image_proj": "image_proj",
+    "image_proj_model": "image_proj",
+    "id_adapter": "image_proj",
+    "ip_adapter": "processors",
+    "adapter_modules": "processors",
+    "id_adapter_attn_layers": "processors",
+}
+KEYS = {"to_k_ip": "to_k", "id_to_k": "to_k", "to_v_ip": "to_v", "id_to_v": "to_v"}
+MOST_PROCESSORS = 4000
+_REMEDY = "the file is damaged or of another kind; fetch it again"
+_KEY = re.compile(r"(\d{1,4})\.(to_k_ip|to_v_ip|id_to_k|id_to_v)\.weight")
+_LORA = re.compile(r"(\d{1,4})\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight")
+SD15_LEVELS = {"input.1": 0, "input.2": 0, "input.4": 1, "input.5": 1, "input.7": 2, "input.8": 2, "middle.0": 3,
+               "output.3": 2, "output.4": 2, "output.5": 2, "output.6": 1, "output.7": 1, "output.8": 1,
+               "output.9": 0, "output.10": 0, "output.11": 0}  # fmt: skip
+SDXL_LEVELS = {"input.4": 1, "input.5": 1, "input.7": 2, "input.8": 2, "middle.0": 3,
+               "output.0": 2, "output.1": 2, "output.2": 2, "output.3": 1, "output.4": 1, "output.5": 1}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A file's tensors under our names.
+
+    Attributes:
+        base: "sd15" or "sdxl". sites: in the order of the file.
+        tensors: `projections.sites.<site>.<group>.to_k.weight` and so on. lora: where the file brings one.
+    """
+
+    base: str
+    sites: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    lora: AttentionLora | None
+
+
+def split_parts(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]] | None:
+    """{"image_proj": ..., "processors": ...} of a file that has both parts and nothing else; else None."""
+    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "processors": {}}
+    for name, tensor in state.items():
+        head, _, rest = name.partition(".")
+        if head not in PARTS or rest in parts[PARTS[head]]:
+            return None
+        parts[PARTS[head]][rest] = tensor
+    return parts if all(parts.values()) else None
+
+
+def sd15_sites() -> tuple[str, ...]:
+    """The 16 sites of SD1.5 in the order of IP-Adapter files."""
+    return ip_adapter_order(tuple(f"{block}.1.0" for block in SD15_LEVELS))
+
+
+def sdxl_sites(second: int = 2, third: int = 10) -> tuple[str, ...]:
+    """The sites of SDXL, 70 with its own depths, in the order of IP-Adapter files."""
+    depth = {1: second, 2: third, 3: third}
+    return ip_adapter_order(tuple(f"{b}.1.{k}" for b, level in SDXL_LEVELS.items() for k in range(depth[level])))
+
+
+def find_sites(widths: Sequence[int], topology: Topology | None = None) -> tuple[str, tuple[str, ...]]:
+    """(base, sites) of the processors of these widths, in the order of the file.
+
+    Args:
+        widths: of the sites. topology: of the UNet that the file is for, where it is of another shape than SD1.5
+            and SDXL.
+
+    Raises:
+        CheckpointError: they are not those of SD1.5 or SDXL, or of the UNet.
+    """
+    if topology is not None:
+        names = ip_adapter_order(topology.names)
+        if len(names) == len(widths):
+            return topology.base, names
+    elif _fits(sd15_sites(), SD15_LEVELS, widths):
+        return "sd15", sd15_sites()
+    else:
+        n = len(widths)
+        found = [(a, (n - 5 * a) // 6) for a in range(1, n // 5 + 1) if n > 5 * a and (n - 5 * a) % 6 == 0]
+        found = [depths for depths in found if _fits(sdxl_sites(*depths), SDXL_LEVELS, widths)]
+        if len(found) == 1 and widths[0] != widths[-1]:  # with one width all over, any depths would fit
+            return "sdxl", sdxl_sites(*found[0])
+    raise CheckpointError(
+        f"The adapter has {len(widths)} cross-attentions of the widths {sorted(set(widths))}.",
+        expected="the 16 of SD1.5 or the 70 of SDXL" if topology is None else f"the {len(topology.names)} of this UNet",
+        remedy="choose an adapter made for the base model; DiT models (SD3, FLUX) have adapters of their own",
+    )
+
+
+def _fits(sites: Sequence[str], levels: Mapping[str, int], widths: Sequence[int]) -> bool:
+    """Whether every level has one width."""
+    if len(sites) != len(widths):
+        return False
+    pairs = {(levels[".".join(site.split(".")[:2])], width) for site, width in zip(sites, widths, strict=True)}
+    return len(pairs) == len(set(levels.values()))
+
+
+def read_processors(
+    processors: Mapping[str, Tensor], where: str, group: str, topology: Topology | None = None
+) -> Layout:
+    """Keys, values and LoRA of the processors under our names.
+
+    Args:
+        where: the file's name, for messages. group: token group that the keys and values belong to.
+
+    Raises:
+        CheckpointError: an unknown name, a gap, or shapes that do not fit together.
+    """
+    keys: dict[int, dict[str, Tensor]] = {}
+    halves: dict[tuple[int, str], dict[str, Tensor]] = {}
+    for name, tensor in processors.items():
+        if m := _KEY.fullmatch(name):
+            keys.setdefault(int(m[1]), {})[KEYS[m[2]]] = tensor
+        elif m := _LORA.fullmatch(name):
+            halves.setdefault((int(m[1]), m[2]), {})[m[3]] = tensor
+        else:
+            raise _bad(where, f"its attention part holds the tensor {name[:80]}")
+    numbers = [2 * i + 1 for i in range(len(keys))]
+    if sorted(keys) != numbers or len(keys) > MOST_PROCESSORS or any(len(kv) != 2 for kv in keys.values()):
+        raise _bad(where, f"it has keys and values for the processors {sorted(keys)[:4]}... ({len(keys)})")
+    shapes = [(tuple(keys[n]["to_k"].shape), tuple(keys[n]["to_v"].shape)) for n in numbers]
+    context = shapes[0][0][-1] if shapes[0][0] else 0
+    wrong = [n for n, (k, v) in zip(numbers, shapes, strict=True) if k != v or len(k) != 2 or k[1] != context]
+    if wrong:
+        raise _bad(where, f"processor {wrong[0]} has keys and values {shapes[wrong[0] // 2]}")
+    base, sites = find_sites([k[0] for k, _ in shapes], topology)
+    tensors = {
+        f"projections.sites.{site.replace('.', '_')}.{group}.{key}.weight": keys[n][key]
+        for n, site in zip(numbers, sites, strict=True)
+        for key in ("to_k", "to_v")
+    }
+    return Layout(base, sites, tensors, _read_lora(halves, sites, shapes, context, where) if halves else None)
+
+
+def _read_lora(
+    halves: Mapping[tuple[int, str], Mapping[str, Tensor]],
+    sites: Sequence[str],
+    shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    context: int,
+    where: str,
+) -> AttentionLora:
+    """All layers of all processors, or an error: half a LoRA would be half a training."""
+    layers = {}
+    for n in range(2 * len(sites)):
+        width = shapes[n // 2][0][0]
+        for layer in LAYERS:
+            inputs = context if n % 2 and layer in ("to_k", "to_v") else width
+            parts = halves.get((n, layer), {})
+            down, up = parts.get("down"), parts.get("up")
+            fit = down is not None and up is not None and down.ndim == up.ndim == 2
+            if not fit or down.shape[1] != inputs or up.shape[0] != width or up.shape[1] != down.shape[0]:  # type: ignore
+                found = {half: tuple(t.shape) for half, t in parts.items()}
+                raise _bad(
+                    where, f"the LoRA of processor {n}, {layer}, has {found}, not (r, {inputs}) and ({width}, r)"
+                )
+            layers[f"{sites[n // 2]}.{ATTENTIONS[n % 2]}.{layer}"] = LoraLayer(down, up)  # type: ignore[arg-type]
+    if len(halves) != len(layers):
+        raise _bad(where, f"its LoRA has {len(halves)} layers for {len(layers)} places")
+    return AttentionLora(layers)
+
+
+def _bad(where: str, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where}: {what}.",
+        expected="N.to_k_ip.weight and N.to_v_ip.weight for N = 1, 3, 5, ..., and LoRA for every N or none",
+        remedy=_REMEDY,
+    )

@@ -1,0 +1,38 @@
+"""PuLID v1 and v1.1 for SDXL: an encoder of its own in the mixer's place, and ID projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from facesnap.attach.topology import Topology
+from facesnap.checkpoints import faceid, layout, parts
+from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.detection import Detection, Source, choose
+from facesnap.checkpoints.recipes import RECIPES
+
+
+def detect(state: Mapping[str, Tensor], source: Source) -> Detection | None:
+    """v1 or v1.1 by their tensors; None where it is neither."""
+    found = layout.split_parts(state)
+    if found is None or "mapping_0.0.weight" not in found["image_proj"]:
+        return None
+    return choose(("pulid-v1.1" if "latents" in found["image_proj"] else "pulid-v1",), source)
+
+
+def load(
+    state: Mapping[str, Tensor], source: Source, detection: Detection, topology: Topology | None = None
+) -> Adapter:
+    """The adapter. Its faithful mode is set; PuLID's style mode is `recipes.PULID_STYLE`.
+
+    Raises:
+        CheckpointError: tensors missing, extra, of a wrong shape or not finite.
+    """
+    found = layout.split_parts(state)
+    assert found is not None
+    read = layout.read_processors(found["processors"], source.path.name, "id", topology)
+    tensors = {f"mixer.{name}": tensor for name, tensor in found["image_proj"].items()} | read.tensors
+    recipe = RECIPES[detection.family]
+    spec = faceid.spec_of(recipe, detection.family, read.base, source, encoder=recipe.encoder)
+    return parts.build(tensors, spec, None, None, source.path.name, source.sha256, detection)

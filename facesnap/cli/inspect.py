@@ -1,0 +1,68 @@
+"""`facesnap inspect`: what a file is, what it brings, what it needs, and how that was told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.recipes import RECIPES
+from facesnap.checkpoints.registry import FAMILIES, load_adapter
+
+HELP = "tell what an adapter file is: family, base, parts, recogniser, licence"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="FaceSnap checkpoint or public adapter (.safetensors, .bin, .pt, .pth)")
+    parser.add_argument("--family", choices=FAMILIES, help="where tensors and name leave a choice")
+    parser.add_argument("--json", action="store_true", help="print a report as JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    report = describe(load_adapter(args.file, args.family))
+    if args.json:
+        print(json.dumps(report, indent=1, ensure_ascii=False))
+        return 0
+    width = max(map(len, report))
+    for key, value in report.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{key:<{width}}  {shown if shown not in (None, '') else '-'}")
+    return 0
+
+
+def describe(adapter: Adapter) -> dict[str, Any]:
+    """What people want to know of an adapter."""
+    spec, recipe = adapter.spec, RECIPES.get(adapter.spec.family)
+    modules = {"mixer": adapter.mixer, "projections": adapter.projections, "FFRNet": adapter.ffrnet}
+    sizes = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items() if m is not None}
+    if adapter.lora is not None:
+        sizes["LoRA"] = adapter.lora.parameters
+    return {
+        "name": spec.name,
+        "sha256": adapter.digest,
+        "family": recipe.title if recipe else "FaceSnap",
+        "chosen": adapter.detection.why if adapter.detection else "",
+        "base": spec.base,
+        "sites": len(adapter.projections.widths),
+        "tokens": dict(adapter.mixer.config.token_counts),
+        "parameters": sizes,
+        "LoRA rank": adapter.lora.rank if adapter.lora else None,
+        "FFRNet looks at": adapter.ffrnet.config.donor_picture if adapter.ffrnet else None,
+        "FFRNet's file": adapter.detection.structure.name
+        if adapter.detection and adapter.detection.structure
+        else None,
+        "recogniser": spec.recogniser_name or spec.recogniser,
+        "pack": recipe.pack if recipe else None,
+        "vector": spec.id_vector,
+        "encoder": spec.encoder_name or spec.encoder or None,
+        "encoder looks at": recipe.crop if recipe else None,
+        "levels": list(adapter.mixer.config.clip_levels) or None,
+        "unconditional": spec.uncond,
+        "rule": spec.rule.value,
+        "strength": spec.strength,
+        "suggested CFG": recipe.cfg if recipe else None,
+        "licence": spec.licence,
+        "official example": recipe.model_card or None if recipe else None,
+    }
