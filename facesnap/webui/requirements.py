@@ -82,7 +82,8 @@ def plan(state: State, onnxruntime: str = "onnxruntime") -> list[Step]:
         steps.append(Step("there is no onnxruntime", f"{onnxruntime}{old}"))
     if "insightface" not in state.modules:
         steps.append(Step("there is no insightface", INSIGHTFACE, no_deps=True))
-    elif not steps and set(state.broken) == {"insightface"}:  # all it needs works: the fault is its own
+    elif not steps and set(state.broken) == {"insightface"} and set(PROBED) <= state.modules:
+        # All it needs works: the fault is its own.
         why = f"insightface {state.versions.get('insightface', '')} cannot be imported ({state.broken['insightface']})"
         steps.append(Step(why, INSIGHTFACE, no_deps=True, again=True))
     return steps

@@ -101,6 +101,9 @@ def test_an_insightface_that_cannot_be_imported_is_replaced_only_when_the_fault_
     for other in ("cv2", "onnxruntime"):  # a missing system library: no wheel of ours would help
         state = dataclasses.replace(whole, broken={"insightface": abi, other: "libGL.so.1"})
         assert plan(state) == [] and any("libGL" in line for line in advice(state))
+    # A wheel that is listed but has no module: nothing of ours would help, and insightface is not to blame.
+    state = State(there, whole.modules - {"onnxruntime"}, {"insightface": "needs ONNX Runtime"})
+    assert plan(state) == [] and "onnxruntime is missing." in advice(state)
 
 
 def test_newer_protobuf_gets_a_newer_onnx_with_what_it_imports() -> None:
