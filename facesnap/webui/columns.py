@@ -25,6 +25,7 @@ from facesnap.webui.fields import (
 from facesnap.webui.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings
 from facesnap.webui.objects import from_api
 
+ON_SETTINGS_PAGE = "on_error"  # has no control here
 MASK, POSE_VALUES = "region_mask", "values"
 _MASK = Field(MASK, Picture(), None, "Region mask", "White where the person is; instead of a region by numbers.")
 
@@ -100,7 +101,7 @@ def columns(most_people: int = PEOPLE) -> list[Column]:
     """All controls in the order of the flat list, for 1 to 8 people."""
     if not 1 <= most_people <= MOST_PEOPLE:
         raise wrong("the number of people", most_people, f"a whole number from 1 to {MOST_PEOPLE}")
-    found = [_column("settings", 0, field) for field in SETTINGS.values()]
+    found = [_column("settings", 0, field) for name, field in SETTINGS.items() if name != ON_SETTINGS_PAGE]
     for n in range(1, most_people + 1):
         found += [_column("person", n, field) for field in PERSON.values()]
         found.append(_column("person", n, _MASK))
