@@ -60,22 +60,28 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     state, seen = look(deep=False), _read_stamp()
     if seen is not None and seen.get("state") == _digest(state) and not args.dry_run:
-        for line in seen.get("advice", []):
-            say(line)
+        if seen.get("broken"):  # no wheel helps; but a system library may have come meanwhile
+            report(look())
         return 0
     state = look()
     if args.dry_run:
         dry_run(state)
         return 0
     state, failed = install(state)
+    if report(state) and failed:
+        return 0  # the next start tries again
+    _write_stamp(state)
+    return 0
+
+
+def report(state: object) -> bool:
+    """Say what is wrong. Returns whether anything is."""
     lines = requirements.advice(state)
     for line in lines:
         say(line)
     if lines:
         say("The WebUI starts without face analysis; `python -m facesnap doctor` in its environment says more.")
-    if not failed:
-        _write_stamp(state, lines)
-    return 0
+    return bool(lines)
 
 
 def look(deep: bool = True) -> object:
@@ -174,9 +180,10 @@ def _read_stamp() -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-def _write_stamp(state: object, lines: list[str]) -> None:
+def _write_stamp(state: object) -> None:
+    content = {"state": _digest(state), "broken": bool(requirements.advice(state))}
     try:
-        STAMP.write_text(json.dumps({"state": _digest(state), "advice": lines}), encoding="utf-8")
+        STAMP.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
         say(f"{STAMP} cannot be written ({error}); the next start looks again.")
 

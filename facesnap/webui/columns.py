@@ -20,6 +20,7 @@ from facesnap.webui.fields import (
     Pictures,
     Region,
     Switch,
+    Text,
     wrong,
 )
 from facesnap.webui.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings
@@ -117,6 +118,8 @@ def _column(part: str, person: int, field: Field) -> Column:
         default = "" if not field.default else field.kind.text(field.default)
     if isinstance(field.kind, Pictures):
         default = None
+    if isinstance(field.kind, Text):
+        default = _named(field, field.default)
     return Column(part, field.name, person, field, control, default)
 
 
@@ -209,4 +212,10 @@ def _shown(column: Column, settings: Settings) -> Any:
         return list(value) or None
     if column.control == "text":
         return column.field.kind.text(value) if value else ""
-    return value
+    return _named(column.field, value) if isinstance(column.field.kind, Text) else value
+
+
+def _named(field: Field, value: str) -> str:
+    """A list's entry for a name; the empty name is the word that means it: "Automatic", "None"."""
+    assert isinstance(field.kind, Text)
+    return value or field.kind.nothing[0].capitalize()

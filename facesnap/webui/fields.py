@@ -417,5 +417,5 @@ def _show(value: Any) -> str:
     if isinstance(value, str):
         return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}... ({len(value)} characters)"
     if isinstance(value, (Mapping, list, tuple)):
-        return f"a {'object' if isinstance(value, Mapping) else 'list'} of {len(value)}"
+        return f"{'an object' if isinstance(value, Mapping) else 'a list'} of {len(value)}"
     return f"a {type(value).__name__}"

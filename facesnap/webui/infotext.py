@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from facesnap.errors import SettingsError
 from facesnap.version import __version__
-from facesnap.webui.columns import Column, to_flat
+from facesnap.webui.columns import Column, columns, to_flat
 from facesnap.webui.fields import Box, Field, Picture, Pictures, Region, Text
 from facesnap.webui.model import PEOPLE, PERSON, POSE, PRESET, PRESETS, SETTINGS, Person, Pose, Settings
 from facesnap.webui.objects import check_person
@@ -242,16 +242,41 @@ def _restore(
     return found
 
 
-def paste_values(pasted: Pasted, columns: Sequence[Column]) -> list[Any]:
+def paste_values(pasted: Pasted, order: Sequence[Column]) -> list[Any]:
     """One value a control; None leaves it as it is, as pictures are, and everything where FaceSnap is off."""
     if not pasted.settings.enabled:
-        return [False if column.name == "enabled" else None for column in columns]
-    most = max(column.person for column in columns)
+        return [False if column.name == "enabled" else None for column in order]
+    most = max(column.person for column in order)
     shown = to_flat(pasted.settings, most)
     return [
         None if isinstance(column.field.kind, (Picture, Pictures)) else value
-        for column, value in zip(columns, shown, strict=True)
+        for column, value in zip(order, shown, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Paster:
+    """What a text gives one control: the function of a pair in the WebUI's `infotext_fields`.
+
+    Equal in both tabs, so that "Send to img2img" finds the control of the same place there: put the pasters into
+    `paste_field_names` too.
+
+    Attributes:
+        index: place in `columns(people)`. identities: as in `read`, asked at each paste.
+    """
+
+    index: int
+    people: int = PEOPLE
+    identities: Callable[[], Mapping[str, str]] | None = field(default=None, compare=False)
+
+    def __call__(self, params: Mapping[str, Any]) -> Any:
+        known = self.identities() if self.identities else None
+        return paste_values(read(params, self.people, known), columns(self.people))[self.index]
+
+
+def pasters(people: int = PEOPLE, identities: Callable[[], Mapping[str, str]] | None = None) -> list[Paster]:
+    """One for each control, in the order of `columns(people)`."""
+    return [Paster(index, people, identities) for index in range(len(columns(people)))]
 
 
 def quote(text: str) -> str:

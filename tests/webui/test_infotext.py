@@ -22,6 +22,7 @@ from facesnap.webui.infotext import (
     line,
     parse_parameters,
     paste_values,
+    pasters,
     read,
     skipped,
 )
@@ -122,11 +123,20 @@ def test_pasting_fills_every_control_but_the_pictures() -> None:
     values = paste_values(read(_through(settings), 2), order)
     shown = {c.elem_id("x"): value for c, value in zip(order, values, strict=True)}
     assert shown["facesnap_x_enabled"] is True and shown["facesnap_x_p1_strength"] == 1.5
-    assert shown["facesnap_x_p1_pose_values"] == "yaw=10" and shown["facesnap_x_p2_identity"] == ""
+    assert shown["facesnap_x_p1_pose_values"] == "yaw=10" and shown["facesnap_x_p2_identity"] == "None"
     assert {k for k, v in shown.items() if v is None} == {
         f"facesnap_x_p{n}_{name}" for n in (1, 2) for name in ("references", "region_mask", "pose_image")
     }
     assert parse(values, 2) == settings
+
+
+def test_pasters_are_the_same_in_both_tabs_and_fill_each_control() -> None:
+    """Sending to another tab pairs controls by the equality of their names, which are our functions."""
+    here, there = pasters(2), pasters(2, lambda: {"Zoe": DIGEST})
+    assert here == there and len(set(here) | set(there)) == len(columns(2))
+    params = _through(parse([{"identity": "Zoe", "strength": 1.5}]), None, [Seen(DIGEST)])
+    assert [one(params) for one in there] == paste_values(read(params, 2), columns(2))
+    assert [one({}) for one in here] == [False, *[None] * (len(here) - 1)]
 
 
 def test_a_missing_identity_is_named_and_the_rest_restored() -> None:

@@ -134,6 +134,8 @@ assert "numpy==1.26.2" in constraints and "protobuf==3.20.0" in constraints
 if (here / "offline").exists():
     print("ERROR: Could not find a version that satisfies the requirement")
     sys.exit(1)
+if (here / "useless").exists():
+    sys.exit(0)
 import re
 name = re.match("[A-Za-z0-9-]+", sys.argv[-1])[0]
 module = {"scikit-image": "skimage", "opencv-python": "cv2"}.get(name, name).replace("-gpu", "")
@@ -235,6 +237,11 @@ def test_an_insightface_that_imports_is_kept_and_a_broken_one_replaced_once(envi
     (environment.site / "insightface" / "__init__.py").write_text("raise ImportError('ABI')", encoding="utf-8")
     (environment.extension / ".facesnap_installed.json").unlink()
     assert "ABI" in environment.start() and environment.calls == ["insightface>=2.1,<3"]
+    (environment.site / "insightface" / "__init__.py").write_text("raise ImportError('ABI')", encoding="utf-8")
+    (environment.extension / ".facesnap_installed.json").unlink()
+    (environment.site / "useless").touch()
+    environment.start()
+    assert "ABI" in environment.start() and len(environment.calls) == 2  # still broken: said, not tried for ever
 
 
 def test_what_no_wheel_mends_is_said_at_every_start_without_pip(environment: Environment) -> None:
@@ -244,6 +251,8 @@ def test_what_no_wheel_mends_is_said_at_every_start_without_pip(environment: Env
     said = environment.start()
     assert "cv2 cannot be imported: libGL.so.1" in said and environment.calls == []
     assert "libGL" in environment.start() and environment.calls == []
+    (environment.site / "cv2" / "__init__.py").write_text("", encoding="utf-8")  # the library has come
+    assert environment.start() == "" and environment.calls == []
 
 
 def test_a_dry_run_prints_and_does_nothing(environment: Environment) -> None:

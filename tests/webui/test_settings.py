@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from facesnap.attach.structure import Speed
 from facesnap.errors import SettingsError
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.recombination import _RANGES, FRAMINGS
+from facesnap.webui.documentation import markdown
 from facesnap.webui.fields import Box, Number, expressions
 from facesnap.webui.model import PERSON, POSE, PRESETS, SETTINGS
 from facesnap.webui.settings import (
@@ -183,6 +185,9 @@ def _wide(name: str) -> dict[str, float]:
         ([{"people": [{}] * 4}], ["4 people", "at most 3"]),
         ([{"start": 0.8, "end": 0.5}], ["start", "0.8", "0.5"]),
         ([{}, {}], ["more than one"]),
+        ([{}, "", "Fast", "fast", "both", {}], ["more than one"]),
+        (["on", {}], ["args", "[true, S]"]),
+        ([True, "", {}], ["'Preset'", "an object"]),
         ([{"references": ["x"] * 17}], ["references", "17 pictures", "at most 16"]),
         ([{"references": ["x", 5]}], ["references[1]", "5"]),
         ([{"references": "x", "identity": "a\nb"}], ["identity", "one line"]),
@@ -280,3 +285,10 @@ def test_neither_gradio_nor_pydantic_nor_the_webui_is_imported() -> None:
     code = "import sys\n" + "".join(f"import facesnap.webui.{name}\n" for name in names)
     code += "sys.exit(str({'gradio', 'pydantic', 'modules', 'insightface', 'torch'} & set(sys.modules) or '') or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_documentation_is_what_the_declaration_says() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == markdown(), "run `python -m facesnap.webui.documentation > docs/settings.md`"
+    for _, field in FIELDS.values():
+        assert f"| `{field.name}` |" in page and field.help in page
