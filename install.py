@@ -68,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         dry_run(state)
         return 0
     state, failed = install(state)
+    for line in requirements.notes(state):
+        say(line)
     if report(state) and failed:
         return 0  # the next start tries again
     _write_stamp(state)
@@ -156,7 +158,7 @@ def dry_run(state: object) -> None:
         print(f"# {step.why}\n{_shown(call)}")
     if steps:
         print("# CONSTRAINTS.txt pins everything that is installed now")
-    for line in requirements.advice(state):
+    for line in (*requirements.advice(state), *requirements.notes(state)):
         print(f"# {line}")
     if not steps:
         print("# nothing to install")

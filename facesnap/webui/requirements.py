@@ -136,14 +136,17 @@ def command(step: Step, python: str, constraints_file: str, index_url: str = "")
 
 
 def advice(state: State) -> list[str]:
-    """What is still wrong and what people can do, one line each; empty if FaceSnap can analyse faces."""
+    """What keeps faces from being analysed, one line each; empty if nothing does."""
     lines = [f"{module} cannot be imported: {why}." for module, why in sorted(state.broken.items())]
-    lines += [f"{module} is missing." for module in PROBED if module not in state.modules]
-    for names in (ONNXRUNTIMES, OPENCVS):
-        present = [name for name in names if name in state.versions]
-        if len(present) > 1:
-            lines.append(
-                f"{' and '.join(present)} are both installed and overwrite each other's files: uninstall both, then "
-                "install one."
-            )
-    return lines
+    return lines + [f"{module} is missing." for module in PROBED if module not in state.modules]
+
+
+def notes(state: State) -> list[str]:
+    """What may work and is worth knowing: wheels that overwrite each other's files."""
+    present = [[name for name in names if name in state.versions] for names in (ONNXRUNTIMES, OPENCVS)]
+    return [
+        f"{' and '.join(names)} are both installed and overwrite each other's files; if faces cannot be analysed, "
+        "uninstall both and install one."
+        for names in present
+        if len(names) > 1
+    ]
