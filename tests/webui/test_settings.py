@@ -209,6 +209,21 @@ def test_messages_name_the_key_and_what_is_allowed(args: Any, words: list[str]) 
         assert word in str(refused.value)
 
 
+def test_a_photo_in_the_wrong_place_is_not_repeated() -> None:
+    photo = "0123456789ab" + "SECRET" * 5000
+    for sent in (
+        {"identity": photo},
+        {"pose": photo},
+        {"face": photo},
+        {"blocks": photo},
+        {photo: 1},
+        {"speed": photo},
+    ):
+        with pytest.raises(SettingsError) as refused:
+            parse([sent])
+        assert "SECRET" not in str(refused.value) and len(str(refused.value)) < 1000
+
+
 def test_enabled_follows_from_being_asked() -> None:
     assert parse([{"references": "x"}]).enabled and not parse([{"references": "x", "enabled": False}]).enabled
     assert not parse([False, {"references": "x"}]).enabled and parse([True]).enabled
