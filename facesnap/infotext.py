@@ -1,9 +1,9 @@
-"""The text that travels inside a picture: everything needed to make it again, never the photo."""
+"""The text inside pictures that the command line makes; the WebUI extension reads it like its own."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -12,10 +12,12 @@ from facesnap.attach import Speed
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
-from facesnap.landmarks.presets import format_expression
+from facesnap.landmarks.presets import parse_expression
 from facesnap.portrait import PersonSettings, Portrait
 from facesnap.shape import PoseSettings
-from facesnap.version import __version__
+from facesnap.webui.fields import expressions
+from facesnap.webui.infotext import Named, Seen, fields, line
+from facesnap.webui.model import Person, Pose, Settings
 
 KEY = "parameters"  # of the PNG text chunk, as the WebUIs have it
 
@@ -29,83 +31,84 @@ def infotext(
     speed: Speed = Speed.BALANCED,
 ) -> str:
     """Parameters in the WebUI's form: prompt, negative prompt, then `key: value` pairs; defaults are omitted."""
-    fields: dict[str, object] = {
+    params: dict[str, object] = {
         "Steps": sampling.steps,
         "Sampler": sampling.sampler,
         "CFG scale": sampling.cfg,
         "Seed": portrait.seed,
         "Size": f"{sampling.size[0]}x{sampling.size[1]}",
         "Model": model,
-        "FaceSnap adapter": f"{adapter.spec.name} {adapter.digest[:10]}".strip(),
     }
-    for n, (identity, settings) in enumerate(people):
-        prefix = "FaceSnap" if n == 0 else f"FaceSnap {n + 1}"
-        fields |= {f"{prefix} {k}": v for k, v in _person_fields(identity, settings).items()}
-        if n < len(portrait.similarity) and portrait.similarity[n] is not None:
-            fields[f"{prefix} similarity"] = f"{portrait.similarity[n]:.3f}"
-    if adapter.ffrnet is not None and speed is not Speed.BALANCED:
-        fields["FaceSnap speed"] = speed.value
-    fields["FaceSnap version"] = __version__
+    scores = [*portrait.similarity, *[None] * len(people)]
+    shaped = Settings().speed if adapter.ffrnet is None else speed.value
+    settings = Settings(enabled=True, speed=shaped, people=tuple(_person(adapter, *one) for one in people))
+    seen = [
+        Seen(who.digest, who.references, score, pose_picture=one.pose.driver_digest if one.pose else "")
+        for (who, one), score in zip(people, scores, strict=False)
+    ]
+    params |= fields(settings, Named(adapter.spec.name, adapter.digest), seen)
+    for n, (_, one) in enumerate(people):
+        params |= {f"FaceSnap{f' {n + 1}' if n else ''} {key}": value for key, value in _own(one).items()}
     lines = [sampling.prompt]
     if sampling.negative_prompt:
         lines.append(f"Negative prompt: {sampling.negative_prompt}")
-    lines.append(", ".join(f"{key}: {_quote(str(value))}" for key, value in fields.items()))
-    return "\n".join(lines)
+    return "\n".join([*lines, line(params)])
 
 
-def _person_fields(identity: Identity, settings: PersonSettings) -> Mapping[str, object]:
-    fields: dict[str, object] = {"identity": f"{identity.name} {identity.digest[:10]}"}
-    if identity.references > 1:
-        fields["references"] = identity.references
+def _person(adapter: Adapter, identity: Identity, settings: PersonSettings) -> Person:
+    """The same in the WebUI's words; what FFRNet is told is left out where it is off."""
+    person = Person(
+        identity=identity.name,
+        strength=adapter.spec.strength if settings.strength is None else settings.strength,
+        structure=0.0,
+        start=settings.start,
+        end=settings.end,
+        s_struct=settings.s_struct,
+        blocks=dict(settings.block_strengths),
+        region=settings.region,
+    )
+    suggested = 0.0 if adapter.ffrnet_spec is None else adapter.ffrnet_spec.strength
+    structure = suggested if settings.structure is None else settings.structure
+    if adapter.ffrnet is None or structure == 0.0:
+        return person
+    return replace(
+        person,
+        structure=structure,
+        structure_start=settings.structure_start,
+        structure_end=settings.structure_end,
+        pose=_pose(settings.pose or PoseSettings()),
+    )
+
+
+def _pose(pose: PoseSettings) -> Pose:
+    numbers = pose.numbers
+    x, y = numbers.position or (None, None)
+    frontal = "canvas" if pose.driver is None else "reference"
+    return Pose(
+        source=frontal if pose.driver is None or isinstance(pose.driver, str) else "picture",
+        image=None if pose.driver is None or isinstance(pose.driver, str) else pose.driver,
+        yaw=numbers.yaw,
+        pitch=numbers.pitch,
+        roll=numbers.roll,
+        x=x,
+        y=y,
+        size=numbers.size,
+        expression=None if numbers.expression is None else parse_expression(numbers.expression, expressions()),
+        framing=pose.framing,
+    )
+
+
+def _own(settings: PersonSettings) -> dict[str, object]:
+    """What the command line has and the WebUI has not."""
     default = PersonSettings()
-    if settings.strength is not None:
-        fields["strength"] = settings.strength
-    if settings.s_struct != default.s_struct:
-        fields["s_struct"] = settings.s_struct
-    if (settings.start, settings.end) != (default.start, default.end):
-        fields["window"] = f"{settings.start}-{settings.end}"
-    if settings.block_strengths:
-        fields["blocks"] = " ".join(f"{k}={v}" for k, v in sorted(settings.block_strengths.items()))
+    own: dict[str, object] = {}
     if settings.lora != default.lora:
-        fields["LoRA"] = settings.lora
+        own["LoRA"] = settings.lora
     if settings.lora_in_region:
-        fields["LoRA region"] = "masked"
-    if settings.region is not None:
-        fields["region"] = "masked"
-    if settings.structure is not None:
-        fields["structure"] = settings.structure
-    if (settings.structure_start, settings.structure_end) != (default.structure_start, default.structure_end):
-        fields["structure window"] = f"{settings.structure_start}-{settings.structure_end}"
-    if settings.pose is not None and settings.structure != 0:
-        fields |= _pose_fields(settings.pose)
-    return fields
-
-
-def _pose_fields(pose: PoseSettings) -> Mapping[str, object]:
-    """The pose by numbers; of a driver picture only its content's digest, never the picture."""
-    fields: dict[str, object] = {}
-    if pose.driver is not None and not isinstance(pose.driver, str):
-        fields["driver"] = pose.driver_digest[:10]
-    elif pose.driver is None:
-        fields["driver"] = "none"
-    values = {name: value for name, value in vars(pose.numbers).items() if value is not None}
-    if "position" in values:
-        values["position"] = "/".join(f"{v:g}" for v in values["position"])
-    if "expression" in values and not isinstance(values["expression"], str):
-        values["expression"] = format_expression(values["expression"])
-    if values:
-        fields["pose"] = " ".join(f"{name}={value}" for name, value in values.items())
-    default = PoseSettings()
-    if pose.framing != default.framing:
-        fields["framing"] = pose.framing
-    if pose.expression_gain != default.expression_gain:
-        fields["expression gain"] = pose.expression_gain
-    return fields
-
-
-def _quote(value: str) -> str:
-    """Quoted as JSON where a comma, colon or line break would be read as a separator."""
-    return json.dumps(value, ensure_ascii=False) if any(c in value for c in ',:\n"') else value
+        own["LoRA region"] = "masked"
+    if settings.pose is not None and settings.pose.expression_gain != 1.0:
+        own["expression gain"] = settings.pose.expression_gain
+    return own
 
 
 def save_png(image: Image.Image, path: Path, text: str) -> None:
