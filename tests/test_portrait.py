@@ -163,6 +163,10 @@ def test_generate_from_an_identity_with_a_region(world, tmp_path: Path, capsys: 
     mask[:45] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     made = {}
+    # A saved identity needs no pack, only --score does.
+    assert _generate(world, tmp_path / "x", "--identity", str(tmp_path / "who.safetensors"), "--pack", "absent") == 0
+    asked = ("--identity", str(tmp_path / "who.safetensors"), "--pack", "absent", "--score")
+    assert _generate(world, tmp_path / "y", *asked) == 1
     for name, extra in {
         "all": [],
         "half": ["--region", str(tmp_path / "mask.png")],

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--identity", type=Path, metavar="FILE", help="identity saved by `facesnap identity make`")
     add_pack_arguments(person)
     add_choose_argument(person)
-    person.add_argument("--no-score", action="store_true", help="do not measure the similarity of the results")
+    person.add_argument("--score", action="store_true", help="measure the results' similarity to an --identity too")
     person.add_argument("--strength", type=float, help="of the ID tokens, 0 to 10 (the adapter's suggestion)")
     person.add_argument("--s-struct", type=float, default=1.0, help="of the CLIP branch, 0 to 5 (PlusV2 form only)")
     person.add_argument("--window", type=_window, default=(0.0, 1.0), metavar="A-B", help="part of the sampling, 0-1")
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     )
     adapter.check_unet(host.topology)  # before the slow part
     encoder = ImageEncoder.load(find_encoder(args.encoder, args.model_dir)) if args.encoder else None
-    studio = Studio(adapter, None if args.identity and args.no_score else analyser_from(args), encoder)
+    studio = Studio(adapter, analyser_from(args) if sees_faces(args) else None, encoder)
     if args.identity:
         identity = Identity.load(args.identity)
     else:
@@ -121,6 +121,11 @@ def run(args: argparse.Namespace) -> int:
     report = make_pictures(args, host, studio, identity, settings)
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")
     return 0
+
+
+def sees_faces(args: argparse.Namespace) -> bool:
+    """Whether a face-analysis pack is needed; a saved identity alone needs none."""
+    return bool(args.reference or args.driver or args.score)
 
 
 def make_pictures(
@@ -174,7 +179,8 @@ def _sheet(
         cells.append((shape.picture(), "landmarks: the reference's shape\nin the pose asked for"))
     for portrait in portraits:
         score = portrait.similarity[0]
-        text = "no face in the picture" if score is None else f"similarity {score:.2f}"
+        unknown = "no face in the picture" if sees_faces(args) else "similarity not measured"
+        text = unknown if score is None else f"similarity {score:.2f}"
         cells.append((portrait.image, f"seed {portrait.seed}\n{text}"))
     rows = [cells[i : i + 5] for i in range(0, len(cells), 5)]
     title = f"{args.prompt}\n{identity.name}, adapter {adapter.spec.name or args.adapter.name}, base {args.base.name}"
