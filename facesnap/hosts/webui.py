@@ -99,6 +99,16 @@ class WebUI(ABC):
         if generation is not None and generation.p is p:
             generation.prepare = generation.error = None
 
+    def note(self, p: Any, note: str) -> None:
+        """Tell the user something about this generation: in the log, below the picture and in its infotext."""
+        notes = p.extra_generation_params.get(NOTE, "")
+        if note in notes:
+            return
+        logger.warning("%s", note)
+        p.extra_generation_params[NOTE] = f"{notes}; {note}" if notes else note
+        if hasattr(p, "comment"):
+            p.comment(note)
+
     def before_step(self, params: Any) -> None:
         """The host's on_cfg_denoiser callback: the next UNet calls are those of `params.denoiser.p`."""
         for generation in self._running:
@@ -125,7 +135,7 @@ class Generation(ABC):
         prepare: makes the parts; None: nothing is attached. passes: see `WebUI.enlist`.
         error: raised in the sampling's place.
         plan: the row plan of what is attached.
-        notes: what the user was told, in order.
+        left_alone: whether the host has switched to a model that the people do not fit.
     """
 
     def __init__(self, host: WebUI, p: Any) -> None:
@@ -134,7 +144,7 @@ class Generation(ABC):
         self.passes = "both"
         self.error: Exception | None = None
         self.plan = RowPlan(())
-        self.notes: list[str] = []
+        self.left_alone = False
         self.attachment: Attachment | None = None
         self._parts = Parts()
         self._unet: nn.Module | None = None
@@ -179,7 +189,7 @@ class Generation(ABC):
             self._stop()
 
     def _start(self) -> None:
-        self._failure, self._calls, self._wanted = None, 0, 0
+        self._failure, self._calls, self._wanted, self.left_alone = None, 0, 0, False
         self._parts, self._unet = Parts(), None
         self.host._running.append(self)
         self._attach(self.host.live_unet())
@@ -221,17 +231,8 @@ class Generation(ABC):
             self._attach(unet)
         except FaceSnapError as error:
             self._detach()
-            self.say(f"From here on without FaceSnap, which does not fit the model switched to: {error.what}")
-
-    def say(self, note: str) -> None:
-        """Tell the user: in the log, below the picture and in its infotext."""
-        if note in self.notes:
-            return
-        self.notes.append(note)
-        logger.warning("%s", note)
-        self.p.extra_generation_params[NOTE] = "; ".join(self.notes)
-        if hasattr(self.p, "comment"):
-            self.p.comment(note)
+            self.left_alone = True
+            self.host.note(self.p, f"without FaceSnap after the switch of models: {error.what}")
 
     def step(self, params: Any) -> None:
         """A step of our own `p` begins. Never raises: the host would swallow it."""
@@ -279,7 +280,7 @@ class Generation(ABC):
         x = args[0] if args else kwargs.get("x")
         rows = self.pattern(x, kwargs) if isinstance(x, torch.Tensor) else None
         self.plan.idle = rows is None
-        if rows is None:
+        if rows is None or x is None:
             return
         size = (int(x.shape[-2]), int(x.shape[-1]))
         self.plan.rows = placed(rows, self._places(len(rows), len(x), size), self._frame, self._piece)
@@ -304,7 +305,7 @@ class Generation(ABC):
 
     def _check_called(self) -> None:
         calls = self._calls + (self.attachment.calls if self.attachment is not None else 0)
-        if calls or self.notes or self.host.interrupted() or (self.passes != "both" and not self._wanted):
+        if calls or self.left_alone or self.host.interrupted() or (self.passes != "both" and not self._wanted):
             return
         raise AttachError(
             "The sampling finished without calling the UNet that FaceSnap is attached to.",
