@@ -111,10 +111,10 @@ class A1111Generation(Generation):
             self._model_handles.pop().remove()
         self._model = None
 
-    def _stop(self) -> None:
+    def _detach(self) -> None:
         self._unhook_model()
         self._rows, self._chunk, self._cursor = (), None, 0
-        super()._stop()
+        super()._detach()
 
 
 def _cross(text: Any) -> torch.Tensor:

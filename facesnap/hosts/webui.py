@@ -215,6 +215,7 @@ class Generation(ABC):
 
     def _detach(self) -> None:
         """Take everything off; may be called again."""
+        self.plan.idle = True
         if self.attachment is not None:
             self._calls += self.attachment.calls
             self.attachment.remove()
