@@ -83,6 +83,7 @@ def webui(
     shutil.copytree(face_pack, data / "models" / "FaceSnap" / "test_pack")
     webui = WebUI(Path(FOLDER), data, checkpoints.folder, {"facesnap": extension, "facesnap_probe": probe})
     webui.use(checkpoints.first.name)
+    webui.pictures(steps=1)  # Forge loads its checkpoint for the first picture
     yield webui
     webui.stop()
 

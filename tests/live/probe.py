@@ -58,6 +58,8 @@ def after_call(unet, args, kwargs, output):
 
 
 def is_uncond(row):
+    if STATE["step"].text_uncond is None:  # Forge with CFG 1
+        return False
     text = cross(STATE["step"].text_uncond).to(row)
     n = min(text.shape[1], len(row))
     return any(torch.allclose(row[:n], one[:n], atol=1e-4) for one in text)

@@ -35,7 +35,7 @@ def test_hires_passes(webui, snap) -> None:
     bare = webui.pictures(**HIRES)
     both, first, second = (webui.pictures({**snap, "hires": which}, **HIRES) for which in ("both", "first", "second"))
     pictures = (bare, both, first, second)
-    assert all(abs(a - b).mean() > 0.5 for n, a in enumerate(pictures) for b in pictures[:n])
+    assert all(not np.array_equal(a, b) for n, a in enumerate(pictures) for b in pictures[:n])
     webui.watch()
     webui.pictures({**snap, "hires": "second"}, **HIRES)
     calls = webui.seen()["calls"]
@@ -76,7 +76,7 @@ def test_batches_and_window(webui, snap) -> None:
     for i in range(4):
         assert abs(batch[i] - webui.pictures(snap, seed=1 + i)[0]).max() <= 3
     bare, whole, half = webui.pictures(), webui.pictures(snap), webui.pictures({**snap, "end": 0.5})
-    assert abs(half - bare).mean() > 0.5 and abs(half - whole).mean() > 0.5
+    assert abs(half - bare).mean() > 1 and not np.array_equal(half, whole)
     assert np.array_equal(webui.pictures({**snap, "start": 0.8, "end": 0.9}), bare)  # between two of four steps
 
 
@@ -120,7 +120,7 @@ def test_model_switch(webui, snap, checkpoints, alike: bool) -> None:
         status, answer = webui.generate(snap)
         assert status == (200 if alike else 422), answer
         if not alike:
-            assert "untrained" in answer["detail"] and "UNet" in answer["detail"]
+            assert "the adapter has" in answer["detail"] and "choose a base model" in answer["detail"]
             skipped = webui.pictures({**snap, "on_error": "skip"})
             assert np.array_equal(skipped, elsewhere)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 LONG = "a person " + "with a very long description of nothing in particular, " * 12  # over 77 tokens
@@ -64,3 +65,24 @@ def test_samplers(webui, snap, sampler: str) -> None:
     progress = [call["progress"] for call in calls]
     assert progress[0] == 0 and progress == sorted(progress) and progress[-1] < 1
     assert abs(made - bare).mean() > 1
+
+
+@pytest.mark.parametrize("method", ("MultiDiffusion", "Mixture of Diffusers"))
+@pytest.mark.parametrize("batch", (1, 3))
+def test_tiles_of_forges_own_extension(webui, snap, method: str, batch: int) -> None:
+    """Every tile is known by its place, and together they cover the picture."""
+    if not webui.forge:
+        pytest.skip("an extension of Forge")
+    webui.watch()
+    tiled = {"MultiDiffusion Integrated": {"args": [True, method, 64, 64, 32, batch]}}
+    region = {**snap, "region": {"x": 0.5, "y": 0.0, "w": 0.5, "h": 1.0}}
+    webui.pictures(region, width=128, height=96, steps=2, more=tiled)
+    calls = webui.seen()["calls"]
+    covered = np.zeros((12, 16), bool)
+    for call in calls:
+        assert [row[1] for row in call["rows"]] == [truth[1] for truth in call["truth"]]
+        assert len(call["tiles"]) == call["batch"] and call["size"] == [8, 8]
+        for frame, top, left in call["tiles"]:
+            assert frame == [12, 16]
+            covered[top : top + 8, left : left + 8] = True
+    assert covered.all()

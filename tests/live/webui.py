@@ -107,8 +107,9 @@ class WebUI:
         } | payload  # fmt: skip
         if self.forge and body.get("enable_hr"):
             body.setdefault("hr_additional_modules", ["Use same choices"])
+        body["alwayson_scripts"] = dict(body.pop("more", {}))  # other scripts' arguments
         if snap is not None:
-            body["alwayson_scripts"] = {"FaceSnap": {"args": [snap]}}
+            body["alwayson_scripts"]["FaceSnap"] = {"args": [snap]}
         return self.request(f"/sdapi/v1/{path}", body)
 
     def pictures(self, snap: dict[str, Any] | None = None, path: str = "txt2img", **payload: Any) -> np.ndarray:
