@@ -1,9 +1,8 @@
-"""The text that travels inside a picture: everything needed to make it again, never the photo."""
+"""The text inside pictures that the command line makes; the WebUI extension reads it like its own."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -12,7 +11,8 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
 from facesnap.portrait import PersonSettings, Portrait
-from facesnap.version import __version__
+from facesnap.webui.infotext import Named, Seen, fields, line
+from facesnap.webui.model import Person, Settings
 
 KEY = "parameters"  # of the PNG text chunk, as the WebUIs have it
 
@@ -25,49 +25,39 @@ def infotext(
     portrait: Portrait,
 ) -> str:
     """Parameters in the WebUI's form: prompt, negative prompt, then `key: value` pairs; defaults are omitted."""
-    fields: dict[str, object] = {
+    params: dict[str, object] = {
         "Steps": sampling.steps,
         "Sampler": sampling.sampler,
         "CFG scale": sampling.cfg,
         "Seed": portrait.seed,
         "Size": f"{sampling.size[0]}x{sampling.size[1]}",
         "Model": model,
-        "FaceSnap adapter": f"{adapter.spec.name} {adapter.digest[:10]}".strip(),
     }
-    for n, (identity, settings) in enumerate(people):
-        prefix = "FaceSnap" if n == 0 else f"FaceSnap {n + 1}"
-        fields |= {f"{prefix} {k}": v for k, v in _person_fields(identity, settings).items()}
-        if n < len(portrait.similarity) and portrait.similarity[n] is not None:
-            fields[f"{prefix} similarity"] = f"{portrait.similarity[n]:.3f}"
-    fields["FaceSnap version"] = __version__
+    scores = [*portrait.similarity, *[None] * len(people)]
+    settings = Settings(enabled=True, people=tuple(_person(adapter, *one) for one in people))
+    seen = [
+        Seen(identity.digest, identity.references, score)
+        for (identity, _), score in zip(people, scores, strict=False)
+    ]  # fmt: skip
+    params |= fields(settings, Named(adapter.spec.name, adapter.digest), seen)
     lines = [sampling.prompt]
     if sampling.negative_prompt:
         lines.append(f"Negative prompt: {sampling.negative_prompt}")
-    lines.append(", ".join(f"{key}: {_quote(str(value))}" for key, value in fields.items()))
-    return "\n".join(lines)
+    return "\n".join([*lines, line(params)])
 
 
-def _person_fields(identity: Identity, settings: PersonSettings) -> Mapping[str, object]:
-    fields: dict[str, object] = {"identity": f"{identity.name} {identity.digest[:10]}"}
-    if identity.references > 1:
-        fields["references"] = identity.references
-    default = PersonSettings()
-    if settings.strength is not None:
-        fields["strength"] = settings.strength
-    if settings.s_struct != default.s_struct:
-        fields["s_struct"] = settings.s_struct
-    if (settings.start, settings.end) != (default.start, default.end):
-        fields["window"] = f"{settings.start}-{settings.end}"
-    if settings.block_strengths:
-        fields["blocks"] = " ".join(f"{k}={v}" for k, v in sorted(settings.block_strengths.items()))
-    if settings.region is not None:
-        fields["region"] = "masked"
-    return fields
-
-
-def _quote(value: str) -> str:
-    """Quoted as JSON where a comma, colon or line break would be read as a separator."""
-    return json.dumps(value, ensure_ascii=False) if any(c in value for c in ',:\n"') else value
+def _person(adapter: Adapter, identity: Identity, settings: PersonSettings) -> Person:
+    """The same in the WebUI's words. There is no FFRNet here: structure is 0."""
+    return Person(
+        identity=identity.name,
+        strength=adapter.spec.strength if settings.strength is None else settings.strength,
+        structure=0.0,
+        start=settings.start,
+        end=settings.end,
+        s_struct=settings.s_struct,
+        blocks=dict(settings.block_strengths),
+        region=settings.region,
+    )
 
 
 def save_png(image: Image.Image, path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.portrait import PersonSettings, Studio
+from facesnap.webui.infotext import parse_parameters, read
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +164,12 @@ def test_generate_on_the_command_line(world, tmp_path: Path, capsys: pytest.Capt
             prompt, negative, settings = image.text["parameters"].split("\n")
         assert prompt == "a person, “smiling”" and negative == "Negative prompt: blurry, dark"
         for part in ("Steps: 2", "Sampler: Heun", f"Seed: {seed}", "Size: 64x72", "FaceSnap strength: 0.7",
-                     "FaceSnap window: 0.1-0.9", "FaceSnap s_struct: 0.5", "FaceSnap blocks: middle=0.5",
-                     "FaceSnap references: 2", "FaceSnap identity: astronaut "):  # fmt: skip
+                     "FaceSnap start: 0.1", "FaceSnap end: 0.9", "FaceSnap s_struct: 0.5",
+                     "FaceSnap blocks: middle=0.5", "FaceSnap identity: astronaut ["):  # fmt: skip
             assert part in settings
+        pasted = read(parse_parameters(settings))  # the extension restores what the command line wrote
+        assert not pasted.problems and pasted.settings.people[0].identity == "astronaut"
+        assert (pasted.settings.people[0].strength, pasted.settings.people[0].blocks) == (0.7, {"middle": 0.5})
     with Image.open(report["sheet"]) as sheet:
         assert min(sheet.size) > 200
 

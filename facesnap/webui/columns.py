@@ -20,11 +20,13 @@ from facesnap.webui.fields import (
     Pictures,
     Region,
     Switch,
+    Text,
     wrong,
 )
 from facesnap.webui.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings
 from facesnap.webui.objects import from_api
 
+ON_SETTINGS_PAGE = "on_error"  # has no control here
 MASK, POSE_VALUES = "region_mask", "values"
 _MASK = Field(MASK, Picture(), None, "Region mask", "White where the person is; instead of a region by numbers.")
 
@@ -100,7 +102,7 @@ def columns(most_people: int = PEOPLE) -> list[Column]:
     """All controls in the order of the flat list, for 1 to 8 people."""
     if not 1 <= most_people <= MOST_PEOPLE:
         raise wrong("the number of people", most_people, f"a whole number from 1 to {MOST_PEOPLE}")
-    found = [_column("settings", 0, field) for field in SETTINGS.values()]
+    found = [_column("settings", 0, field) for name, field in SETTINGS.items() if name != ON_SETTINGS_PAGE]
     for n in range(1, most_people + 1):
         found += [_column("person", n, field) for field in PERSON.values()]
         found.append(_column("person", n, _MASK))
@@ -116,6 +118,8 @@ def _column(part: str, person: int, field: Field) -> Column:
         default = "" if not field.default else field.kind.text(field.default)
     if isinstance(field.kind, Pictures):
         default = None
+    if isinstance(field.kind, Text):
+        default = _named(field, field.default)
     return Column(part, field.name, person, field, control, default)
 
 
@@ -208,4 +212,10 @@ def _shown(column: Column, settings: Settings) -> Any:
         return list(value) or None
     if column.control == "text":
         return column.field.kind.text(value) if value else ""
-    return value
+    return _named(column.field, value) if isinstance(column.field.kind, Text) else value
+
+
+def _named(field: Field, value: str) -> str:
+    """A list's entry for a name; the empty name is the word that means it: "Automatic", "None"."""
+    assert isinstance(field.kind, Text)
+    return value or field.kind.nothing[0].capitalize()

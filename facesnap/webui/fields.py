@@ -21,7 +21,7 @@ from facesnap.errors import LandmarkError, SettingsError
 Json = dict[str, Any]
 BLOCK = re.compile(r"(input|middle|output)(\.\d{1,3}){0,3}", re.ASCII)
 MOST_BLOCKS = 100
-_SHOWN = 60  # characters of a wrong value that a message repeats; it may be a whole picture
+_SHOWN, _BEGINNING = 60, 12  # a longer wrong value may be a photo, of which no message tells more than the beginning
 
 
 class Kind:
@@ -278,9 +278,9 @@ class Blocks(Kind):
         found: dict[str, float] = {}
         for part in text.replace(",", " ").split():
             key, _, factor = part.partition("=")
-            if key in found:
-                raise wrong(name, text, f"every block once; {key} is there twice")
-            found[key] = self.factor.parse_text(factor, f"{name}.{key}"[:80])
+            if key in found or not BLOCK.fullmatch(key):
+                raise wrong(name, text, 'blocks such as "middle=0.5 output.3=0.8", each once')
+            found[key] = self.factor.parse_text(factor, f"{name}.{key}")
         return self.read(found, name)
 
 
@@ -415,7 +415,7 @@ def _show(value: Any) -> str:
     if value is None or isinstance(value, (bool, numbers.Real)):
         return str(value)
     if isinstance(value, str):
-        return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}... ({len(value)} characters)"
+        return repr(value) if len(value) <= _SHOWN else f"{value[:_BEGINNING]!r}... ({len(value)} characters)"
     if isinstance(value, (Mapping, list, tuple)):
-        return f"a {'object' if isinstance(value, Mapping) else 'list'} of {len(value)}"
+        return f"{'an object' if isinstance(value, Mapping) else 'a list'} of {len(value)}"
     return f"a {type(value).__name__}"

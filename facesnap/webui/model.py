@@ -173,9 +173,10 @@ class Settings:
         Choice(("both", "first", "second")), "both", "Passes",
         "With hires. fix: act in both passes, the first or the second alone.", infotext="hires pass",
     )  # fmt: skip
-    on_error: str = setting(
-        Choice(("stop", "skip")), "stop", "If FaceSnap cannot act",
-        "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext.",
+    on_error: str | None = setting(
+        Choice(("stop", "skip")), None, "If FaceSnap cannot act",
+        "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext. Not given: as the "
+        "settings page says.",
     )  # fmt: skip
     people: tuple[Person, ...] = ()
 

@@ -50,8 +50,8 @@ def parse(args: Sequence[Any], most_people: int = PEOPLE) -> Settings:
     if not isinstance(args, (list, tuple)):
         raise wrong("args", args, "a list: [S], [true, S] or [false], S being one object")
     values = list(args)
-    objects = [n for n, value in enumerate(values[:3]) if isinstance(value, Mapping)]
-    if not objects:
+    objects = [n for n, value in enumerate(values) if isinstance(value, Mapping)]
+    if not objects or objects[0] > 1:
         return from_flat(values, most_people)
     if len(objects) > 1:
         raise SettingsError(
@@ -59,7 +59,7 @@ def parse(args: Sequence[Any], most_people: int = PEOPLE) -> Settings:
             expected="[S] or [true, S], one object for the whole generation",
             remedy='put several people into one object under the key "people"',
         )
-    if objects[0] > 1 or (objects[0] == 1 and not isinstance(values[0], bool)):
+    if objects[0] == 1 and not isinstance(values[0], bool):
         raise wrong("args", args, "[S], [true, S] or [false], S being one object")
     settings = from_api(values[objects[0]], most_people)
     if objects[0] == 1 and not values[0]:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from facesnap.attach.structure import Speed
 from facesnap.errors import SettingsError
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.recombination import _RANGES, FRAMINGS
+from facesnap.webui.documentation import markdown
 from facesnap.webui.fields import Box, Number, expressions
 from facesnap.webui.model import PERSON, POSE, PRESETS, SETTINGS
 from facesnap.webui.settings import (
@@ -48,6 +50,7 @@ def test_the_api_object_gives_the_same_settings(wanted: Settings) -> None:
 
 @given(SETTINGS_OBJECTS, st.integers(3, 5))
 def test_the_flat_list_gives_the_same_settings(wanted: Settings, most: int) -> None:
+    wanted = dataclasses.replace(wanted, on_error=None)  # has no control: the settings page says it
     flat = to_flat(wanted, most)
     assert len(flat) == len(columns(most))
     assert parse(flat, most) == wanted
@@ -182,6 +185,9 @@ def _wide(name: str) -> dict[str, float]:
         ([{"people": [{}] * 4}], ["4 people", "at most 3"]),
         ([{"start": 0.8, "end": 0.5}], ["start", "0.8", "0.5"]),
         ([{}, {}], ["more than one"]),
+        ([{}, "", "Fast", "fast", "both", {}], ["more than one"]),
+        (["on", {}], ["args", "[true, S]"]),
+        ([True, "", {}], ["'Preset'", "an object"]),
         ([{"references": ["x"] * 17}], ["references", "17 pictures", "at most 16"]),
         ([{"references": ["x", 5]}], ["references[1]", "5"]),
         ([{"references": "x", "identity": "a\nb"}], ["identity", "one line"]),
@@ -201,6 +207,21 @@ def test_messages_name_the_key_and_what_is_allowed(args: Any, words: list[str]) 
         parse(args)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_a_photo_in_the_wrong_place_is_not_repeated() -> None:
+    photo = "0123456789ab" + "SECRET" * 5000
+    for sent in (
+        {"identity": photo},
+        {"pose": photo},
+        {"face": photo},
+        {"blocks": photo},
+        {photo: 1},
+        {"speed": photo},
+    ):
+        with pytest.raises(SettingsError) as refused:
+            parse([sent])
+        assert "SECRET" not in str(refused.value) and len(str(refused.value)) < 1000
 
 
 def test_enabled_follows_from_being_asked() -> None:
@@ -279,3 +300,10 @@ def test_neither_gradio_nor_pydantic_nor_the_webui_is_imported() -> None:
     code = "import sys\n" + "".join(f"import facesnap.webui.{name}\n" for name in names)
     code += "sys.exit(str({'gradio', 'pydantic', 'modules', 'insightface', 'torch'} & set(sys.modules) or '') or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_documentation_is_what_the_declaration_says() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == markdown(), "run `python -m facesnap.webui.documentation > docs/settings.md`"
+    for _, field in FIELDS.values():
+        assert f"| `{field.name}` |" in page and field.help in page

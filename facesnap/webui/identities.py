@@ -1,0 +1,103 @@
+"""Saved identities: biometric data, in a dot-folder, under file names of our own making."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from facesnap.errors import CheckpointError, SettingsError
+from facesnap.faces.identity import Identity
+from facesnap.webui.fields import Text
+from facesnap.webui.headers import IDENTITY, read_header
+
+SUFFIX = ".safetensors"
+_NAME = Text(longest=80)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A saved identity, by its header alone. references: of how many photos; alias: its recogniser's pack."""
+
+    name: str
+    path: Path
+    references: int
+    alias: str
+
+
+class IdentityStore:
+    """The identities of one folder. Names are free text for people; files are named at random.
+
+    Args:
+        folder: made when the first identity is saved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def entries(self) -> list[Entry]:
+        """All of them, by name; files of another kind are passed over."""
+        found = []
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")) if self.folder.is_dir() else []:
+            header = read_header(path)
+            count = str(header.metadata.get("references", ""))
+            if header.kind == IDENTITY and count.isdigit():
+                name, alias = header.metadata.get("name", ""), header.metadata.get("alias", "")
+                found.append(Entry(str(name), path, int(count), str(alias)))
+        return sorted(found, key=lambda entry: entry.name.casefold())
+
+    def load(self, name: str) -> Identity:
+        """The identity of a name; case counts only where two names differ by nothing else.
+
+        Raises:
+            CheckpointError: there is none, or its file is damaged.
+        """
+        return Identity.load(self._entry(name).path)
+
+    def digests(self) -> dict[str, str]:
+        """Name -> digest of all, for infotexts; each file is read once."""
+        return {entry.name: _digest(entry.path, entry.path.stat().st_mtime_ns) for entry in self.entries()}
+
+    def save(self, identity: Identity, replace: bool = False) -> Entry:
+        """Keep an identity under its name.
+
+        Raises:
+            SettingsError: the name is empty or not one line, or is taken and `replace` is false.
+        """
+        name = _NAME.read(identity.name, "the identity's name")
+        if not name or name.lower() == "none":
+            raise SettingsError("The identity has no name.", expected="one line of text", remedy="give it a name")
+        taken = [entry for entry in self.entries() if entry.name.casefold() == name.casefold()]
+        if taken and not replace:
+            raise SettingsError(
+                f"There is an identity '{taken[0].name}' already.",
+                expected="a new name",
+                remedy="choose another name, or delete the old identity first",
+            )
+        path = self.folder / f"{secrets.token_hex(16)}{SUFFIX}"
+        identity.save(path)
+        for entry in taken:
+            entry.path.unlink(missing_ok=True)
+        return Entry(name, path, identity.references, identity.alias)
+
+    def delete(self, name: str) -> None:
+        """Remove an identity's file. Raises CheckpointError where there is none of that name."""
+        self._entry(name).path.unlink(missing_ok=True)
+
+    def _entry(self, name: str) -> Entry:
+        entries = self.entries()
+        for same in (lambda a: a == name, lambda a: a.casefold() == name.strip().casefold()):
+            for entry in entries:
+                if same(entry.name):
+                    return entry
+        raise CheckpointError(
+            f"There is no saved identity '{name[:80]}'.",
+            expected=f"one of {', '.join(entry.name for entry in entries)}" if entries else "a saved identity",
+            remedy="correct the name, refresh the list, or give reference photos",
+        )
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, mtime_ns: int) -> str:
+    return Identity.load(path).digest
