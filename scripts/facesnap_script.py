@@ -1,8 +1,8 @@
 """The WebUI's script: its callbacks, handed on to the package."""
 
-from modules import script_callbacks, scripts
+from modules import script_callbacks, scripts, shared
 
-from facesnap.webui import accordion, generation
+from facesnap.webui import accordion, generation, options
 from facesnap.webui.hosting import current_host, studios
 
 HOST = current_host()
@@ -23,3 +23,4 @@ class FaceSnapScript(scripts.Script):
 
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)
+script_callbacks.on_ui_settings(lambda: options.register(shared))

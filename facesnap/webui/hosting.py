@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 
 from facesnap.hosts.webui import WebUI
+from facesnap.webui.folders import Folders
 from facesnap.webui.studios import Studios
 
 
@@ -30,6 +30,12 @@ def current_host() -> WebUI:
 @lru_cache(maxsize=1)
 def studios() -> Studios:
     """Adapters, packs, encoders and identities of this process."""
-    from modules import paths
+    return Studios(folders)
 
-    return Studios([Path(paths.models_path)])
+
+def folders() -> Folders:
+    """The folders of models, as the command line and the settings page have them."""
+    from modules import paths, shared
+
+    named = getattr(shared.cmd_opts, "facesnap_dir", None)
+    return Folders.of(paths.models_path, named, getattr(shared.opts, "facesnap_folders", "") or "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,7 +21,9 @@ from facesnap.faces.identity import Identity
 from facesnap.faces.packs import installed_packs, pack_parents
 from facesnap.hosts.webui import Parts
 from facesnap.portrait import PersonSettings, Studio
-from facesnap.webui.adapters import find_adapter
+from facesnap.webui.folders import Folders, find_adapter, list_adapters
+from facesnap.webui.headers import ADAPTER
+from facesnap.webui.identities import IdentityStore
 from facesnap.webui.pictures import decode, digest
 from facesnap.webui.settings import Box, Person, Settings
 
@@ -35,12 +37,11 @@ class Studios:
     """Everything that generations share in one process.
 
     Args:
-        model_dirs: the WebUI's models folder, and those of the user.
-        saved: gives a saved identity by name.
+        folders: gives the folders of models as they are set now.
     """
 
-    def __init__(self, model_dirs: Sequence[Path], saved: Callable[[str], Identity] | None = None) -> None:
-        self.model_dirs, self._saved = list(model_dirs), saved
+    def __init__(self, folders: Callable[[], Folders]) -> None:
+        self.folders = folders
         self._studios: dict[tuple[Path, int], Studio] = {}
         self._identities = ContentCache(IDENTITY_BYTES)
 
@@ -60,7 +61,7 @@ class Studios:
 
     def studio(self, name: str, topology: Topology) -> Studio:
         """The studio of an adapter, loaded once as long as the file stays as it is."""
-        file = find_adapter(name, topology.base, self.model_dirs)
+        file = self._file(name, topology.base)
         key = (file, file.stat().st_mtime_ns)
         if key not in self._studios:
             adapter = native.load(file)
@@ -74,7 +75,7 @@ class Studios:
     def identity(self, studio: Studio, person: Person, number: int) -> Identity:
         """Who a person of the settings is: photos are analysed once as long as they are the same."""
         if person.identity:
-            return self._saved_identity(person.identity)
+            return IdentityStore(self.folders().identities).load(person.identity)
         pixels = [decode(one, f"reference {n} of person {number}") for n, one in enumerate(person.references, 1)]
         choose = int(person.face) if person.face.isdigit() else person.face
         levels = studio.adapter.mixer.config.clip_levels
@@ -92,23 +93,30 @@ class Studios:
 
         return self._identities.get(key, make, _nbytes)
 
-    def _saved_identity(self, name: str) -> Identity:
-        if self._saved is None:
-            raise MissingWeightsError(
-                f"The identity '{name}' is not on this machine.",
-                expected="a saved identity",
-                remedy="give reference photos, or save the identity first",
-            )
-        return self._saved(name)
+    def _file(self, name: str, base: str) -> Path:
+        """An adapter's file by name or hash; without a name the first that was made for the base model."""
+        folders = self.folders()
+        files = [file for file in list_adapters(folders) if file.header.kind == ADAPTER]
+        if name:
+            return find_adapter(name, files).path
+        for file in files:
+            if file.header.base == base:
+                return file.path
+        raise MissingWeightsError(
+            f"There is no FaceSnap adapter for {base} among {len(files)} adapters.",
+            expected=f"a FaceSnap checkpoint made for {base} in one of: {', '.join(map(str, folders.adapters))}",
+            remedy="put one there and refresh the list of models",
+        )
 
     def _analyser(self, adapter: Adapter) -> FaceAnalyser:
         """The pack whose recogniser the adapter was trained with."""
         spec, tried = adapter.spec, []
-        for pack in installed_packs(self.model_dirs):
+        model_dirs = self.folders().packs
+        for pack in installed_packs(model_dirs):
             if pack.recogniser_sha256 == spec.recogniser:
                 return FaceAnalyser(pack.folder)
             tried.append(pack.name)
-        places = ", ".join(map(str, pack_parents(self.model_dirs)))
+        places = ", ".join(map(str, pack_parents(model_dirs)))
         raise PackError(
             f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
             expected=f"the pack {spec.recogniser_name or spec.recogniser[:10]} in one of: {places}",
@@ -118,7 +126,7 @@ class Studios:
     def _encoder(self, adapter: Adapter) -> ImageEncoder | None:
         if not adapter.mixer.config.clip_levels:
             return None
-        return ImageEncoder.load(find_encoder(adapter.spec.encoder_name, self.model_dirs))
+        return ImageEncoder.load(find_encoder(adapter.spec.encoder_name, self.folders().packs))
 
 
 def _person_settings(person: Person, number: int) -> PersonSettings:

@@ -44,6 +44,8 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("extension")
     for part in ("facesnap", "scripts"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("preload.py", "metadata.ini"):
+        shutil.copy(ROOT / file, folder / file)
     return folder
 
 
