@@ -46,6 +46,10 @@ class CheckpointError(FaceSnapError):
     """A checkpoint or identity file is damaged, of another kind, or does not fit."""
 
 
+class MissingWeightsError(CheckpointError):
+    """A checkpoint that was asked for is not among the files of this machine."""
+
+
 class TopologyError(FaceSnapError):
     """A UNet is not of a layout that FaceSnap can attach to."""
 
@@ -64,3 +68,16 @@ class MissingDependencyError(FaceSnapError):
 
 class HostError(FaceSnapError):
     """The Stable Diffusion model or its host cannot be loaded or driven."""
+
+
+UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError)
+
+
+def refusal(error: Exception) -> Exception:
+    """The same error, dressed for the WebUIs' API, which reads the instance's `status_code` and `detail`.
+
+    503 where weights, a pack or a package are missing, 422 for every other FaceSnapError, 500 for the rest.
+    """
+    if isinstance(error, FaceSnapError):
+        vars(error).update(status_code=503 if isinstance(error, UNAVAILABLE) else 422, detail=str(error))
+    return error

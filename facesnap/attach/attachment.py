@@ -90,6 +90,9 @@ class Attachment:
             )
 
     def _begin(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.plan.idle:
+            self.tokens.call = None
+            return
         inputs = read_inputs(unet, self.topology.layout, args, kwargs)
         rows = self.plan.for_batch(len(inputs.x))
         latent = (inputs.x.shape[-2], inputs.x.shape[-1])
@@ -99,9 +102,9 @@ class Attachment:
 
     def _end(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call, self.tokens.call = self.tokens.call, None
-        self.calls += 1
-        if call is None:
+        if call is None:  # idle, or hooked on during the call
             return
+        self.calls += 1
         expected = self.tokens.expected_sites(call)
         taken = self.residuals.pending or self.loras.pending
         missing = sorted(expected - call.fired) + sorted(self.residuals.end()) + sorted(self.loras.end())

@@ -39,12 +39,15 @@ class RowPlan:
             (Tiled Diffusion: one pattern a tile).
         progress: fraction of the sampling that is done, 0 <= progress <= 1.
         steps: number of steps of the sampling; None where it is not known (residuals are never reused then).
+        idle: True while the UNet is called for somebody else, whose rows the host does not announce: such calls
+            pass as if nothing were attached.
     """
 
     def __init__(self, rows: Sequence[Row], progress: float = 0.0, steps: int | None = None) -> None:
         self.rows: tuple[Row, ...] = tuple(rows)
         self.progress = progress
         self.steps = steps
+        self.idle = False
 
     @classmethod
     def classifier_free(cls, pictures: int = 1, *, guidance: bool = True, uncond_first: bool = True) -> RowPlan:

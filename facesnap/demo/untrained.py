@@ -130,13 +130,14 @@ def make_adapter(
         unet: the UNet that it is to fit. recogniser: sha256. encoder: fingerprint. ffrnet: False leaves FFRNet out.
         names: further AdapterSpec fields.
     """
-    stage1 = Stage1Config(512, 256, 4, CONTEXT, CLIP_WIDTH, depth=2, inner=CONTEXT, ff=4 * CONTEXT, shortcut=True)
-    groups = (("h", CONTEXT), ("x", CLIP_WIDTH))
-    stage2 = Stage2Config(512, CONTEXT, 16, depth=2, inner=CONTEXT, ff=4 * CONTEXT, context=CONTEXT, groups=groups)
-    mixer = draw(FacialAttributeMixer(MixerConfig(stage1, stage2, levels=((CLIP_LEVEL, 0),), dim_head=16)), seed)
     topology = read_topology(unet)
+    context = topology.sites[0].context or CONTEXT
+    stage1 = Stage1Config(512, 256, 4, context, CLIP_WIDTH, depth=2, inner=CONTEXT, ff=4 * CONTEXT, shortcut=True)
+    groups = (("h", context), ("x", CLIP_WIDTH))
+    stage2 = Stage2Config(512, CONTEXT, 16, depth=2, inner=CONTEXT, ff=4 * CONTEXT, context=context, groups=groups)
+    mixer = draw(FacialAttributeMixer(MixerConfig(stage1, stage2, levels=((CLIP_LEVEL, 0),), dim_head=16)), seed)
     widths = {site.name: site.width or 0 for site in topology.sites}
-    projections = draw(IDProjections(widths, {"id": False, "mix": True}, CONTEXT), seed + 1)
+    projections = draw(IDProjections(widths, {"id": False, "mix": True}, context), seed + 1)
     spec = AdapterSpec(
         topology.base, recogniser=recogniser, encoder=encoder, shortcut=True, dim_head=16, name="untrained", **names
     )

@@ -18,6 +18,7 @@ from facesnap.faces.packs import model_roots, webui_roots
 StateDict = dict[str, torch.Tensor]
 
 ENCODER_PARENTS = (
+    "FaceSnap",
     "clip_vision",
     "ControlNet",
     "CLIP",

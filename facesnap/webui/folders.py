@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from facesnap.errors import CheckpointError
+from facesnap.errors import CheckpointError, MissingWeightsError
 from facesnap.webui.headers import ADAPTER, FAMILY, SUFFIXES, Header, read_header
 
 OWN = "FaceSnap"
@@ -91,7 +91,7 @@ def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
     """One of the adapters by name with or without extension, or by the beginning of its hash.
 
     Raises:
-        CheckpointError: there is none of that name, or there are several.
+        MissingWeightsError: there is none of that name. CheckpointError: there are several.
     """
     files = list(files)
     wanted = name.strip().lower()
@@ -114,7 +114,7 @@ def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
         for file in files:
             if file_sha256(file.path).startswith(wanted):
                 return file
-    raise CheckpointError(
+    raise MissingWeightsError(
         f"There is no adapter {name!r}.",
         expected=f"one of {', '.join(file.name for file in files)}" if files else "an adapter in models/FaceSnap",
         remedy="correct the name, or put the file into models/FaceSnap and refresh the list",

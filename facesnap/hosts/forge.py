@@ -1,0 +1,72 @@
+"""Forge and its forks: who owns the UNet, and which rows of its calls are cond.
+
+Every UNet call carries `transformer_options` with `cond_or_uncond`, one entry (0 cond, 1 uncond) for each chunk of
+the batch, uncond first; a chunk holds all pictures of the batch once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from modules import shared
+from torch import nn
+
+from facesnap.attach import Row
+from facesnap.errors import AttachError
+from facesnap.hosts.webui import Generation, WebUI, require_model
+
+
+class Forge(WebUI):
+    """Forge (backend/), reForge and Forge-Classic (ldm_patched): every host whose model has `forge_objects`."""
+
+    def live_unet(self, denoiser: Any | None = None) -> nn.Module:
+        model = _sampled_model(denoiser) if denoiser is not None else None
+        model = model if hasattr(model, "forge_objects") else shared.sd_model
+        objects = getattr(model, "forge_objects", None)
+        unet = getattr(getattr(objects, "unet", None), "model", None)
+        return require_model(getattr(unet, "diffusion_model", None), type(model).__name__)
+
+    def interrupted(self) -> bool:
+        state = shared.state
+        return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
+
+    def generation(self, p: Any) -> ForgeGeneration:
+        return ForgeGeneration(self, p)
+
+
+class ForgeGeneration(Generation):
+    """The rows of one `p`."""
+
+    def __init__(self, host: WebUI, p: Any) -> None:
+        super().__init__(host, p)
+        self._pictures = 0
+
+    def announce(self, params: Any) -> None:
+        self._pictures = len(params.x)
+
+    def pattern(self, x: torch.Tensor, kwargs: dict[str, Any]) -> Sequence[Row] | None:
+        options = kwargs.get("transformer_options") or {}
+        chunks = options.get("cond_or_uncond")
+        if chunks is None:
+            raise AttachError(
+                "The UNet was called without cond_or_uncond in its transformer_options.",
+                expected="Forge's own sampling",
+                remedy="switch off the extension that calls the UNet itself, or report its name",
+            )
+        return [Row(picture, chunk == 0) for chunk in chunks for picture in range(self._pictures)]
+
+    def tiler(self, denoiser: Any) -> Any:
+        model = _sampled_model(denoiser)
+        objects = getattr(model, "forge_objects", None)
+        wrapper = getattr(getattr(objects, "unet", None), "model_options", {}).get("model_function_wrapper")
+        for owner in (wrapper, getattr(wrapper, "__self__", None)):
+            if hasattr(owner, "batched_bboxes"):
+                return owner
+        return None
+
+
+def _sampled_model(denoiser: Any) -> Any:
+    """The model object below the denoiser's sampling wrapper."""
+    return getattr(getattr(denoiser, "inner_model", None), "inner_model", None)

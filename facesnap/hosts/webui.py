@@ -1,0 +1,332 @@
+"""What AUTOMATIC1111 and Forge have in common: one processing object's sampling, with people attached.
+
+Both hosts call `p.sample(...)` as an attribute of the instance for the first pass, the hires pass and img2img, so a
+wrapper there sees every sampling begin and end, whatever ends it. Which rows are cond is announced step by step: a
+callback of the host tells whose step comes (`before_step`), hooks in the sampling path tell the rows. The hosts
+swallow exceptions of callbacks, therefore failures are kept and raised from the sampling path.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from facesnap.attach import Attachment, Conditioning, Row, RowPlan, Speed, Structure, Tile, Topology, read_topology
+from facesnap.errors import AttachError, FaceSnapError, HostError, refusal
+from facesnap.hosts.tiles import TileWalk, pass_piece, placed
+
+logger = logging.getLogger(__name__)
+
+PASSES = ("both", "first", "second")
+NOTE = "FaceSnap note"  # key of the infotext
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What is attached to a UNet in one sampling; see `facesnap.attach.attach`."""
+
+    people: Sequence[Conditioning] = ()
+    structures: Sequence[Structure] = ()
+    speed: Speed = Speed.BALANCED
+
+    @property
+    def needs_place(self) -> bool:
+        """Whether it matters which piece of the picture the UNet sees."""
+        return bool(self.structures) or any(person.region is not None for person in self.people)
+
+
+Prepare = Callable[[Topology], Parts]
+"""Makes the parts for a UNet; raises a FaceSnapError where they do not fit it. Called again where the host changes
+the UNet in the middle of a sampling."""
+
+
+class WebUI(ABC):
+    """A host of the WebUI family. One object serves all generations of a process; they run one after the other, or
+    nested (an extension that samples a picture of its own inside another's sampling)."""
+
+    def __init__(self) -> None:
+        self._running: list[Generation] = []
+
+    @abstractmethod
+    def live_unet(self, denoiser: Any | None = None) -> nn.Module:
+        """The UNet that the host samples with now.
+
+        Args:
+            denoiser: the host's CFGDenoiser, where a sampling is under way.
+
+        Raises:
+            HostError: no checkpoint is loaded, or a compiled engine takes the UNet's place.
+        """
+
+    @abstractmethod
+    def generation(self, p: Any) -> Generation:
+        """A new generation object for a processing object."""
+
+    @abstractmethod
+    def interrupted(self) -> bool:
+        """Whether the user has interrupted or skipped the running job."""
+
+    def enlist(self, p: Any, prepare: Prepare, passes: str = "both") -> Generation:
+        """Attach people around the sampling of `p`; to be called from a script's `process`, as often as it comes.
+
+        Args:
+            p: the host's processing object.
+            prepare: see `Prepare`.
+            passes: "both", "first" or "second": the passes of a hires generation that have the people in them.
+        """
+        generation = self._of(p)
+        generation.prepare, generation.passes, generation.error = prepare, passes, None
+        generation.wrap()
+        return generation
+
+    def refuse(self, p: Any, error: Exception) -> Generation:
+        """Let the sampling of `p` raise this error instead of making a picture without FaceSnap."""
+        generation = self._of(p)
+        generation.prepare, generation.error = None, error
+        generation.wrap()
+        return generation
+
+    def release(self, p: Any) -> None:
+        """Let `p` sample as if FaceSnap were not there."""
+        generation = getattr(p, "facesnap_generation", None)
+        if generation is not None and generation.p is p:
+            generation.prepare = generation.error = None
+
+    def note(self, p: Any, note: str) -> None:
+        """Tell the user something about this generation: in the log, below the picture and in its infotext."""
+        notes = p.extra_generation_params.get(NOTE, "")
+        if note in notes:
+            return
+        logger.warning("%s", note)
+        p.extra_generation_params[NOTE] = f"{notes}; {note}" if notes else note
+        if hasattr(p, "comment"):
+            p.comment(note)
+
+    def before_step(self, params: Any) -> None:
+        """The host's on_cfg_denoiser callback: the next UNet calls are those of `params.denoiser.p`."""
+        for generation in self._running:
+            if generation.p is params.denoiser.p:
+                generation.step(params)
+            else:
+                generation.plan.idle = True
+
+    def _of(self, p: Any) -> Generation:
+        known = getattr(p, "facesnap_generation", None)
+        if known is not None and known.p is p:
+            return known
+        if known is not None:
+            known.unwrap_copy(p)
+        p.facesnap_generation = generation = self.generation(p)
+        return generation
+
+
+class Generation(ABC):
+    """FaceSnap's part of one processing object.
+
+    Attributes:
+        p: the host's processing object.
+        prepare: makes the parts; None: nothing is attached. passes: see `WebUI.enlist`.
+        error: raised in the sampling's place.
+        plan: the row plan of what is attached.
+        left_alone: whether the host has switched to a model that the people do not fit.
+    """
+
+    def __init__(self, host: WebUI, p: Any) -> None:
+        self.host, self.p = host, p
+        self.prepare: Prepare | None = None
+        self.passes = "both"
+        self.error: Exception | None = None
+        self.plan = RowPlan(())
+        self.left_alone = False
+        self.attachment: Attachment | None = None
+        self._parts = Parts()
+        self._unet: nn.Module | None = None
+        self._handles: list[RemovableHandle] = []
+        self._walk = TileWalk()
+        self._frame = (0, 0)
+        self._piece: Tile | None = None
+        self._failure: Exception | None = None
+        self._wrapper: Any = None
+        self._calls = self._wanted = 0
+
+    def wrap(self) -> None:
+        """Put our wrapper around `p.sample`, once; wrappers of other extensions stay where they are."""
+        if self.p.__dict__.get("sample") is not None and self.p.sample is self._wrapper:
+            return
+        inner = self.p.sample
+
+        def sample(*args: Any, **kwargs: Any) -> Any:
+            return self._sample(inner, args, kwargs)
+
+        self._wrapper = sample
+        self.p.sample = sample
+
+    def unwrap_copy(self, copy: Any) -> None:
+        """Give a shallow copy of `p` its own `sample` back: our wrapper would sample the original."""
+        if copy.__dict__.get("sample") is self._wrapper:
+            del copy.sample
+
+    def _sample(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.error is not None:
+            raise refusal(self.error)
+        if self.prepare is None or self in self.host._running:  # released, or a wrapper around our wrapper
+            return inner(*args, **kwargs)
+        try:
+            self._start()
+            result = inner(*args, **kwargs)
+            self._check_called()
+            return result
+        except FaceSnapError as error:
+            raise refusal(error) from error.__cause__
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        self._failure, self._calls, self._wanted, self.left_alone = None, 0, 0, False
+        self._parts, self._unet = Parts(), None
+        self.host._running.append(self)
+        self._attach(self.host.live_unet())
+
+    def _stop(self) -> None:
+        if self in self.host._running:
+            self.host._running.remove(self)
+        self._detach()
+        self._parts, self._unet = Parts(), None
+
+    def _attach(self, unet: nn.Module) -> None:
+        assert self.prepare is not None
+        self._unet = unet
+        topology = read_topology(unet)
+        self._parts = self.prepare(topology)
+        self.plan = RowPlan(())
+        self.plan.idle = True
+        self._handles.append(unet.register_forward_pre_hook(self._before_unet, with_kwargs=True))
+        self.attachment = Attachment(
+            unet, topology, self._parts.people, self.plan, self._parts.structures, self._parts.speed
+        )
+        self.attachment.install()
+
+    def _detach(self) -> None:
+        """Take everything off; may be called again."""
+        self.plan.idle = True
+        if self.attachment is not None:
+            self._calls += self.attachment.calls
+            self.attachment.remove()
+        self.attachment = None
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _follow(self, unet: nn.Module) -> None:
+        """Go on with the UNet that the host has put in the place of ours (refiner, hires checkpoint)."""
+        if unet is self._unet:
+            return
+        self._detach()
+        try:
+            self._attach(unet)
+        except FaceSnapError as error:
+            self._detach()
+            self.left_alone = True
+            self.host.note(self.p, f"without FaceSnap after the switch of models: {error.what}")
+
+    def step(self, params: Any) -> None:
+        """A step of our own `p` begins. Never raises: the host would swallow it."""
+        try:
+            self._follow(self.host.live_unet(params.denoiser))
+            if self.attachment is None:
+                return
+            second = bool(getattr(self.p, "is_hr_pass", False))
+            wanted = self.passes == "both" or (self.passes == "second") == second
+            self._wanted += wanted
+            self.plan.idle = not wanted
+            denoiser = params.denoiser
+            total = max(int(denoiser.total_steps or 1), 1)
+            self.plan.steps, self.plan.progress = total, min(max(denoiser.step / total, 0.0), 1.0)
+            self._frame = (int(params.x.shape[-2]), int(params.x.shape[-1]))
+            self._piece = pass_piece(self.p, self._frame)
+            self._walk.restart(self.tiler(params.denoiser))
+            if wanted:
+                self.announce(params)
+        except Exception as error:  # kept for the sampling path, where it stops the generation
+            self._failure = error
+            self.plan.idle = False
+
+    @abstractmethod
+    def announce(self, params: Any) -> None:
+        """Note what the host tells about the rows of the step that begins."""
+
+    @abstractmethod
+    def pattern(self, x: torch.Tensor, kwargs: dict[str, Any]) -> Sequence[Row] | None:
+        """Roles of the rows of the UNet call that begins, without tiles; None: the call is not ours.
+
+        Args:
+            x: (B, C, h, w), the UNet's input. kwargs: of the call.
+        """
+
+    def tiler(self, denoiser: Any) -> Any:
+        """The object of Tiled Diffusion that cuts the picture into `batched_bboxes`, or None."""
+        return None
+
+    def _before_unet(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self.plan.idle and not self._waiting():
+            return
+        x = args[0] if args else kwargs.get("x")
+        rows = self.pattern(x, kwargs) if isinstance(x, torch.Tensor) else None
+        self.plan.idle = rows is None
+        if rows is None or x is None:
+            return
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        self.plan.rows = placed(rows, self._places(len(rows), len(x), size), self._frame, self._piece)
+
+    def _waiting(self) -> bool:
+        """Whether idle calls may become ours again without a new step."""
+        return False
+
+    def _places(self, pattern: int, batch: int, size: tuple[int, int]) -> Sequence[tuple[int, int]] | None:
+        """(top, left) of each tile that the call holds, latent units; None where it holds the whole picture."""
+        if size == self._frame:
+            return None
+        places = self._walk.next(batch // max(pattern, 1), size)
+        if places is None and self._parts.needs_place:
+            raise AttachError(
+                f"The UNet was called with a piece of {size[1]} x {size[0]} of a latent of {self._frame[1]} x "
+                f"{self._frame[0]}, and the place of that piece is not known.",
+                expected="the whole picture, or the tiles of Tiled Diffusion's grid",
+                remedy="use no regions and no landmarks here (the ID tokens work), or switch off the tiling extension",
+            )
+        return places
+
+    def _check_called(self) -> None:
+        calls = self._calls + (self.attachment.calls if self.attachment is not None else 0)
+        if calls or self.left_alone or self.host.interrupted() or (self.passes != "both" and not self._wanted):
+            return
+        raise AttachError(
+            "The sampling finished without calling the UNet that FaceSnap is attached to.",
+            expected="at least one call",
+            remedy="switch off TensorRT, torch.compile or whatever replaces the UNet or the sampler",
+        )
+
+
+def require_model(unet: Any, found: str) -> nn.Module:
+    """The UNet as a module, or a HostError that tells what was found."""
+    if isinstance(unet, nn.Module):
+        return unet
+    raise HostError(
+        f"The host has no UNet loaded ({found}).",
+        expected="a loaded SD1.5 or SDXL checkpoint",
+        remedy="choose a checkpoint at the top of the page and wait until it is loaded",
+    )
+
+
+def rows_of(repeats: Sequence[int], cond: bool) -> Iterator[Row]:
+    """Rows of one role, image-major: picture i comes repeats[i] times."""
+    for picture, n in enumerate(repeats):
+        yield from (Row(picture, cond) for _ in range(n))

@@ -1,0 +1,82 @@
+"""Which checkpoints there are, by the shapes in their headers, and untrained adapters that fit them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import safe_open
+
+from facesnap.demo import untrained
+from facesnap.faces.encoder import ImageEncoder
+from facesnap.faces.packs import load_pack
+
+UNET = "model.diffusion_model."
+ENCODER = "untrained-encoder"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One SD1.5-layout file: name, widths of its four levels, channels of its input."""
+
+    name: str
+    widths: tuple[int, ...]
+    channels: int
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    folder: Path
+    all: tuple[Checkpoint, ...]
+
+    @property
+    def first(self) -> Checkpoint:
+        return next(one for one in self.all if one.channels == 4)
+
+    def another(self, *, alike: bool) -> Checkpoint:
+        """A second one of the same layout or of another; the test is skipped where there is none."""
+        for one in self.all:
+            if one.name != self.first.name and one.channels == 4 and (one.widths == self.first.widths) == alike:
+                return one
+        pytest.skip("needs a second checkpoint of " + ("the same" if alike else "another") + " layout")
+
+    def inpainting(self) -> Checkpoint:
+        for one in self.all:
+            if one.channels == 9 and one.widths == self.first.widths:
+                return one
+        pytest.skip("needs an inpainting checkpoint")
+
+    def write_adapters(self, folder: Path, pack: Path) -> None:
+        """An encoder, and an adapter for the first checkpoint's layout."""
+        encoder = ImageEncoder.load(untrained.save_encoder(folder / f"{ENCODER}.safetensors")).fingerprint
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(
+                block_out_channels=self.first.widths, attention_head_dim=8, cross_attention_dim=768
+            )
+        untrained.save_adapter(
+            folder / "untrained.safetensors", unet, recogniser=load_pack(pack).recogniser_sha256,
+            recogniser_name="test_pack", encoder=encoder, encoder_name=ENCODER,
+        )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def survey(folder: Path) -> Checkpoints:
+    """All SD1.5-layout checkpoints of a folder, those of four input channels first."""
+    found = [one for file in sorted(folder.glob("*.safetensors")) if (one := _read(file)) is not None]
+    assert any(one.channels == 4 for one in found), f"no SD1.5 checkpoint in {folder}"
+    return Checkpoints(folder, tuple(found))
+
+
+def _read(file: Path) -> Checkpoint | None:
+    with safe_open(file, framework="pt") as opened:
+        keys = set(opened.keys())
+        if f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight" not in keys:
+            return None
+        widths = [opened.get_slice(f"{UNET}input_blocks.{n}.0.out_layers.3.weight").get_shape()[0]
+                  for n in (1, 4, 7, 10)]  # fmt: skip
+        channels = opened.get_slice(f"{UNET}input_blocks.0.0.weight").get_shape()[1]
+    return Checkpoint(file.name, tuple(widths), channels)

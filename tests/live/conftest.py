@@ -1,0 +1,101 @@
+"""A real WebUI for the tests: FACESNAP_WEBUI names its folder, FACESNAP_WEBUI_CHECKPOINTS one of checkpoints.
+
+The hosts are on no package registry, so without FACESNAP_WEBUI these tests are skipped, in CI too. Also read:
+FACESNAP_WEBUI_PYTHON (its interpreter; by default that of its venv) and FACESNAP_WEBUI_ARGS (further flags).
+Any SD1.5 checkpoints will do, random ones too; a second of the same layout, one of another layout and an inpainting
+one are used where they are there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.live.checkpoints import Checkpoints, survey
+from tests.live.webui import ROOT, WebUI, to_text
+
+FOLDER = os.environ.get("FACESNAP_WEBUI", "")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if FOLDER:
+        return
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason="FACESNAP_WEBUI names no WebUI"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> Checkpoints:
+    folder = Path(os.environ.get("FACESNAP_WEBUI_CHECKPOINTS", Path(FOLDER) / "models" / "Stable-diffusion"))
+    return survey(folder)
+
+
+@pytest.fixture(scope="session")
+def extension(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the extension as a user has them."""
+    folder = tmp_path_factory.mktemp("extension")
+    for part in ("facesnap", "scripts"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("preload.py", "metadata.ini"):
+        shutil.copy(ROOT / file, folder / file)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("probe")
+    (folder / "scripts").mkdir()
+    shutil.copy(Path(__file__).with_name("probe.py"), folder / "scripts" / "facesnap_probe.py")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_pictures(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """Pictures of a WebUI without the extension."""
+    webui = WebUI(Path(FOLDER), tmp_path_factory.mktemp("plain"), checkpoints.folder, {})
+    try:
+        webui.use(checkpoints.first.name)
+        return {name: webui.pictures(**payload) for name, payload in PLAIN.items()}
+    finally:
+        webui.stop()
+
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "one": {},
+    "batch": {"batch_size": 2, "sampler_name": "DPM++ 2M"},
+    "hires": {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7},
+}
+
+
+@pytest.fixture(scope="session")
+def webui(
+    checkpoints: Checkpoints, extension: Path, probe: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WebUI]:
+    """A WebUI with the extension, the probe, a face pack, an encoder and untrained adapters."""
+    data = tmp_path_factory.mktemp("webui")
+    checkpoints.write_adapters(data / "models" / "FaceSnap", face_pack)
+    shutil.copytree(face_pack, data / "models" / "FaceSnap" / "test_pack")
+    webui = WebUI(Path(FOLDER), data, checkpoints.folder, {"facesnap": extension, "facesnap_probe": probe})
+    webui.use(checkpoints.first.name)
+    webui.pictures(steps=1)  # Forge loads its checkpoint for the first picture
+    yield webui
+    webui.stop()
+
+
+@pytest.fixture(scope="session")
+def photo(astronaut: np.ndarray) -> str:
+    return to_text(astronaut)
+
+
+@pytest.fixture()
+def snap(photo: str) -> dict[str, Any]:
+    """FaceSnap's object S with one person."""
+    return {"references": [photo], "strength": 1.0}

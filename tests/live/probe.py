@@ -1,0 +1,105 @@
+"""Copied into the WebUI as an extension of its own: watches the UNet from inside, and plants failures.
+
+It knows nothing of how FaceSnap finds the rows: a row's role is read from its context (equal to the negative
+prompt's or not), its picture from its latent (parallel to which picture's latent).
+"""
+
+import torch
+from fastapi import Body
+from modules import script_callbacks, shared
+
+STATE = {"watch": False, "fail_at": None, "calls": [], "steps": 0, "step": None, "handles": []}
+
+
+def live_unet():
+    model = shared.sd_model
+    if hasattr(model, "forge_objects"):
+        return model.forge_objects.unet.model.diffusion_model
+    return model.model.diffusion_model
+
+
+def cross(text):
+    return text["crossattn"] if isinstance(text, dict) else text
+
+
+def on_step(params):
+    STATE["steps"] += 1
+    STATE["step"] = params
+    drop()
+    if STATE["watch"] or STATE["fail_at"] is not None:
+        STATE["handles"].append(live_unet().register_forward_hook(after_call, with_kwargs=True))
+
+
+def drop():
+    while STATE["handles"]:
+        STATE["handles"].pop().remove()
+
+
+def after_call(unet, args, kwargs, output):
+    if STATE["fail_at"] is not None and STATE["steps"] >= STATE["fail_at"]:
+        raise RuntimeError("planted by the probe")
+    from facesnap.webui.hosting import current_host
+
+    running = current_host()._running
+    x, context = args[0], kwargs["context"]
+    plan = running[-1].plan if running else None
+    rows = plan.for_batch(len(x)) if plan is not None and not plan.idle else ()
+    STATE["calls"].append(
+        {
+            "batch": len(x),
+            "rows": [[row.picture, row.cond] for row in rows],
+            "truth": [[picture_of(x[i]), not is_uncond(context[i])] for i in range(len(x))],
+            "tiles": [None if r.tile is None else [r.tile.frame, r.tile.top, r.tile.left] for r in rows],
+            "size": list(x.shape[-2:]),
+            "progress": plan.progress if plan else None,
+            "steps": plan.steps if plan else None,
+        }
+    )
+
+
+def is_uncond(row):
+    if STATE["step"].text_uncond is None:  # Forge with CFG 1
+        return False
+    text = cross(STATE["step"].text_uncond).to(row)
+    n = min(text.shape[1], len(row))
+    return any(torch.allclose(row[:n], one[:n], atol=1e-4) for one in text)
+
+
+def picture_of(row):
+    """The picture whose latent the row is a multiple of; -1 where none is (a tile)."""
+    params = STATE["step"]
+    pictures = len(cross(params.text_uncond)) if params.text_uncond is not None else len(params.x)
+    latents = params.x[-pictures:].to(row)
+    if latents.shape[1:] != row[:4].shape:
+        return -1
+    likeness = [torch.cosine_similarity(one.flatten(), row[:4].flatten(), dim=0).item() for one in latents]
+    return max(range(len(likeness)), key=likeness.__getitem__)
+
+
+def hooks():
+    drop()
+    unet = live_unet()
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in unet.modules())
+
+
+def set_state(values: dict = Body(...)):  # noqa: B008
+    STATE.update(values, calls=[], steps=0)
+    return {"hooks": hooks()}
+
+
+def get_state():
+    from facesnap.webui.hosting import current_host
+
+    return {
+        "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
+        "running": len(current_host()._running), "unet": id(live_unet()),
+    }  # fmt: skip
+
+
+def add_routes(demo, app):
+    app.add_api_route("/probe", set_state, methods=["POST"])
+    app.add_api_route("/probe", get_state, methods=["GET"])
+
+
+script_callbacks.on_cfg_denoiser(on_step)
+script_callbacks.on_app_started(add_routes)

@@ -1,0 +1,153 @@
+"""A real WebUI as a subprocess with a data folder of its own, and a client of its API."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [
+    "--skip-prepare-environment",
+    "--skip-python-version-check",
+    "--skip-torch-cuda-test",
+    "--no-half",
+    "--api",
+    "--nowebui",
+    "--disable-nan-check",
+    "--no-hashing",
+    "--skip-version-check",
+    "--no-download-sd-model",
+    "--do-not-download-clip",
+]
+BOOT_SECONDS = 240
+
+
+class WebUI:
+    """One running server.
+
+    Args:
+        folder: of the WebUI. data: its data folder, made anew. checkpoints: folder of checkpoints.
+        extensions: name -> folder with the files to copy, of the extensions it has.
+    """
+
+    def __init__(self, folder: Path, data: Path, checkpoints: Path, extensions: dict[str, Path]) -> None:
+        self.folder, self.data = folder, data
+        self.forge = (folder / "modules_forge").is_dir()
+        for name, source in extensions.items():
+            shutil.copytree(source, data / "extensions" / name, dirs_exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._log = (data / "log.txt").open("w", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [
+                _python(folder), "launch.py", *FLAGS, *(["--always-cpu"] if self.forge else ["--use-cpu", "all"]),
+                "--port", str(self.port), "--data-dir", str(data), "--ckpt-dir", str(checkpoints),
+                *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")),
+            ],
+            cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COMMANDLINE_ARGS": ""},
+        )  # fmt: skip
+        self._wait()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + BOOT_SECONDS
+        # AUTOMATIC1111 loads its checkpoint beside the start; a second load at that moment breaks torch for good.
+        while any(words not in self.log() for words in ("Startup time", *([] if self.forge else ["Model loaded"]))):
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                raise RuntimeError(f"{self.folder} did not start:\n{self.log()[-3000:]}")
+            time.sleep(0.5)
+        while not self._listens():  # without a UI it says so before it listens
+            time.sleep(0.5)
+
+    def _listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def log(self) -> str:
+        return (self.data / "log.txt").read_text(encoding="utf-8", errors="replace")
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+    def request(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """GET, or POST where there is a body -> status, JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=600) as answer:
+                return answer.status, json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"null")
+
+    def generate(self, snap: dict[str, Any] | None = None, path: str = "txt2img", **payload: Any) -> tuple[int, Any]:
+        """A generation of four steps at 64 x 64 -> status, the API's answer."""
+        body: dict[str, Any] = {
+            "prompt": "a person", "negative_prompt": "bad", "steps": 4, "width": 64, "height": 64, "seed": 1,
+            "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
+        } | payload  # fmt: skip
+        if self.forge and body.get("enable_hr"):
+            body.setdefault("hr_additional_modules", ["Use same choices"])
+        body["alwayson_scripts"] = dict(body.pop("more", {}))  # other scripts' arguments
+        if snap is not None:
+            body["alwayson_scripts"]["FaceSnap"] = {"args": [snap]}
+        return self.request(f"/sdapi/v1/{path}", body)
+
+    def pictures(self, snap: dict[str, Any] | None = None, path: str = "txt2img", **payload: Any) -> np.ndarray:
+        """The pictures of a generation that must succeed, (N, H, W, 3) int16."""
+        status, answer = self.generate(snap, path, **payload)
+        assert status == 200, answer
+        return np.stack([to_array(text) for text in answer["images"]])
+
+    def watch(self, fail_at: int | None = None, on: bool = True) -> None:
+        """Start the probe afresh."""
+        status, answer = self.request("/probe", {"watch": on, "fail_at": fail_at})
+        assert status == 200, answer
+
+    def seen(self) -> dict[str, Any]:
+        """What the probe has seen since."""
+        return self.request("/probe")[1]
+
+    def options(self, **values: Any) -> None:
+        assert self.request("/sdapi/v1/options", values)[0] == 200
+
+    def use(self, checkpoint: str) -> None:
+        """Switch the checkpoint, by file name."""
+        self.options(sd_model_checkpoint=checkpoint)
+
+
+def to_array(text: str) -> np.ndarray:
+    with Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2] or text))) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.int16)
+
+
+def to_text(pixels: np.ndarray) -> str:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def _python(folder: Path) -> str:
+    """The interpreter that the WebUI runs with."""
+    named = os.environ.get("FACESNAP_WEBUI_PYTHON")
+    inside = folder / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    return named or str(inside if inside.is_file() else sys.executable)

@@ -1,0 +1,2 @@
+current_unet = None
+current_unet_option = None
