@@ -29,7 +29,7 @@ test-main: $(VENV)/.tested $(CACHE)/face_pack
 
 # The WebUIs' own versions: transformers 4.30, numpy 1.26, Pillow 9.5, and the insightface that their users have.
 test-old: $(OLD)/.tested $(CACHE)/face_pack
-	$(RUN_OLD) -m pytest tests/faces tests/models tests/checkpoints tests/attach/test_removal.py
+	$(RUN_OLD) -m pytest tests/faces tests/models tests/checkpoints tests/webui tests/attach/test_removal.py
 
 lint: $(VENV)/.tested
 	$(RUN) -m ruff check .

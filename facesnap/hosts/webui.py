@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Attachment, Conditioning, Row, RowPlan, Speed, Structure, Tile, Topology, read_topology
+from facesnap.attach.lora import LoraPart
 from facesnap.errors import AttachError, FaceSnapError, HostError, refusal
 from facesnap.hosts.tiles import TileWalk, pass_piece, placed
 
@@ -35,11 +36,13 @@ class Parts:
     people: Sequence[Conditioning] = ()
     structures: Sequence[Structure] = ()
     speed: Speed = Speed.BALANCED
+    loras: Sequence[LoraPart] = ()
 
     @property
     def needs_place(self) -> bool:
         """Whether it matters which piece of the picture the UNet sees."""
-        return bool(self.structures) or any(person.region is not None for person in self.people)
+        regions = [person.region for person in self.people] + [lora.region for lora in self.loras]
+        return bool(self.structures) or any(region is not None for region in regions)
 
 
 Prepare = Callable[[Topology], Parts]
@@ -208,8 +211,9 @@ class Generation(ABC):
         self.plan = RowPlan(())
         self.plan.idle = True
         self._handles.append(unet.register_forward_pre_hook(self._before_unet, with_kwargs=True))
+        parts = self._parts
         self.attachment = Attachment(
-            unet, topology, self._parts.people, self.plan, self._parts.structures, self._parts.speed
+            unet, topology, parts.people, self.plan, parts.structures, parts.speed, parts.loras
         )
         self.attachment.install()
 

@@ -49,7 +49,9 @@ def _enlist(host: WebUI, studios: Studios, p: Any, settings: Settings) -> None:
         return made[topology.names]
 
     try:
-        prepare(read_topology(host.live_unet()))  # here, where the message comes before any work of the host's
+        topology = read_topology(host.live_unet())
+        prepare(topology)  # here, where the message comes before any work of the host's
+        note = studios.unused(settings, topology)
     except FaceSnapError as error:
         if settings.on_error != "skip":
             raise
@@ -57,3 +59,5 @@ def _enlist(host: WebUI, studios: Studios, p: Any, settings: Settings) -> None:
         host.note(p, f"without FaceSnap: {error.what}")
         return
     host.enlist(p, prepare, settings.hires)
+    if note is not None:
+        host.note(p, note)

@@ -53,11 +53,23 @@ class Studios:
         """
         settings.require_people()
         studio = self.studio(settings.adapter, topology)
+        wanted = [_person_settings(person, n) for n, person in enumerate(settings.people, 1)]
         people = [
-            studio.conditioning(self.identity(studio, person, n), _person_settings(person, n))
-            for n, person in enumerate(settings.people, 1)
+            studio.conditioning(self.identity(studio, person, n), one)
+            for n, (person, one) in enumerate(zip(settings.people, wanted, strict=True), 1)
         ]
-        return Parts(people, (), Speed(settings.speed))
+        return Parts(people, (), Speed(settings.speed), studio.loras(wanted))
+
+    def unused(self, settings: Settings, topology: Topology) -> str | None:
+        """What these settings ask for that the extension does not do yet, as a note for people; None for nothing."""
+        adapter = self.studio(settings.adapter, topology).adapter
+        shaped = [one for one in settings.people if one.structure > 0 and one.pose.source != "none"]
+        if adapter.ffrnet is None or not shaped:
+            return None
+        return (
+            f"the landmarks of {adapter.spec.name or 'this adapter'} (FFRNet) are not used inside the WebUI yet, its "
+            "ID tokens are; the command line uses both"
+        )
 
     def studio(self, name: str, topology: Topology) -> Studio:
         """The studio of an adapter, loaded once as long as the file stays as it is."""

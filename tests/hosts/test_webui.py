@@ -381,7 +381,7 @@ def test_the_scripts_process_attaches_refuses_or_leaves_alone(world) -> None:
                 raise error
             return Parts([world.person])
 
-        return SimpleNamespace(parts=parts)
+        return SimpleNamespace(parts=parts, unused=lambda settings, topology: settings.people[0].identity or None)
 
     photo = {"references": ["AAAA"]}
     no_face = NoFaceError("no face in it", expected="a face", remedy="another photo")
@@ -401,5 +401,7 @@ def test_the_scripts_process_attaches_refuses_or_leaves_alone(world) -> None:
     ):
         with pytest.raises(kind):
             run(args, error)
+    p, made = run([{"identity": "what is not done yet"}])
+    assert not torch.equal(made, bare) and "what is not done yet" in p.extra_generation_params[NOTE]
     p, made = run([{**photo, "on_error": "skip"}], no_face)
     assert torch.equal(made, bare) and "no face in it" in p.extra_generation_params[NOTE]
