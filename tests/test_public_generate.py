@@ -26,7 +26,7 @@ def test_a_public_file_makes_pictures(
     Image.fromarray(astronaut).save(tmp_path / "photo.png")
     pack = shutil.copytree(face_pack, tmp_path / "buffalo_l")  # the file names w600k_r50: a pack of that name has it
     common = ["--base", str(base), "--adapter", str(adapter), "--reference", str(tmp_path / "photo.png"), "--prompt",
-              "a person", "--steps", "2", "--size", "64x64", "--no-score", "--json"]  # fmt: skip
+              "a person", "--steps", "2", "--size", "64x64", "--json"]  # fmt: skip
     pictures = {}
     for name, options in (("on", []), ("no lora", ["--lora", "0"]), ("off", ["--lora", "0", "--strength", "0"])):
         out = tmp_path / name
