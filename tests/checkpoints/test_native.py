@@ -88,7 +88,7 @@ DAMAGES = {
     "NaN": (lambda t, s, m: t[KEY].view(-1)[7].fill_(float("nan")), "NaN"),
     "infinity": (lambda t, s, m: t["projections.sites.input_1_1_0.mix.gate"].fill_(float("inf")), "infinity"),
     "integers": (lambda t, s, m: _set(t, **{KEY: torch.ones(128, 64, dtype=torch.int32)}), "floating"),
-    "no tensors": (lambda t, s, m: t.clear(), "holds no tensor"),
+    "no tensors": (lambda t, s, m: t.clear(), "holds no tensor|cannot be read as safetensors"),
     "no projections": (
         lambda t, s, m: [t.pop(k) for k in list(t) if k.startswith("projections")], "no key projection"),
     "no stage 2": (lambda t, s, m: [t.pop(k) for k in list(t) if "stage2" in k], "token counts"),
