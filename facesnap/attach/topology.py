@@ -1,7 +1,7 @@
 """The only place that knows the names of UNet modules: ldm, sgm, Forge, reForge and diffusers trees.
 
 A site is one cross-attention module `attn2`. Its canonical name, for example `input.4.1.0`, is block kind, block
-index, layer, transformer index, in the numbering of ldm; diffusers names are mapped to it (checkpoints.md C.4).
+index, layer, transformer index, in the numbering of ldm; diffusers names are mapped to it.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class PerceiverAttention(nn.Module):
     """Queries attend to the context and to themselves; further groups enter through tanh gates.
 
     out = W_o (Attn(q; [LN X ; LN Y]) + sum_g tanh(gate_g) Attn(q; LN X_g)). Every group has a softmax of its own,
-    so a gate of 0 leaves the donor exactly as it was and still receives a full gradient (paper.md 2.1).
+    so a gate of 0 leaves the donor exactly as it was and still receives a full gradient.
 
     Args:
         width: D of context and queries. inner: heads * dim_head. heads: number of heads.

@@ -146,7 +146,7 @@ def test_sizes_are_read_off_the_state_dict() -> None:
 @pytest.mark.parametrize(
     ("config", "parameters"),
     (
-        # checkpoints.md C.1 and Appendix 1
+        # numbers of parameters of the published files
         (MixerConfig(Stage1Config(512, 1024, 4, 768), None), 3_675_648),
         (MixerConfig(Stage1Config(512, 1024, 4, 2048), None), 8_926_208),
         (MixerConfig(Stage1Config(512, 1024, 16, 768), None), 13_122_048),
