@@ -1,4 +1,4 @@
-"""ID tokens at the sites: exact decoupled cross-attention through hooks on to_q and to_out[0] (IP-Adapter, arXiv 2308.06721).
+"""ID tokens at the sites: decoupled cross-attention (IP-Adapter, arXiv 2308.06721) through hooks on to_q and to_out[0].
 
 A forward hook on `attn2.to_q` keeps q; a forward pre-hook on `attn2.to_out[0]` sees the text output h and passes
 h + sum_persons w * ID(q) on. No forward is replaced, and rows and regions that no person concerns keep h's very bits.

@@ -1,4 +1,4 @@
-"""ID projections: the keys and values that each cross-attention site makes of the ID tokens (IP-Adapter, arXiv 2308.06721).
+"""ID projections: keys and values that each cross-attention site makes of the ID tokens (arXiv 2308.06721).
 
 They are needed once for a set of ID tokens, never during sampling: ID tokens do not change over the steps.
 """
