@@ -10,6 +10,7 @@ from facesnap.webui.fields import Choice, Kind, Number, Switch, Text
 from facesnap.webui.model import MOST_PEOPLE, PEOPLE
 
 SECTION = ("facesnap", "FaceSnap")
+MOST_PEOPLE_KEY = "facesnap_people"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Option:
 
 
 OPTIONS = (
-    Option("facesnap_people", Number(1, MOST_PEOPLE, 1), PEOPLE, "People",
+    Option(MOST_PEOPLE_KEY, Number(1, MOST_PEOPLE, 1), PEOPLE, "People",
            "How many people the accordion has room for.", reload=True, whole=True),
     Option("facesnap_on_error", Choice(("stop", "skip")), "stop", "If FaceSnap cannot act",
            "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext."),
