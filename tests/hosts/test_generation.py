@@ -140,7 +140,7 @@ def test_similarity_is_told_picture_by_picture(run, snap, page, astronaut) -> No
     assert len(p.facesnap_job.similarity) == 2
 
 
-def test_a_public_adapter_by_name(run, snap, models, unets, face_pack) -> None:  # noqa: F811
+def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_pack) -> None:  # noqa: F811
     """FaceID with its LoRA: the pack is found by the recogniser's name, the LoRA acts, a pose is not followed."""
     file = write(public_state("faceid", widths_of(unets[0]), 64), models / "FaceSnap", "faceid", "sd15")
     pack = shutil.copytree(face_pack, models / "insightface" / "models" / "buffalo_l")
@@ -152,8 +152,10 @@ def test_a_public_adapter_by_name(run, snap, models, unets, face_pack) -> None: 
         note = p.extra_generation_params[NOTE]
         assert "the pose is not used" in note and "applied twice" in note
         shutil.rmtree(pack)
+        p = processing(world, width=64, height=64, prompt="")
+        begin(world.host, Studios(shared.folders, shared.options), p, [{**snap, "adapter": file.stem}])
         with pytest.raises(PackError, match="w600k_r50") as refused:
-            run({**snap, "adapter": file.stem})
+            sampled(p)
         assert refused.value.status_code == 503
     finally:
         file.unlink()
