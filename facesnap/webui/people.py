@@ -55,6 +55,8 @@ def person_settings(person: Person, number: int, adapter: Adapter, init: Any = N
         structure_start=person.structure_start,
         structure_end=person.structure_end,
         pose=pose,
+        lora=person.lora,
+        lora_in_region=person.lora_in_region,
     )
 
 

@@ -149,6 +149,7 @@ def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_
         p, made = run({**snap, "adapter": file.stem, "pose": {"source": "canvas", "yaw": 30}},
                       prompt="a person <lora:ip-adapter-faceid_sd15_lora:0.6>")  # fmt: skip
         assert distance(made, bare) > 1e-2
+        assert distance(run({**snap, "adapter": file.stem, "lora": 0})[1], made) > 1e-2
         note = p.extra_generation_params[NOTE]
         assert "the pose is not used" in note and "applied twice" in note
         shutil.rmtree(pack)
