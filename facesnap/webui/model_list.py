@@ -12,7 +12,7 @@ from typing import Any
 
 from facesnap.checkpoints import registry
 from facesnap.checkpoints.detection import Detection, Source
-from facesnap.checkpoints.recipes import EVA_TOWER, RECIPES, Recipe
+from facesnap.checkpoints.recipes import RECIPES, Recipe
 from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.encoder_files import KEYS, find_encoder
 from facesnap.faces.packs import is_installed
@@ -24,7 +24,6 @@ from facesnap.webui.model import PERSON
 
 BASES = {"sd15": "SD1.5", "sdxl": "SDXL"}
 SIDES = {"sd15": 512, "sdxl": 1024}
-ENCODERS = KEYS | {EVA_TOWER: "eva02-l-336"}
 
 
 @dataclass(frozen=True)
@@ -212,8 +211,8 @@ class _Look:
         if facts.recogniser:
             found.append(self._pack(facts.recogniser))
         if facts.encoder:
-            key = ENCODERS.get(facts.encoder, "")
-            found.append(Need(f"image encoder {facts.encoder}", self._there(key) if key else None, key))
+            key = KEYS.get(facts.encoder, facts.encoder.lower())
+            found.append(Need(f"image encoder {facts.encoder}", self._there(key), key))
         if facts.family == "instantid":
             there = facts.structure is not None
             found.append(Need("IdentityNet" + (f" ({facts.structure.name})" if facts.structure else ""), there,
