@@ -2,7 +2,7 @@
 
 from modules import script_callbacks, scripts, shared
 
-from facesnap.webui import accordion, generation, options
+from facesnap.webui import accordion, generation, options, routes
 from facesnap.webui.hosting import current_host, studios
 
 HOST = current_host()
@@ -24,3 +24,4 @@ class FaceSnapScript(scripts.Script):
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)
 script_callbacks.on_ui_settings(lambda: options.register(shared))
+script_callbacks.on_app_started(routes.register)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,11 @@ class Quality:
     def score(self) -> float:
         """Geometric mean of the parts, 0..1: one bad part cannot be bought off by the others."""
         return float((self.detection * self.sharpness * self.frontalness * self.size) ** 0.25)
+
+    def json(self) -> dict[str, float]:
+        """Score and parts, rounded."""
+        parts = ("score", "detection", "sharpness", "frontalness", "size")
+        return {part: round(float(getattr(self, part)), 4) for part in parts}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,17 @@ class Face:
     def crop(self, size: int = RECOGNISER_SIZE) -> np.ndarray:
         """Aligned crop (size, size, 3) RGB uint8, upright however the face lies in the picture."""
         return aligned_crop(self.picture, self.kps, size)
+
+    def json(self) -> dict[str, Any]:
+        """What was found, as numbers that JSON has."""
+        return {
+            "box": [round(float(value), 2) for value in self.box],
+            "points": [[round(float(value), 2) for value in point] for point in self.kps],
+            "score": round(self.score, 4),
+            "found_by": self.found_by,
+            "embedding_norm": round(float((self.embedding**2).sum() ** 0.5), 4),
+            "quality": self.quality.json(),
+        }
 
 
 def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
