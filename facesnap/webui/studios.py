@@ -11,7 +11,7 @@ from typing import Any
 
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.registry import load_adapter
+from facesnap.checkpoints.registry import NATIVE, load_adapter
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
@@ -22,8 +22,8 @@ from facesnap.faces.sighting import Seen
 from facesnap.hosts.webui import Parts
 from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
 from facesnap.webui.folders import Folders, find_adapter, list_adapters
-from facesnap.webui.headers import ADAPTER
 from facesnap.webui.identities import IdentityStore
+from facesnap.webui.model_list import Entry, entries
 from facesnap.webui.people import face_choice, person_settings, reference_pictures
 from facesnap.webui.settings import Person, Settings
 
@@ -147,19 +147,21 @@ class Studios:
         yield from installed_packs(folders.packs)
 
     def _file(self, name: str, base: str) -> Path:
-        """An adapter's file by name or hash; without a name the first that was made for the base model."""
+        """An adapter's file by name or hash; without a name the first that fits the base model, our own before
+        others, those with all they need before those without."""
         folders = self.folders()
-        files = list_adapters(folders)
         if name:
-            return find_adapter(name, files).path
-        for file in files:
-            if file.header.kind == ADAPTER and file.header.base == base:
-                return file.path
-        raise MissingWeightsError(
-            f"There is no FaceSnap adapter for {base} among {len(files)} adapters.",
-            expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
-            remedy="put one there and refresh the list of models, or choose another base model",
-        )
+            return find_adapter(name, list_adapters(folders)).path
+        listed = entries(folders, base)
+        fitting = [one for one in listed if one.fits and one.base == base and one.family]
+        if not fitting:
+            raise MissingWeightsError(
+                f"There is no adapter for {base} among {len(listed)} adapters.",
+                expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
+                remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
+                "or choose another base model",
+            )
+        return min(fitting, key=_preference).path
 
     def _encoder_of(self, adapter: Adapter) -> ImageEncoder | None:
         if not adapter.mixer.config.clip_levels:
@@ -170,6 +172,10 @@ class Studios:
             self._encoder = None
             self._encoder = (key, ImageEncoder.load(file))
         return self._encoder[1]
+
+
+def _preference(entry: Entry) -> tuple[bool, bool]:
+    return any(need.there is False for need in entry.needs), entry.family != NATIVE
 
 
 def _sees_faces(settings: Settings) -> bool:
@@ -183,7 +189,7 @@ def _prepared(
     net = studio.adapter.ffrnet
     for seen, one in zip(known, wanted, strict=True):
         people.append(studio.conditioning(seen.identity, one))
-        doubtful = [doubt for sighting in seen.sightings for doubt in sighting.doubts]
+        doubtful = [doubt for sighting in seen.sightings for doubt in sighting.quality.doubts]
         if net is not None:
             structure = studio.structure(seen.identity, one, size, "cpu", net.dtype)
             shape = studio.shape(seen.identity, one, size)
