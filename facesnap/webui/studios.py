@@ -12,12 +12,13 @@ from typing import Any
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.registry import load_adapter
+from facesnap.download.catalogue import advice
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
-from facesnap.faces.recognisers import require_named
+from facesnap.faces.recognisers import RECOGNISERS, require_named
 from facesnap.faces.sighting import Seen
 from facesnap.hosts.webui import Parts
 from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
@@ -158,7 +159,8 @@ class Studios:
         raise MissingWeightsError(
             f"There is no FaceSnap adapter for {base} among {len(files)} adapters.",
             expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
-            remedy="put one there and refresh the list of models, or choose another base model",
+            remedy="choose a public adapter by its name (`facesnap download --list` shows what can be fetched), or put "
+            "a checkpoint there and refresh the list of models",
         )
 
     def _encoder_of(self, adapter: Adapter) -> ImageEncoder | None:
@@ -209,8 +211,13 @@ def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
     raise PackError(
         f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
         expected=f"the pack with {spec.recogniser_name or spec.recogniser[:10]} in one of: {places}",
-        remedy="download that pack and unpack it there",
+        remedy=_get_pack(spec.recogniser_name),
     )
+
+
+def _get_pack(recogniser: str) -> str:
+    otherwise = "download that pack and unpack it there"
+    return advice(RECOGNISERS[recogniser].packs[0], otherwise) if recogniser in RECOGNISERS else otherwise
 
 
 def _is_named(pack: Pack, name: str) -> bool:
