@@ -12,12 +12,13 @@ from typing import Any
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.registry import NATIVE, load_adapter
+from facesnap.download.catalogue import advice
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
-from facesnap.faces.recognisers import require_named
+from facesnap.faces.recognisers import RECOGNISERS, require_named
 from facesnap.faces.sighting import Seen
 from facesnap.hosts.webui import Parts
 from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
@@ -215,8 +216,13 @@ def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
     raise PackError(
         f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
         expected=f"the pack with {spec.recogniser_name or spec.recogniser[:10]} in one of: {places}",
-        remedy="download that pack and unpack it there",
+        remedy=_get_pack(spec.recogniser_name),
     )
+
+
+def _get_pack(recogniser: str) -> str:
+    otherwise = "download that pack and unpack it there"
+    return advice(RECOGNISERS[recogniser].packs[0], otherwise) if recogniser in RECOGNISERS else otherwise
 
 
 def _is_named(pack: Pack, name: str) -> bool:
