@@ -137,6 +137,8 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Even
         if answer.status_code == 416:  # the part is longer than the file, or the size was never told
             part.unlink()
             return False
+        if answer.status_code >= 500 or answer.status_code == 429:
+            raise requests.HTTPError(f"HTTP {answer.status_code}")  # passes, mostly
         if not answer.ok:
             raise refusal(answer.status_code, remote.page)
         resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")

@@ -18,7 +18,8 @@ class Content:
 
     Attributes:
         body: what is sent. announced: sha256 that the Hub announces ("" for the body's own).
-        lfs: in LFS; other files have git's hash as ETag. status: of every answer. cut: bytes after which an answer
+        lfs: in LFS; other files have git's hash as ETag. status: of every answer. failing: statuses of the next answers
+            with bytes. cut: bytes after which an answer
             breaks off, once for each entry. ranges: whether Range is honoured. hold: blocks answers until it is set.
     """
 
@@ -26,6 +27,7 @@ class Content:
     announced: str = ""
     lfs: bool = True
     status: int = 200
+    failing: list[int] = field(default_factory=list)
     cut: list[int] = field(default_factory=list)
     ranges: bool = True
     size: int | None = None
@@ -83,6 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404 if content is None else content.status)
         elif "/resolve/" in path and not path.startswith("/cdn"):
             self._redirect(path, content)
+        elif content.failing and self.command == "GET":
+            self._refuse(content.failing.pop(0))
         else:
             self._send(content)
 

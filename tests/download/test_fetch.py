@@ -107,6 +107,17 @@ def test_a_broken_connection_is_resumed(server: Server, folders: Folders, ranges
     assert starts[0] > 0 and (starts[0] < starts[1] if ranges else starts)
 
 
+def test_a_server_that_is_busy_is_asked_again(server: Server, folders: Folders) -> None:
+    server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY, failing=[503, 429, 502]))
+    fetch(_item(), folders, True, mirror=server.address)
+    assert _place(folders).read_bytes() == BODY
+    _place(folders).unlink()
+    server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY, failing=[503] * 5))
+    with pytest.raises(ServerError, match="HTTP 503"):
+        fetch(_item(), folders, True, mirror=server.address)
+    assert len(server.ranges) == 4 + transfer.TRIES
+
+
 def test_a_later_call_goes_on_where_the_first_was_stopped(server: Server, folders: Folders) -> None:
     server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY))
     stop = threading.Event()
@@ -301,6 +312,7 @@ def test_a_pack_is_unpacked_where_it_is_found(server: Server, folders: Folders, 
     item = _pack()
     inside = {recogniser.name: hashlib.sha256(recogniser.read_bytes()).hexdigest()}
     item = dataclasses.replace(item, files=(dataclasses.replace(item.files[0], inside=inside),))
+    (folders.models / "insightface" / "models" / "small").mkdir(parents=True)  # by insightface, say
     folder = fetch(item, folders, True, mirror=server.address)
     assert folder == folders.models / "insightface" / "models" / "small"
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
