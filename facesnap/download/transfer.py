@@ -83,11 +83,14 @@ def probe(address: str) -> Remote:
         NotOnServerError, AccessError, ServerError.
     """
     try:
-        with requests.head(address, headers=_plain({}), timeout=TIMEOUT, allow_redirects=True) as answer:
-            if not answer.ok:
-                raise refusal(answer.status_code, address)
-            length, tag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
-            return Remote(address, address, int(length) if length.isdigit() else None, tag)
+        answer = requests.head(address, headers=_plain({}), timeout=TIMEOUT, allow_redirects=True)
+        if answer.status_code in (403, 405, 501):  # addresses signed for GET alone
+            answer = requests.get(address, headers=_plain({}), timeout=TIMEOUT, stream=True)
+            answer.close()  # its head is enough
+        if not answer.ok:
+            raise refusal(answer.status_code, address)
+        length, tag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
+        return Remote(address, address, int(length) if length.isdigit() else None, tag)
     except requests.RequestException as error:
         raise ServerError(
             f"{address} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER
