@@ -199,12 +199,17 @@ def test_options_are_registered_and_read_back(monkeypatch: pytest.MonkeyPatch) -
             return self
 
     added: dict[str, OptionInfo] = {}
-    shared = SimpleNamespace(OptionInfo=OptionInfo, opts=SimpleNamespace(add_option=added.__setitem__))
+    levels: list[str] = []
+    monkeypatch.setattr(log, "setup", levels.append)
+    opts = SimpleNamespace(add_option=added.__setitem__, facesnap_log="debug")
+    opts.onchange = lambda key, follow: (follow(), setattr(opts, key, "error"), follow())
+    shared = SimpleNamespace(OptionInfo=OptionInfo, opts=opts)
     controls = {name: name for name in ("Checkbox", "Slider", "Radio", "Textbox")}
     monkeypatch.setitem(__import__("sys").modules, "gradio", SimpleNamespace(**controls))
     options.register(shared)
     assert added.keys() == {option.key for option in options.OPTIONS} and added["facesnap_people"].reload
     assert all(one.text.endswith(".") and one.section == options.SECTION for one in added.values())
+    assert levels == ["debug", "error"]
     assert options.values({}) == {key: one.default for key, one in added.items()}
     assert options.values(SimpleNamespace(facesnap_people=5.0))["facesnap_people"] == 5
     for wrong in ({"facesnap_people": 9}, {"facesnap_on_error": "crash"}, {"facesnap_offload": "yes"}):
