@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.webui.standin.server import Server
 
 settings.register_profile("webui", deadline=None)
 settings.load_profile("webui")
+
+
+@pytest.fixture(scope="module")
+def server(face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A stand-in for AUTOMATIC1111 with a loaded checkpoint, an untrained adapter for it and a real pack."""
+    from tests.webui.standin.server import running
+
+    with running(tmp_path_factory.mktemp("server"), face_pack) as made:
+        yield made
