@@ -21,6 +21,9 @@ class FaceSnapScript(scripts.Script):
     def process(self, p, *args):
         generation.begin(HOST, studios(), p, args)
 
+    def postprocess_image(self, p, pp, *args):
+        generation.after_picture(p, pp.image)
+
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)
 script_callbacks.on_ui_settings(lambda: options.register(shared))

@@ -107,10 +107,14 @@ class WebUI(ABC):
         notes = p.extra_generation_params.get(NOTE, "")
         if note in notes:
             return
-        logger.warning("%s", note)
         p.extra_generation_params[NOTE] = f"{notes}; {note}" if notes else note
+        self.tell(p, note)
+
+    def tell(self, p: Any, text: str) -> None:
+        """Tell the user something in the log and below the picture."""
+        logger.warning("%s", text)
         if hasattr(p, "comment"):
-            p.comment(note)
+            p.comment(text)
 
     def before_step(self, params: Any) -> None:
         """The host's on_cfg_denoiser callback: the next UNet calls are those of `params.denoiser.p`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -49,8 +48,3 @@ def too_many_bytes(name: str) -> TooLargeError:
         expected=f"a file of at most {MOST_BYTES >> 20} MiB",
         remedy="scale the picture down; 2 megapixels are plenty for a portrait",
     )
-
-
-def digest(pixels: np.ndarray) -> str:
-    """sha256 of a picture's size and pixels."""
-    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()

@@ -2,7 +2,7 @@
 
 A generation opens its entry with `Results.begin`, adds to it while it goes on, and closes it with `finish`:
 
-    result = RESULTS.begin(adapter="my-adapter", digest=sha256, people=[PersonFound(references=faces)], seconds=0.2)
+    result = RESULTS.begin(adapter="my-adapter", digest=sha256, people=[PersonFound(sightings=...)], seconds=0.2)
     p.extra_generation_params.update(result.infotext())
     result.warn(1, "low confidence: seen from the side")     # people count from 1
     result.score(1, picture=0, similarity=0.52)              # pictures from 0, in the order of the answer
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from facesnap.faces.face import Face
+from facesnap.faces.sighting import Sighting
 from facesnap.webui.infotext import NAME, SHORT
 
 KEY = f"{NAME} result"
@@ -33,50 +33,17 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ReferenceFound:
-    """The face that was taken from one reference photo.
-
-    Attributes:
-        index: among the photo's faces, 0 the largest; faces: how many there were.
-        box: left, top, right, bottom in pixels of the upright photo. score: the detector's, 0..1.
-        quality: name -> 0..1, see `facesnap.faces.face.Quality`. found_by: the step of the detection ladder.
-    """
-
-    index: int
-    faces: int
-    box: tuple[float, float, float, float]
-    score: float
-    quality: dict[str, float]
-    found_by: str = ""
-
-    @classmethod
-    def of(cls, chosen: Face, faces: Sequence[Face]) -> ReferenceFound:
-        """From what an analyser found in a photo, the largest face first."""
-        index = next(n for n, face in enumerate(faces) if face is chosen)
-        left, top, right, bottom = (round(float(side), 2) for side in chosen.box)
-        box = (left, top, right, bottom)
-        return cls(index, len(faces), box, round(chosen.score, 4), chosen.quality.json(), chosen.found_by)
-
-    def json(self) -> Json:
-        """For the API."""
-        return {
-            "face": self.index, "faces": self.faces, "box": list(self.box), "score": self.score,
-            "quality": dict(self.quality), "found_by": self.found_by,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
 class PersonFound:
     """One person at the beginning of a generation.
 
     Attributes:
         identity: the name of a saved identity, or empty. digest: of the Identity.
-        references: the faces of its photos; empty for a saved identity.
+        sightings: which face of each photo was taken; empty for a saved identity.
     """
 
     identity: str = ""
     digest: str = ""
-    references: tuple[ReferenceFound, ...] = ()
+    sightings: tuple[Sighting, ...] = ()
 
 
 class Result:
@@ -134,7 +101,7 @@ class Result:
         pictures = range(max(scores, default=-1) + 1)
         return {
             "identity": found.identity or None, "hash": found.digest[:SHORT],
-            "references": [one.json() for one in found.references],
+            "references": [_reference(one) for one in found.sightings],
             "warnings": list(warnings), "similarity": [scores.get(picture) for picture in pictures],
         }  # fmt: skip
 
@@ -176,6 +143,11 @@ class Results:
         """The last ones begun, the newest first."""
         with self._lock:
             return list(self._kept.values())[::-1][:count]
+
+
+def _reference(sighting: Sighting) -> Json:
+    found = {"chosen": sighting.chosen, "faces": sighting.faces, "doubts": list(sighting.doubts)}
+    return {**found, **sighting.report}
 
 
 def _append(texts: list[str], text: str) -> None:

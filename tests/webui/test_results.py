@@ -6,15 +6,15 @@ import json
 import re
 import threading
 
-from facesnap.faces.face import choose_face
+from facesnap.faces.sighting import Sighting
 from facesnap.webui import infotext
-from facesnap.webui.results import KEY, PersonFound, ReferenceFound, Results
+from facesnap.webui.results import KEY, PersonFound, Results
 from facesnap.webui.settings import Settings
 
 
 def test_a_generation_from_its_beginning_to_its_end() -> None:
     results = Results()
-    found = ReferenceFound(1, 3, (1.0, 2.0, 3.0, 4.0), 0.9, {"score": 0.5}, "640")
+    found = Sighting("reference 1", 1, 3, {"box": [1.0, 2.0, 3.0, 4.0], "quality": {"score": 0.5}}, ("blurred",))
     result = results.begin(
         adapter="mine", digest="0123456789abcdef", seconds=0.123456,
         people=[PersonFound("Zoe", "ab" * 32), PersonFound("", "cd", (found,))],
@@ -34,8 +34,8 @@ def test_a_generation_from_its_beginning_to_its_end() -> None:
             {"identity": "Zoe", "hash": "ababababab", "references": [], "warnings": [], "similarity": [None]},
             {
                 "identity": None, "hash": "cd", "warnings": ["seen from the side"], "similarity": [None, 0.5124],
-                "references": [{"face": 1, "faces": 3, "box": [1.0, 2.0, 3.0, 4.0], "score": 0.9,
-                                "quality": {"score": 0.5}, "found_by": "640"}],
+                "references": [{"chosen": 1, "faces": 3, "doubts": ["blurred"], "box": [1.0, 2.0, 3.0, 4.0],
+                                "quality": {"score": 0.5}}],
             },
         ],
     }  # fmt: skip
@@ -83,15 +83,3 @@ def test_each_thread_finds_its_own() -> None:
     for thread in threads:
         thread.join()
     assert wrong == [] and len(results.last(10_000)) == 1600
-
-
-def test_what_is_kept_of_a_face_are_numbers(face_pack, components) -> None:
-    from skimage import data
-
-    from facesnap.faces.analyser import FaceAnalyser
-
-    faces = FaceAnalyser(face_pack).faces(data.astronaut())
-    shown = ReferenceFound.of(choose_face(faces), faces).json()
-    assert shown["face"] == 0 and shown["faces"] == len(faces) and len(shown["box"]) == 4
-    assert all(isinstance(value, float) for value in [*shown["quality"].values(), *shown["box"], shown["score"]])
-    assert len(json.dumps(shown)) < 400

@@ -162,6 +162,11 @@ def test_information(client: TestClient, service, monkeypatch: pytest.MonkeyPatc
     assert client.get(f"{V1}/schema").json() == json.loads(json.dumps(schema(5)))
     (adapter,) = client.get(f"{V1}/models").json()["adapters"]
     assert adapter["name"] == "untrained" and adapter["base"] == "sd15" and adapter["bytes"] > 1000
+    assert (
+        adapter["fits"]
+        and adapter["family"] == "facesnap"
+        and {need["there"] for need in adapter["needs"]} <= {True, None}
+    )
 
 
 def test_results(client: TestClient, service) -> None:
@@ -370,7 +375,8 @@ def test_a_body_is_read_up_to_its_bound(server: Server) -> None:
 
 
 def test_a_stream_without_an_end_is_not_read_to_it() -> None:
-    from fastapi import HTTPException, Request
+    from fastapi import Request
+    from starlette.exceptions import HTTPException
 
     asked = []
 

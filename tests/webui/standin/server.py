@@ -25,6 +25,7 @@ from facesnap.hosts.webui import WebUI
 from facesnap.webui import hosting, routes
 from facesnap.webui.folders import Folders
 from facesnap.webui.generation import begin
+from facesnap.webui.options import values
 from facesnap.webui.results import Results
 from facesnap.webui.routes.service import Service
 from facesnap.webui.settings import defaults
@@ -91,7 +92,8 @@ class Server:
     def processing(self, steps: int, prompt: str) -> Processing:
         seed = sum(prompt.encode())
         text = torch.randn(1, 7, CONTEXT["sd15"], generator=torch.Generator().manual_seed(seed))
-        return Processing(self.standin, [[text]], torch.zeros_like(text), steps=steps)
+        more = {"width": 64, "height": 64, "prompt": prompt}
+        return Processing(self.standin, [[text]], torch.zeros_like(text), steps=steps, **more)
 
 
 def _like_the_host(server: Server) -> None:
@@ -144,7 +146,8 @@ def running(folder: Path, pack: Path) -> Iterator[Server]:
         standin.load(unet)
         modules.script_callbacks.on_cfg_denoiser(host.before_step)
         folders = Folders.of(models, own)
-        server = Server(FastAPI(), modules, host, standin, folders, Studios(lambda: folders))
+        page = {"facesnap_pack": PACK, "facesnap_score": False}
+        server = Server(FastAPI(), modules, host, standin, folders, Studios(lambda: folders, lambda: values(page)))
         _like_the_host(server)
         yield server
         left = [m for m in unet.modules() if m._forward_hooks or m._forward_pre_hooks]
