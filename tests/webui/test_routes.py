@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import logging
@@ -22,7 +23,7 @@ from PIL import Image
 
 from facesnap.version import __version__
 from facesnap.webui import routes
-from facesnap.webui.results import PersonFound
+from facesnap.webui.results import PersonFound, Results
 from facesnap.webui.routes import guard
 from facesnap.webui.routes.guard import credentials, may_enter
 from facesnap.webui.routes.service import Turns
@@ -80,7 +81,6 @@ def test_the_registered_routes_work_with_the_hosts_own_parts(server: Server, pho
     """`register` beside the host's routes, which stay as they are, under its own handlers of exceptions."""
     before = TestClient(server.app).get("/sdapi/v1/options").json()
     server.modules.script_callbacks.on_app_started(routes.register)
-    server.modules.shared.opts.facesnap_pack = PACK
     server.modules.script_callbacks.app_started_callback(None, server.app)
     with TestClient(server.app) as client:
         assert client.get(f"{V1}/version").json() == {"version": __version__, "settings": 1}
@@ -169,7 +169,9 @@ def test_information(client: TestClient, service, monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_results(client: TestClient, service) -> None:
+def test_results(server: Server, photo: str) -> None:
+    service = dataclasses.replace(server.service(), results=Results())
+    client = TestClient(with_routes(server, service=service))
     assert client.get(f"{V1}/results/last").status_code == 404
     one, two = (service.results.begin(adapter="x", people=[PersonFound(name)]) for name in ("Zoe", "Ann"))
     two.score(1, 0, 0.5)
@@ -178,6 +180,24 @@ def test_results(client: TestClient, service) -> None:
     assert client.get(f"{V1}/results/{one.id}").json()["people"][0]["identity"] == "Zoe"
     missing = client.get(f"{V1}/results/0123456789ab")
     assert missing.status_code == 404 and "Remedy" in missing.json()["detail"]
+
+
+def test_a_generation_leaves_its_result(server: Server, client: TestClient, photo: str) -> None:
+    """Its id stands in the infotext; the route tells face, quality and warnings, and nothing of the photo."""
+    scripts = {"FaceSnap": {"args": [{"references": [photo], "face": 0}]}}
+    with TestClient(server.app) as host:
+        made = host.post("/sdapi/v1/txt2img", json={"alwayson_scripts": scripts}).json()["info"]
+    texts = made["extra_generation_params"]
+    result = client.get(f"{V1}/results/{texts['FaceSnap result']}")
+    found = result.json()
+    assert result.json() == client.get(f"{V1}/results/last").json()
+    assert found["state"] == "finished" and found["error"] is None and found["adapter"]["name"] == "untrained"
+    assert found["preparation_seconds"] > 0 and found["adapter"]["hash"] in texts["FaceSnap adapter"]
+    (person,) = found["people"]
+    (reference,) = person["references"]
+    assert person["hash"] in texts["FaceSnap photos"] and person["identity"] is None
+    assert reference["chosen"] == 0 and reference["faces"] == 1 and 0 < reference["quality"]["score"] < 1
+    assert 150 < reference["box"][0] < 200 and len(result.text) < 2000
 
 
 def test_analyse(client: TestClient, photo: str, astronaut: np.ndarray) -> None:
@@ -446,7 +466,10 @@ def test_two_clients_with_different_people_get_their_own(
 
     def generate(host: TestClient, name: str) -> Any:
         scripts = {"FaceSnap": {"args": [{"references": photos[name][:1], "strength": 1.0}]}}
-        return host.post("/sdapi/v1/txt2img", json={"steps": 2, "alwayson_scripts": scripts}).json()["images"]
+        answer = host.post("/sdapi/v1/txt2img", json={"steps": 2, "alwayson_scripts": scripts}).json()
+        id = answer["info"]["extra_generation_params"]["FaceSnap result"]
+        result = client.get(f"{V1}/results/{id}").json()
+        return answer["images"], result["state"], result["people"]
 
     def compare(name: str, whom: dict[str, Any]) -> float:
         answer = client.post(f"{V1}/similarity", json={"image": photos[name][1], **whom})
@@ -457,7 +480,9 @@ def test_two_clients_with_different_people_get_their_own(
     pairs = [(a, b) for n, a in enumerate(names) for b in (a, names[n - 1])]
     with TestClient(server.app) as host:
         alone = {name: generate(host, name) for name in names}
-        assert len({json.dumps(one) for one in alone.values()}) == 3
+        assert all(state == "finished" for _, state, _ in alone.values())
+        assert len({json.dumps(images) for images, _, _ in alone.values()}) == 3
+        assert len({people[0]["hash"] for _, _, people in alone.values()}) == 3
         scores = {(a, b): compare(a, {"references": photos[b][:1]}) for a, b in pairs}
         assert all(scores[a, a] > scores[a, b] + 0.1 for a, b in pairs if a != b), scores
         with ThreadPoolExecutor(6) as pool:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from facesnap.faces.packs import load_pack
 from facesnap.hosts.webui import WebUI
 from facesnap.webui import hosting, routes
 from facesnap.webui.folders import Folders
-from facesnap.webui.generation import begin
+from facesnap.webui.generation import begin, end
 from facesnap.webui.options import values
 from facesnap.webui.results import Results
 from facesnap.webui.routes.service import Service
@@ -54,7 +54,7 @@ class Server:
 
     Attributes:
         app: FastAPI. host: our adapter; standin: the host's own sampling. folders: of models.
-        generated: how many generations have been finished.
+        options: the host's. results: what was found out. generated: how many generations have been finished.
     """
 
     app: FastAPI
@@ -63,13 +63,15 @@ class Server:
     standin: A1111Host
     folders: Folders
     studios: Studios
+    options: SimpleNamespace
+    results: Results = field(default_factory=Results)
     generated: int = 0
 
     def service(self) -> Service:
         """What our routes work with; made anew, with options of its own."""
         options = SimpleNamespace(facesnap_pack=PACK)
         queue = self.modules.call_queue.queue_lock
-        return Service(options, lambda: self.folders, lambda: self.host, lambda: self.studios, queue, Results())
+        return Service(options, lambda: self.folders, lambda: self.host, lambda: self.studios, queue, self.results)
 
     def txt2img(self, body: dict[str, Any]) -> dict[str, Any]:
         script = Script(start=3)  # some other script's values stand before ours
@@ -82,9 +84,10 @@ class Server:
                     values[script.args_from + n] = given["args"][n]
         with self.modules.call_queue.queue_lock:
             p = self.processing(int(body.get("steps", 1)), str(body.get("prompt", "")))
-            begin(self.host, self.studios, p, values[script.args_from : script.args_to])
+            begin(self.host, self.studios, p, values[script.args_from : script.args_to], self.options, self.results)
             with torch.no_grad():
                 made = p.sample()
+            end(p)
             self.generated += 1
         picture = base64.b64encode(made.numpy().tobytes()).decode()
         return {"images": [picture], "info": {"extra_generation_params": dict(p.extra_generation_params)}}
@@ -146,8 +149,10 @@ def running(folder: Path, pack: Path) -> Iterator[Server]:
         standin.load(unet)
         modules.script_callbacks.on_cfg_denoiser(host.before_step)
         folders = Folders.of(models, own)
-        page = {"facesnap_pack": PACK, "facesnap_score": False}
-        server = Server(FastAPI(), modules, host, standin, folders, Studios(lambda: folders, lambda: values(page)))
+        options = modules.shared.opts
+        vars(options).update(facesnap_pack=PACK, facesnap_score=False)
+        studios = Studios(lambda: folders, lambda: values(options))
+        server = Server(FastAPI(), modules, host, standin, folders, studios, options)
         _like_the_host(server)
         yield server
         left = [m for m in unet.modules() if m._forward_hooks or m._forward_pre_hooks]
