@@ -19,10 +19,13 @@ class FaceSnapScript(scripts.Script):
         return accordion.build("img2img" if is_img2img else "txt2img")
 
     def process(self, p, *args):
-        generation.begin(HOST, studios(), p, args)
+        generation.begin(HOST, studios(), p, args, shared.opts)
 
     def postprocess_image(self, p, pp, *args):
         generation.after_picture(p, pp.image)
+
+    def postprocess(self, p, processed, *args):
+        generation.finish(p, processed)
 
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)

@@ -22,8 +22,8 @@ from facesnap.errors import AccessError, ChecksumError, DiskFullError, NotOnServ
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 1 << 20
-TRIES = 5  # in a row without a single new byte
+BLOCK = 1 << 16  # what a broken connection may lose
+TRIES, PAUSE = 5, 1.0  # in a row without a new block; seconds before the second, twice as many before the third, ...
 TIMEOUT = (10, 60)  # seconds: to connect, between two bytes
 MOST_BYTES = 16 << 30  # of a file whose size the server does not tell
 LATER = "check the connection and run it again: what has arrived is kept; a proxy is taken from HTTPS_PROXY, another \
@@ -127,6 +127,7 @@ def receive(remote: Remote, part: Path, advance: Advance, stop: Event) -> None:
                 remedy=LATER,
             )
         logger.info("%s: %s after %d bytes, trying again", part.name, reason, after)
+        stop.wait(failures * PAUSE)
 
 
 def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Event) -> bool:

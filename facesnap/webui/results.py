@@ -2,7 +2,7 @@
 
 A generation opens its entry with `Results.begin`, adds to it while it goes on, and closes it with `finish`:
 
-    result = RESULTS.begin(adapter="my-adapter", digest=sha256, people=[PersonFound(sightings=...)], seconds=0.2)
+    result = RESULTS.begin(adapter="my-adapter", digest=sha256, people=[PersonFound(references=faces)], seconds=0.2)
     p.extra_generation_params.update(result.infotext())
     result.warn(1, "low confidence: seen from the side")     # people count from 1
     result.score(1, picture=0, similarity=0.52)              # pictures from 0, in the order of the answer
@@ -38,12 +38,12 @@ class PersonFound:
 
     Attributes:
         identity: the name of a saved identity, or empty. digest: of the Identity.
-        sightings: which face of each photo was taken; empty for a saved identity.
+        references: the faces of its photos; empty for a saved identity.
     """
 
     identity: str = ""
     digest: str = ""
-    sightings: tuple[Sighting, ...] = ()
+    references: tuple[Sighting, ...] = ()
 
 
 class Result:
@@ -101,7 +101,7 @@ class Result:
         pictures = range(max(scores, default=-1) + 1)
         return {
             "identity": found.identity or None, "hash": found.digest[:SHORT],
-            "references": [_reference(one) for one in found.sightings],
+            "references": [one.json() for one in found.references],
             "warnings": list(warnings), "similarity": [scores.get(picture) for picture in pictures],
         }  # fmt: skip
 
@@ -143,11 +143,6 @@ class Results:
         """The last ones begun, the newest first."""
         with self._lock:
             return list(self._kept.values())[::-1][:count]
-
-
-def _reference(sighting: Sighting) -> Json:
-    found = {"chosen": sighting.chosen, "faces": sighting.faces, "doubts": list(sighting.doubts)}
-    return {**found, **sighting.report}
 
 
 def _append(texts: list[str], text: str) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 
+from facesnap.faces.face import Quality
 from facesnap.faces.sighting import Sighting
 from facesnap.webui import infotext
 from facesnap.webui.results import KEY, PersonFound, Results
@@ -14,7 +15,8 @@ from facesnap.webui.settings import Settings
 
 def test_a_generation_from_its_beginning_to_its_end() -> None:
     results = Results()
-    found = Sighting("reference 1", 1, 3, {"box": [1.0, 2.0, 3.0, 4.0], "quality": {"score": 0.5}}, ("blurred",))
+    quality = Quality(detection=0.9, sharpness=0.5, frontalness=1.0, size=1.0)
+    found = Sighting("reference 1", 1, 3, (1.0, 2.0, 3.0, 4.0), 0.9, quality, "640")
     result = results.begin(
         adapter="mine", digest="0123456789abcdef", seconds=0.123456,
         people=[PersonFound("Zoe", "ab" * 32), PersonFound("", "cd", (found,))],
@@ -34,8 +36,8 @@ def test_a_generation_from_its_beginning_to_its_end() -> None:
             {"identity": "Zoe", "hash": "ababababab", "references": [], "warnings": [], "similarity": [None]},
             {
                 "identity": None, "hash": "cd", "warnings": ["seen from the side"], "similarity": [None, 0.5124],
-                "references": [{"chosen": 1, "faces": 3, "doubts": ["blurred"], "box": [1.0, 2.0, 3.0, 4.0],
-                                "quality": {"score": 0.5}}],
+                "references": [{"face": 1, "faces": 3, "box": [1.0, 2.0, 3.0, 4.0], "score": 0.9,
+                                "quality": quality.json(), "found_by": "640"}],
             },
         ],
     }  # fmt: skip

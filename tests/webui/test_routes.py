@@ -196,7 +196,7 @@ def test_a_generation_leaves_its_result(server: Server, client: TestClient, phot
     (person,) = found["people"]
     (reference,) = person["references"]
     assert person["hash"] in texts["FaceSnap photos"] and person["identity"] is None
-    assert reference["chosen"] == 0 and reference["faces"] == 1 and 0 < reference["quality"]["score"] < 1
+    assert reference["face"] == 0 and reference["faces"] == 1 and 0 < reference["quality"]["score"] < 1
     assert 150 < reference["box"][0] < 200 and len(result.text) < 2000
 
 

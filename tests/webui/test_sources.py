@@ -17,9 +17,9 @@ from PIL import Image
 from facesnap.errors import FaceSnapError, PictureError, SettingsError, TooLargeError, refusal
 from facesnap.webui import sources
 from facesnap.webui.options import values
+from facesnap.webui.people import region_map
 from facesnap.webui.settings import Box, Settings, parse
 from facesnap.webui.sources import Policy, Source, allowed_file, resolve
-from facesnap.webui.studios import region_map
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (8, 6, 3), dtype=np.uint8)
 

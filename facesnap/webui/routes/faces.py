@@ -66,7 +66,7 @@ def _analyse(service: Service, wanted: AnalyseBody, image: np.ndarray) -> dict[s
         "recogniser": analyser.recogniser,
         "size": list(chosen.picture_size),
         "chosen": _index(faces, chosen),
-        "faces": [face.report() for face in faces],
+        "faces": [face.json() for face in faces],
     }
     return found | ({"picture": _png(draw_faces(faces, chosen))} if wanted.draw else {})
 
@@ -108,9 +108,7 @@ def _similarity(analyser: FaceAnalyser, person: Identity, image: np.ndarray) -> 
     return {
         "similarity": scores[best],
         "face": best,
-        "faces": [
-            {"box": face.report()["box"], "similarity": score} for face, score in zip(faces, scores, strict=True)
-        ],
+        "faces": [{"box": face.json()["box"], "similarity": score} for face, score in zip(faces, scores, strict=True)],
         "recogniser": analyser.recogniser,
     }
 

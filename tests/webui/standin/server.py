@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +24,8 @@ from facesnap.faces.packs import load_pack
 from facesnap.hosts.webui import WebUI
 from facesnap.webui import hosting, routes
 from facesnap.webui.folders import Folders
-from facesnap.webui.generation import begin, end
+from facesnap.webui.generation import begin, finish
 from facesnap.webui.options import values
-from facesnap.webui.results import Results
 from facesnap.webui.routes.service import Service
 from facesnap.webui.settings import defaults
 from facesnap.webui.studios import Studios
@@ -54,7 +53,7 @@ class Server:
 
     Attributes:
         app: FastAPI. host: our adapter; standin: the host's own sampling. folders: of models.
-        options: the host's. results: what was found out. generated: how many generations have been finished.
+        options: the host's. generated: how many generations have been finished.
     """
 
     app: FastAPI
@@ -64,14 +63,13 @@ class Server:
     folders: Folders
     studios: Studios
     options: SimpleNamespace
-    results: Results = field(default_factory=Results)
     generated: int = 0
 
     def service(self) -> Service:
         """What our routes work with; made anew, with options of its own."""
         options = SimpleNamespace(facesnap_pack=PACK)
         queue = self.modules.call_queue.queue_lock
-        return Service(options, lambda: self.folders, lambda: self.host, lambda: self.studios, queue, self.results)
+        return Service(options, lambda: self.folders, lambda: self.host, lambda: self.studios, queue)
 
     def txt2img(self, body: dict[str, Any]) -> dict[str, Any]:
         script = Script(start=3)  # some other script's values stand before ours
@@ -84,13 +82,14 @@ class Server:
                     values[script.args_from + n] = given["args"][n]
         with self.modules.call_queue.queue_lock:
             p = self.processing(int(body.get("steps", 1)), str(body.get("prompt", "")))
-            begin(self.host, self.studios, p, values[script.args_from : script.args_to], self.options, self.results)
+            begin(self.host, self.studios, p, values[script.args_from : script.args_to], self.options)
             with torch.no_grad():
                 made = p.sample()
-            end(p)
+            processed = SimpleNamespace(extra_generation_params=p.extra_generation_params)
+            finish(p, processed)
             self.generated += 1
         picture = base64.b64encode(made.numpy().tobytes()).decode()
-        return {"images": [picture], "info": {"extra_generation_params": dict(p.extra_generation_params)}}
+        return {"images": [picture], "info": {"extra_generation_params": processed.extra_generation_params}}
 
     def processing(self, steps: int, prompt: str) -> Processing:
         seed = sum(prompt.encode())
