@@ -28,7 +28,8 @@ from facesnap.webui.routes import guard
 from facesnap.webui.routes.guard import credentials, may_enter
 from facesnap.webui.routes.service import Turns
 from facesnap.webui.settings import schema
-from tests.webui.standin.server import PACK, Server, png, with_routes
+from tests.webui.standin.pictures import png
+from tests.webui.standin.server import PACK, Server, with_routes
 
 V1 = "/facesnap/v1"
 ALL = {

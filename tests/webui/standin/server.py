@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
@@ -181,14 +180,3 @@ def with_routes(server: Server, api_auth: str | None = None, service: Service | 
     app = FastAPI()
     app.include_router(routes.router(service or server.service(), api_auth))
     return app
-
-
-def png(pixels: np.ndarray) -> str:
-    """A picture as a client sends it."""
-    import io
-
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
