@@ -83,11 +83,14 @@ def probe(address: str) -> Remote:
         NotOnServerError, AccessError, ServerError.
     """
     try:
-        with requests.head(address, headers=_plain({}), timeout=TIMEOUT, allow_redirects=True) as answer:
-            if not answer.ok:
-                raise refusal(answer.status_code, address)
-            length, tag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
-            return Remote(address, address, int(length) if length.isdigit() else None, tag)
+        answer = requests.head(address, headers=_plain({}), timeout=TIMEOUT, allow_redirects=True)
+        if answer.status_code in (403, 405, 501):  # addresses signed for GET alone
+            answer = requests.get(address, headers=_plain({}), timeout=TIMEOUT, stream=True)
+            answer.close()  # its head is enough
+        if not answer.ok:
+            raise refusal(answer.status_code, address)
+        length, tag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
+        return Remote(address, address, int(length) if length.isdigit() else None, tag)
     except requests.RequestException as error:
         raise ServerError(
             f"{address} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER
@@ -137,6 +140,8 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Even
         if answer.status_code == 416:  # the part is longer than the file, or the size was never told
             part.unlink()
             return False
+        if answer.status_code >= 500 or answer.status_code == 429:
+            raise requests.HTTPError(f"HTTP {answer.status_code}")  # passes, mostly
         if not answer.ok:
             raise refusal(answer.status_code, remote.page)
         resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from facesnap.checkpoints.files import read_file
-from facesnap.download.catalogue import advice
 from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.packs import model_roots, webui_roots
 
@@ -268,6 +267,8 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
                 return entry
             if entry.is_dir() and entry.name.lower() in stems and (file := _file_in(entry)):
                 return file
+    from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+
     source = SOURCES.get(key, f"the encoder that the adapter names, for example {SOURCES['vit-h']}")
     places = ", ".join(map(str, parents)) or "no model folder is known"
     raise EncoderError(

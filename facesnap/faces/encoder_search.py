@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from facesnap.download.catalogue import advice
 from facesnap.errors import EncoderError
 from facesnap.faces.encoder import fingerprint_of
 from facesnap.faces.encoder_files import KNOWN, SOURCES, SUFFIXES, encoder_parents, find_encoder
@@ -35,6 +34,8 @@ def encoder_of(fingerprint: str, name: str, model_dirs: Iterable[str | os.PathLi
     try:
         return find_encoder(known, model_dirs)
     except EncoderError as error:
+        from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+
         places = ", ".join(map(str, encoder_parents(model_dirs))) or "no folder of models is known"
         raise EncoderError(
             f"The image encoder {name} was not found.",

@@ -17,18 +17,22 @@ class Content:
     """A file on the server.
 
     Attributes:
-        body: what is sent. announced: sha256 that the Hub announces ("" for the body's own).
-        lfs: in LFS; other files have git's hash as ETag. status: of every answer. cut: bytes after which an answer
-            breaks off, once for each entry. ranges: whether Range is honoured. hold: blocks answers until it is set.
+        body: what is sent. announced: sha256 that the Hub announces ("" for the body's own). size: that it announces,
+            where it is not the body's. lfs: in LFS; other files have git's hash as ETag.
+        status: of every answer. head: whether HEAD is answered. ranges: whether Range is honoured.
+        failing: statuses of the next answers with bytes. cut: bytes after which the next answers break off. hold:
+            blocks answers until it is set.
     """
 
     body: bytes
     announced: str = ""
     lfs: bool = True
     status: int = 200
+    failing: list[int] = field(default_factory=list)
     cut: list[int] = field(default_factory=list)
     ranges: bool = True
     size: int | None = None
+    head: bool = True
     hold: threading.Event | None = None
 
     @property
@@ -83,6 +87,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404 if content is None else content.status)
         elif "/resolve/" in path and not path.startswith("/cdn"):
             self._redirect(path, content)
+        elif self.command == "HEAD" and not content.head:
+            self._refuse(403)
+        elif content.failing and self.command == "GET":
+            self._refuse(content.failing.pop(0))
         else:
             self._send(content)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
 import io
@@ -11,9 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import zipfile
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,29 +30,13 @@ from facesnap.errors import (
     ServerError,
     StoppedError,
 )
-from facesnap.faces.packs import find_pack, kind_of
 from facesnap.webui.folders import Folders
-from tests.download.server import Content, Server, serving
+from tests.download.items import ZIP, left, small_pack
+from tests.download.server import Content, Server
 
 BODY = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 REPOSITORY = "somebody/Adapters"
-ZIP = "deepinsight/insightface/releases/download/v0.7/small.zip"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(transfer, "PAUSE", 0)
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders.of(tmp_path / "models größe")
 
 
 def _item(size: int | None = len(BODY), sha256: str = SHA256) -> Item:
@@ -63,27 +44,15 @@ def _item(size: int | None = len(BODY), sha256: str = SHA256) -> Item:
     return Item("adapter", "an adapter", "tests", "adapter", "only for tests", (file,), REPOSITORY)
 
 
-def _pack(sha256: str = "") -> Item:
-    inside = {"rec.onnx": sha256} if sha256 else {}
-    file = File(f"https://github.com/{ZIP}", "insightface/models/small", 1, unpack=True, inside=inside)
-    return Item("small", "a pack", "tests", "pack", "only for tests", (file,))
-
-
 def _place(folders: Folders) -> Path:
     return folders.own / "renamed.bin"
-
-
-def _left(folders: Folders) -> list[str]:
-    """What lies in the folders of models, locks left out."""
-    found = folders.models.rglob("*") if folders.models.exists() else ()
-    return sorted(path.name for path in found if path.is_file() and path.suffix != ".lock")
 
 
 def test_a_file_arrives_whole_and_is_verified(server: Server, folders: Folders) -> None:
     server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY))
     seen: list[Progress] = []
     assert fetch(_item(), folders, True, seen.append, mirror=server.address + "/") == _place(folders)
-    assert _place(folders).read_bytes() == BODY and _left(folders) == ["renamed.bin"]
+    assert _place(folders).read_bytes() == BODY and left(folders) == ["renamed.bin"]
     assert [one.done for one in seen] == sorted({one.done for one in seen}) and len(seen) > 1
     assert (seen[-1].done, seen[-1].total, seen[-1].file, seen[-1].files) == (len(BODY), len(BODY), "renamed.bin", 1)
     assert is_there(_item(), folders) and describe_state(_item(), folders) == "there"
@@ -107,6 +76,17 @@ def test_a_broken_connection_is_resumed(server: Server, folders: Folders, ranges
     assert starts[0] > 0 and (starts[0] < starts[1] if ranges else starts)
 
 
+def test_a_server_that_is_busy_is_asked_again(server: Server, folders: Folders) -> None:
+    server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY, failing=[503, 429, 502]))
+    fetch(_item(), folders, True, mirror=server.address)
+    assert _place(folders).read_bytes() == BODY
+    _place(folders).unlink()
+    server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY, failing=[503] * 5))
+    with pytest.raises(ServerError, match="HTTP 503"):
+        fetch(_item(), folders, True, mirror=server.address)
+    assert len(server.ranges) == 4 + transfer.TRIES
+
+
 def test_a_later_call_goes_on_where_the_first_was_stopped(server: Server, folders: Folders) -> None:
     server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY))
     stop = threading.Event()
@@ -117,7 +97,7 @@ def test_a_later_call_goes_on_where_the_first_was_stopped(server: Server, folder
     assert 0 < size < len(BODY) and not _place(folders).exists()
     fetch(_item(), folders, True, mirror=server.address)
     assert server.ranges == ["", f"bytes={size}-"] and _place(folders).read_bytes() == BODY
-    assert _left(folders) == ["renamed.bin"]
+    assert left(folders) == ["renamed.bin"]
 
 
 def test_a_part_of_another_version_is_not_continued(server: Server, folders: Folders) -> None:
@@ -128,7 +108,7 @@ def test_a_part_of_another_version_is_not_continued(server: Server, folders: Fol
     assert len(list(folders.own.glob("*.part"))) == 1
     content.body, content.cut = BODY, []
     fetch(item, folders, True, mirror=server.address)
-    assert server.ranges[-1] == "" and _place(folders).read_bytes() == BODY and _left(folders) == ["renamed.bin"]
+    assert server.ranges[-1] == "" and _place(folders).read_bytes() == BODY and left(folders) == ["renamed.bin"]
 
 
 def test_a_part_longer_than_the_file_is_begun_anew(server: Server, folders: Folders) -> None:
@@ -149,7 +129,7 @@ def test_a_wrong_checksum_leaves_nothing(server: Server, folders: Folders, item:
     server.hub(REPOSITORY, "sub/adapter.bin", Content(wrong, announced=SHA256))
     with pytest.raises(ChecksumError, match="not the published file"):
         fetch(item, folders, True, mirror=server.address)
-    assert _left(folders) == []
+    assert left(folders) == []
 
 
 def test_another_file_on_the_server_is_refused_before_a_byte_is_sent(server: Server, folders: Folders) -> None:
@@ -157,14 +137,14 @@ def test_another_file_on_the_server_is_refused_before_a_byte_is_sent(server: Ser
     for item in (_item(), _item(None), _item(sha256="")):
         with pytest.raises(ChecksumError, match="another file now"):
             fetch(item, folders, True, mirror=server.address)
-    assert not server.ranges and _left(folders) == []
+    assert not server.ranges and left(folders) == []
 
 
 def test_a_server_that_sends_more_than_it_announced_is_cut_off(server: Server, folders: Folders) -> None:
     server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY, lfs=False, size=1000))
     with pytest.raises(ChecksumError, match="sends more than 1000 bytes"):
         fetch(_item(None, ""), folders, True, mirror=server.address)
-    assert _left(folders) == []
+    assert left(folders) == []
 
 
 def test_files_outside_lfs_have_no_checksum_but_a_size(server: Server, folders: Folders) -> None:
@@ -187,14 +167,14 @@ def test_refusals_have_their_remedy(
 ) -> None:
     server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY, status=status))
     server.release(ZIP, Content(BODY, status=status))
-    for item in (_item(), _pack()):
+    for item in (_item(), small_pack()):
         with pytest.raises(error, match=match):
             fetch(item, folders, True, mirror=server.address)
-    assert _left(folders) == []
+    assert left(folders) == []
 
 
 def test_nobody_answers(folders: Folders) -> None:
-    for item in (_item(), _pack()):
+    for item in (_item(), small_pack()):
         with pytest.raises(ServerError, match="cannot be reached"):
             fetch(item, folders, True, mirror="http://127.0.0.1:9")
 
@@ -206,7 +186,7 @@ def test_a_full_disk_is_told_before(server: Server, folders: Folders, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, fetching.SPARE + len(BODY) + 1))
     fetch(_item(), folders, True, mirror=server.address)  # just enough
     with pytest.raises(DiskFullError, match="MB more"):  # a zip needs its content's room too
-        fetch(_pack(), folders, True, mirror=server.address)
+        fetch(small_pack(), folders, True, mirror=server.address)
     assert server.ranges == [""]
 
 
@@ -237,7 +217,7 @@ def test_a_disk_that_fills_up_keeps_the_part(server: Server, folders: Folders, m
         with pytest.raises(DiskFullError, match=r"free some space.*what has arrived is kept"):
             fetch(_item(), folders, True, mirror=server.address)
     (part,) = folders.own.glob("*.part")
-    assert part.read_bytes() == BODY[:room] and _left(folders) == [part.name]
+    assert part.read_bytes() == BODY[:room] and left(folders) == [part.name]
     fetch(_item(), folders, True, mirror=server.address)
     assert server.ranges[-1] == f"bytes={room}-" and _place(folders).read_bytes() == BODY
 
@@ -281,78 +261,6 @@ def test_two_at_once_fetch_once(server: Server, folders: Folders) -> None:
     for thread in threads:
         thread.join(60)
     assert not failures and len(server.ranges) == 1 and _place(folders).read_bytes() == BODY
-
-
-def _zip(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("inner", ["", "small/", "a/b/"])
-def test_a_pack_is_unpacked_where_it_is_found(server: Server, folders: Folders, face_pack: Path, inner: str) -> None:
-    """antelopev2.zip holds a folder of its own; the result is the same."""
-    files = {file.name: file.read_bytes() for file in face_pack.glob("*.onnx")}
-    recogniser = next(file for file in face_pack.glob("*.onnx") if kind_of(file) == "recogniser")
-    others = {"__MACOSX/._a.onnx": b"junk", "README.txt": b"text", "empty/": b""}
-    server.release(ZIP, Content(_zip({inner + name: body for name, body in files.items()} | others)))
-    item = _pack()
-    inside = {recogniser.name: hashlib.sha256(recogniser.read_bytes()).hexdigest()}
-    item = dataclasses.replace(item, files=(dataclasses.replace(item.files[0], inside=inside),))
-    folder = fetch(item, folders, True, mirror=server.address)
-    assert folder == folders.models / "insightface" / "models" / "small"
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
-    pack = find_pack("small", folders.packs)
-    assert pack.folder == folder and pack.recogniser.name == recogniser.name
-    assert sorted(p.name for p in folder.parent.iterdir()) == ["small"]  # no zip, no part
-    asked = len(server.seen)
-    assert fetch(item, folders, True, mirror=server.address) == folder and len(server.seen) == asked
-    (folder / recogniser.name).write_bytes(b"another")
-    with pytest.raises(ChecksumError, match="never overwrites"):
-        fetch(item, folders, True, mirror=server.address)
-
-
-def _flipped(data: bytes) -> bytes:
-    place = data.index(b"content") + 2
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-
-
-BAD_ZIPS = {
-    "no zip": (b"<html>not found</html>", "damaged"),
-    "cut short": (_zip({"rec.onnx": bytes(10_000)})[:-30], "damaged"),
-    "a flipped bit": (_flipped(_zip({"rec.onnx": b"content" * 100}, zipfile.ZIP_STORED)), "damaged"),
-    "up": (_zip({"../rec.onnx": b"x"}), "leads outside"),
-    "up, Windows": (_zip({"a\\..\\..\\rec.onnx": b"x"}), "leads outside"),
-    "absolute": (_zip({"/tmp/rec.onnx": b"x"}), "leads outside"),
-    "a drive": (_zip({"C:/rec.onnx": b"x"}), "leads outside"),
-    "twice": (_zip({"a/rec.onnx": b"x", "b/REC.onnx": b"y"}), "twice"),
-    "nothing": (_zip({"rec.txt": b"x"}), "no ONNX"),
-    "many": (_zip({f"{n}.onnx": b"x" for n in range(101)}), "101 entries"),
-    "another": (_zip({"rec.onnx": b"x"}), "sha256"),
-    "without it": (_zip({"other.onnx": b"x"}), "nothing"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_ZIPS)
-def test_bad_zips_leave_nothing(server: Server, folders: Folders, name: str, tmp_path: Path) -> None:
-    body, match = BAD_ZIPS[name]
-    server.release(ZIP, Content(body))
-    with pytest.raises(ChecksumError, match=match):
-        fetch(_pack(sha256="0" * 64), folders, True, mirror=server.address)
-    assert _left(folders) == []
-    assert not list(tmp_path.rglob("*.onnx")) and not list((folders.models / "insightface" / "models").iterdir())
-
-
-def test_a_zip_bomb_is_refused_by_what_it_claims(
-    server: Server, folders: Folders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("facesnap.download.unpack.MOST_UNPACKED", 1 << 20)
-    server.release(ZIP, Content(_zip({"rec.onnx": bytes(2 << 20)})))
-    with pytest.raises(ChecksumError, match="unpacked"):
-        fetch(_pack(), folders, True, mirror=server.address)
-    assert _left(folders) == []
 
 
 SCRIPT = """

@@ -7,18 +7,17 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from facesnap.cli import main
-from facesnap.download import catalogue, jobs, transfer
+from facesnap.download import catalogue, jobs
 from facesnap.download.catalogue import File, Item
 from facesnap.download.jobs import DONE, FAILED, RUNNING, Downloads, table
 from facesnap.errors import LicenceError, SettingsError
 from facesnap.webui.folders import Folders
-from tests.download.server import Content, Server, serving
+from tests.download.server import Content, Server
 
 BODY = bytes(range(256)) * 4000
 
@@ -29,10 +28,8 @@ def folders(tmp_path: Path) -> Folders:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """With a catalogue of two items, one of which the server has otherwise."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(transfer, "PAUSE", 0)
     sha256 = hashlib.sha256(BODY).hexdigest()
     good = (File("a.bin", "FaceSnap/a.bin", 1, len(BODY), sha256), File("b.bin", "clip_vision/b.bin", 1))
     items = (
@@ -41,11 +38,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     )
     for module in (catalogue, jobs):
         monkeypatch.setattr(module, "CATALOGUE", items)
-    with serving() as server:
-        server.hub("some/Good", "a.bin", Content(BODY))
-        server.hub("some/Good", "b.bin", Content(BODY[::-1]))
-        server.hub("some/Bad", "a.bin", Content(BODY))
-        yield server
+    server.hub("some/Good", "a.bin", Content(BODY))
+    server.hub("some/Good", "b.bin", Content(BODY[::-1]))
+    server.hub("some/Bad", "a.bin", Content(BODY))
+    return server
 
 
 def test_a_download_is_started_watched_and_done(server: Server, folders: Folders) -> None:
