@@ -84,13 +84,13 @@ def fetch(url: str, name: str, *, local: bool = False, agent: str = "", network:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one that anybody on the internet means by it; those that wrap another count as both."""
+    """Whether anybody on the internet means the same by an address; one that wraps an IPv4 address counts as that."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        inner = [one for one in (address.sixtofour, *(address.teredo or ())) if one is not None]
         if address in _NAT64:
-            inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        inner = [one for one in (address.sixtofour, *(address.teredo or ())) if one is not None]
         if address.is_site_local or not all(map(is_public, inner)):
             return False
     odd = address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
@@ -198,7 +198,7 @@ def _hang_up(sock: socket.socket) -> None:
 
 def _wrong_url(name: str) -> PictureError:
     return PictureError(
-        f"{name} is not at an address that can be used.",
+        f"The address of {name} cannot be used.",
         expected=f"http:// or https://, without a password, at most {LONGEST} characters",
         remedy="correct the address",
     )

@@ -9,12 +9,13 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
-from facesnap.errors import FaceSnapError, NameTakenError, UnknownIdentityError, refusal
+from facesnap.errors import FaceSnapError, NameTakenError, SettingsError, UnknownIdentityError, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def guarded(known: Mapping[bytes, bytes], most: int = MOST_BODY) -> type[APIRout
 async def bounded_body(request: Request, most: int) -> bytes:
     """A request's body. Raises HTTPException 413 as soon as it is known to be too long, before it is all read."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > most:
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
         raise _too_long(most)
     body = bytearray()
     async for part in request.stream():
@@ -106,8 +107,12 @@ def answer(error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first.get("loc", ()))
-        text = f"{where}: {first.get('msg', 'wrong')}. Expected: what docs/api.md says of this route."
-        return _reply(422, text)
+        wrong = SettingsError(
+            f"{where}: {first.get('msg', 'wrong')}",
+            expected="a JSON object with the keys of this route (Content-Type: application/json)",
+            remedy="correct the request",
+        )
+        return _reply(422, str(wrong))
     logger.error("a FaceSnap route failed", exc_info=error)
     return _reply(500, f"FaceSnap made a mistake ({type(error).__name__}); the WebUI's log has the details.")
 

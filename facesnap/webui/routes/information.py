@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from facesnap.attach import read_topology
+from facesnap.errors import FaceSnapError
 from facesnap.version import __version__
 from facesnap.webui.model import VERSION
 from facesnap.webui.model_list import Entry, entries
@@ -29,7 +31,8 @@ def add(router: APIRouter, service: Service) -> None:
 
     @router.get("/models", summary="Adapters on this machine")
     def get_models() -> Response:
-        return JSONResponse({"adapters": [_adapter(one) for one in entries(service.folders())]})
+        found = entries(service.folders(), _loaded_base(service))
+        return JSONResponse({"adapters": [_adapter(entry) for entry in found]})
 
     @router.get("/results", summary="Ids of the last generations, the newest first")
     def get_results() -> Response:
@@ -48,9 +51,18 @@ def add(router: APIRouter, service: Service) -> None:
         return JSONResponse(found.json())
 
 
+def _loaded_base(service: Service) -> str | None:
+    """Of the checkpoint that is loaded; None where there is none that FaceSnap can use."""
+    try:
+        return read_topology(service.host().live_unet()).base
+    except FaceSnapError:
+        return None
+
+
 def _adapter(entry: Entry) -> dict[str, Any]:
+    needs = [{"what": need.what, "there": need.there, "download": need.download or None} for need in entry.needs]
     return {
-        "name": entry.name, "title": entry.title, "family": entry.family, "base": entry.base, "bytes": entry.size,
-        "defaults": dict(entry.defaults), "hint": entry.hint, "needs": [str(need) for need in entry.needs],
+        "name": entry.name, "title": entry.title, "family": entry.family, "base": entry.base, "fits": entry.fits,
+        "bytes": entry.size, "defaults": dict(entry.defaults), "hint": entry.hint, "needs": needs,
         "licence": entry.licence, "note": entry.note,
     }  # fmt: skip
