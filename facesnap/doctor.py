@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from facesnap.errors import FaceSnapError
-from facesnap.faces.encoder_files import SOURCES, SUFFIXES, encoder_parents
+from facesnap.checkpoints.recipes import EVA_TOWER
+from facesnap.errors import EncoderError, FaceSnapError
+from facesnap.faces.encoder_files import SOURCES, SUFFIXES, encoder_parents, find_encoder
+from facesnap.faces.grey_face import PARSER_FILES, find_parser, parser_folders
 from facesnap.faces.packs import PACK_SOURCES, RESEARCH_ONLY, installed_packs, pack_parents
 from facesnap.version import __version__
 
@@ -86,6 +88,7 @@ def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = No
         *providers(),
         *packs(model_dirs),
         *encoders(model_dirs),
+        *pulid(model_dirs),
     ]
 
 
@@ -216,6 +219,31 @@ def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
             NOTE,
             "no image encoder in models/clip_vision or models/CLIP",
             f"needed for adapters that use CLIP: {SOURCES['vit-h']}",
+        )
+
+
+def pulid(model_dirs: Iterable[str]) -> Iterator[Finding]:
+    """What PuLID needs beyond its adapter: its image tower, and better with a face-parsing network."""
+    model_dirs, tower = list(model_dirs), EVA_TOWER.lower()
+    try:
+        file = find_encoder(tower, model_dirs)
+        yield Finding(OK, f"PuLID's image tower {file} ({file.stat().st_size / 1e6:.0f} MB)")
+    except EncoderError:
+        yield Finding(
+            NOTE,
+            f"no image tower of PuLID ({EVA_TOWER}) was found",
+            f"needed for PuLID only: put the file of {SOURCES[tower]} into models/clip_vision",
+        )
+    parser = find_parser(model_dirs)
+    if parser is not None:
+        yield Finding(OK, f"face-parsing network {parser}")
+    else:
+        yield Finding(
+            NOTE,
+            f"no face-parsing network ({' or '.join(PARSER_FILES)}) in: "
+            f"{', '.join(map(str, parser_folders(model_dirs))) or 'no model folder is known'}",
+            "used by PuLID only, which else cuts the background of photos off by an ellipse: put "
+            "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth into one of them",
         )
 
 

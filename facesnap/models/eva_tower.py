@@ -116,8 +116,7 @@ class EvaTower(nn.Module):
     def __init__(self, config: EvaConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, c.width, c.patch, c.patch)
+        self.patch_embed = Patches(c.width, c.patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + c.grid**2, c.width))
         self.blocks = nn.ModuleList(EvaBlock(c.width, c.ff) for _ in range(c.layers))
@@ -140,7 +139,7 @@ class EvaTower(nn.Module):
                 expected=f"(B, 3, {side}, {side}) and levels from 1 to {self.config.layers}",
                 remedy="use the tower that the adapter was trained with",
             )
-        x = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2)  # (B, W, g, g) -> (B, P, W)
+        x = self.patch_embed(pixels)  # (B, P, W)
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1) + self.pos_embed  # (B, 1 + P, W)
         cos, sin = rotations(self.config.grid, x.device)
         hidden = {}
@@ -150,6 +149,17 @@ class EvaTower(nn.Module):
                 hidden[n] = x
         vector = self.head(self.norm(x[:, 0]))  # (B, projection)
         return TowerOutput(hidden, vector / torch.linalg.vector_norm(vector, dim=-1, keepdim=True))
+
+
+class Patches(nn.Module):
+    """Pictures (B, 3, S, S) -> patches (B, P, W), row by row."""
+
+    def __init__(self, width: int, side: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, side, side)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.proj(pixels).flatten(2).transpose(1, 2)  # (B, W, grid, grid) -> (B, P, W)
 
 
 class EvaBlock(nn.Module):

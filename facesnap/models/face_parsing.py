@@ -65,9 +65,7 @@ class _Residual(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.downsample(x) + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
@@ -80,10 +78,10 @@ class _ResNet18(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        widths = (64, 64, 128, 256, 512)
-        for n in range(1, 5):
-            first = _Residual(widths[n - 1], widths[n], 1 if n == 1 else 2)
-            setattr(self, f"layer{n}", nn.Sequential(first, _Residual(widths[n], widths[n], 1)))
+        self.layer1 = nn.Sequential(_Residual(64, 64, 1), _Residual(64, 64, 1))
+        self.layer2 = nn.Sequential(_Residual(64, 128, 2), _Residual(128, 128, 1))
+        self.layer3 = nn.Sequential(_Residual(128, 256, 2), _Residual(256, 256, 1))
+        self.layer4 = nn.Sequential(_Residual(256, 512, 2), _Residual(512, 512, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
@@ -165,6 +163,17 @@ class BiSeNet(Parser):
         return F.interpolate(scores, x.shape[2:], mode="bilinear", align_corners=True)
 
 
+class _Norm(nn.Module):
+    """Batch norm, one name deeper, as the file has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
 class _Layer(nn.Module):
     """ParseNet's convolution: scale, mirrored padding, 3 x 3, and batch norm where asked for."""
 
@@ -172,15 +181,12 @@ class _Layer(nn.Module):
         super().__init__()
         self.scale = scale
         self.conv2d = nn.Conv2d(inputs, outputs, 3, 2 if scale == "down" else 1, bias=not norm)
-        self.norm = nn.Module()
-        if norm:
-            self.norm.norm = nn.BatchNorm2d(outputs)
+        self.norm: nn.Module = _Norm(outputs) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
-        x = self.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"))
-        return self.norm.norm(x) if hasattr(self.norm, "norm") else x
+        return self.norm(self.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect")))
 
 
 class _Step(nn.Module):

@@ -173,6 +173,11 @@ class Settings:
         Choice(("both", "first", "second")), "both", "Passes",
         "With hires. fix: act in both passes, the first or the second alone.", infotext="hires pass",
     )  # fmt: skip
+    model_card: bool = setting(
+        Switch(), False, "Match the model card",
+        "Prepare photos and mix tokens as the adapter's official example does, where FaceSnap does it better: for "
+        "comparisons.", infotext="model card",
+    )  # fmt: skip
     on_error: str | None = setting(
         Choice(("stop", "skip")), None, "If FaceSnap cannot act",
         "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext. Not given: as the "
