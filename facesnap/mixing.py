@@ -52,9 +52,9 @@ def check_identity(adapter: Adapter, identity: Identity) -> None:
 def needed_encoder(adapter: Adapter, encoder: FaceEncoder | None) -> FaceEncoder:
     """The encoder of an adapter that looks at faces; EncoderError without one."""
     if encoder is None:
-        what = "image tower" if isinstance(adapter.mixer, PulidMixer) else "CLIP image encoder"
+        what = "an image tower" if isinstance(adapter.mixer, PulidMixer) else "a CLIP image encoder"
         raise EncoderError(
-            f"The adapter {adapter.spec.name!r} needs a {what}, and none was given.",
+            f"The adapter {adapter.spec.name!r} needs {what}, and none was given.",
             expected=adapter.spec.encoder_name or "the encoder that it was trained with",
             remedy="give --encoder FILE; `facesnap doctor` lists those of this machine",
         )
