@@ -38,12 +38,13 @@ def tower_state(seed: int = 12, layers: int = LAYERS) -> State:
 
 
 def official(state: State) -> State:
-    """As EVA02_CLIP_L_336_psz14_s6B.pt has it: a whole CLIP in half precision, with rotation tables."""
-    rope = {f"blocks.{i}.attn.rope.freqs_{part}": torch.ones(GRID**2, 64) for i in range(2) for part in ("cos", "sin")}
-    visual = {f"visual.{name}": tensor for name, tensor in (state | rope).items()}
-    return {k: v.half() for k, v in (visual | {"text.token_embedding.weight": torch.ones(5, 3)}).items()} | {
-        "logit_scale": torch.tensor(4.6)
-    }
+    """As EVA02_CLIP_L_336_psz14_s6B.pt has it: a whole CLIP in half precision; all blocks share two rotation tables."""
+    visual = {f"visual.{name}": tensor.half() for name, tensor in state.items()}
+    for part in ("cos", "sin"):
+        table = torch.ones(576, 64).half()
+        visual |= {f"visual.blocks.{i}.attn.rope.freqs_{part}": table for i in range(24)}
+        visual[f"visual.rope.freqs_{part}"] = table
+    return visual | {"text.token_embedding.weight": torch.ones(5, 3).half(), "logit_scale": torch.tensor(4.6)}
 
 
 def timm_names(state: State, prefix: str = "") -> State:
