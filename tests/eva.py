@@ -1,4 +1,4 @@
-"""EVA02-CLIP's image tower: random files of the public layout in any size, and the formulas that ours is held against."""
+"""EVA02-CLIP's image tower: random files of the public layouts, and the formulas that ours is held against."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ def tower_shapes(width: int, layers: int, ff: int, patch: int, grid: int, vector
             out |= {f"{p}{norm}.weight": (size,), f"{p}{norm}.bias": (size,)}
         for name, rows, columns in (("w1", ff, width), ("w2", ff, width), ("w3", width, ff)):
             out |= {f"{p}mlp.{name}.weight": (rows, columns), f"{p}mlp.{name}.bias": (rows,)}
-    return out | {"norm.weight": (width,), "norm.bias": (width,), "head.weight": (vector, width), "head.bias": (vector,)}
+    return out | {
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+        "head.weight": (vector, width),
+        "head.bias": (vector,),
+    }
 
 
 def tower_state(seed: int = 12, layers: int = LAYERS) -> State:

@@ -61,8 +61,10 @@ def xl(tmp_path_factory: pytest.TempPathFactory, face_pack: Path, astronaut: np.
         image.reduce(2).save(photos[1])  # below the 1024 pixels to which the official example reduces photos
     halves = {name: tensor.half().float() for name, tensor in state.items()}
     reference = DiffusersHost.load(base, device="cpu")
-    return SimpleNamespace(base=base, host=host, reference=reference, states=states, files=files, tower=tower, halves=halves, pack=pack,
-                           photos=photos, analyser=FaceAnalyser(pack))  # fmt: skip
+    return SimpleNamespace(
+        base=base, host=host, reference=reference, states=states, files=files, tower=tower, halves=halves, pack=pack,
+        photos=photos, analyser=FaceAnalyser(pack),
+    )  # fmt: skip
 
 
 @pytest.fixture
