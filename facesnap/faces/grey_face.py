@@ -36,13 +36,8 @@ ELLIPSE = "ellipse"
 
 PARSER_FILES = ("parsing_bisenet.pth", "parsing_parsenet.pth")  # the first is what PuLID was trained with
 # Below a folder of models and below a WebUI, where face restorers and other extensions keep them.
-PARSER_PARENTS = ("FaceSnap", "facexlib", "GFPGAN", "Codeformer", "facedetection", "pulid", ".")
-WEBUI_PARENTS = (
-    "facexlib/weights",
-    "gfpgan/weights",
-    "repositories/CodeFormer/weights/facelib",
-    "extensions/sd-webui-controlnet/annotator/downloads/facexlib",
-)
+PARSER_PARENTS = ("FaceSnap", "facexlib", "GFPGAN", "Codeformer", "facedetection", ".")
+WEBUI_PARENTS = ("facexlib/weights", "gfpgan/weights", "repositories/CodeFormer/weights/facelib")
 
 
 def aligned_head(face: Face) -> np.ndarray:
