@@ -49,7 +49,16 @@ SOURCES = {
     "vit-h": "https://huggingface.co/h94/IP-Adapter (models/image_encoder/model.safetensors)",
     "vit-bigg": "https://huggingface.co/h94/IP-Adapter (sdxl_models/image_encoder/model.safetensors)",
     "vit-l": "https://huggingface.co/openai/clip-vit-large-patch14 (model.safetensors)",
+    "eva02-clip-l-14-336": "https://huggingface.co/QuanSun/EVA-CLIP (EVA02_CLIP_L_336_psz14_s6B.pt)",
 }
+# Names that encoders give themselves and that adapters therefore ask for -> keys of KNOWN.
+ALIASES = {
+    "vit-h/14 1280x32 proj1024": "vit-h",
+    "vit-bigg/14 1664x48 proj1280": "vit-bigg",
+    "vit-l/14 1024x24 proj768": "vit-l",
+}
+# Where the hub's client keeps what other programs have fetched with it: (repository, file).
+HUB_FILES = {"eva02-clip-l-14-336": ("QuanSun/EVA-CLIP", "EVA02_CLIP_L_336_psz14_s6B.pt")}
 # Attention heads are not in the tensors: by width, as published; any other width has heads of 64.
 HEADS_BY_WIDTH = {1280: 16, 1408: 16, 1664: 16}
 
@@ -242,7 +251,8 @@ def _config_beside(path: Path, width: int, layers: int) -> dict:
 
 
 def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike] = ()) -> Path:
-    """An encoder file by path, by the folder it is in, by file name, or as "vit-h", "vit-bigg", "vit-l".
+    """An encoder file by path, by the folder it is in, by file name, by a key of `KNOWN` such as "vit-h", or by
+    the name that an adapter asks for.
 
     Raises:
         EncoderError: it is in none of the usual places; says which, and where to download it.
@@ -252,7 +262,7 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
         return direct
     if direct.is_dir() and (file := _file_in(direct)):
         return file
-    key = str(name).lower()
+    key = ALIASES.get(str(name).lower(), str(name).lower())
     stems = [stem.lower() for stem in KNOWN.get(key, ())] + [key]
     parents = encoder_parents(model_dirs)
     for parent in parents:
@@ -267,6 +277,8 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
                 return entry
             if entry.is_dir() and entry.name.lower() in stems and (file := _file_in(entry)):
                 return file
+    if file := _in_hub_cache(key):
+        return file
     from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
 
     source = SOURCES.get(key, f"the encoder that the adapter names, for example {SOURCES['vit-h']}")
@@ -283,6 +295,13 @@ def encoder_parents(model_dirs: Iterable[str | os.PathLike] = ()) -> list[Path]:
     roots = model_roots(model_dirs)
     parents = [root / parent for root in roots for parent in (*ENCODER_PARENTS, ".")]
     return list(dict.fromkeys(parents + [root / ANNOTATOR_PARENT for root in webui_roots()]))
+
+
+def _in_hub_cache(key: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(*HUB_FILES[key]) if key in HUB_FILES else None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _file_in(folder: Path) -> Path | None:

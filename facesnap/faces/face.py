@@ -11,7 +11,7 @@ import numpy as np
 from facesnap.errors import NoFaceError, SettingsError
 from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
 
-CHOICES = ("largest", "leftmost", "central")
+CHOICES = ("largest", "leftmost", "central", "first")
 Choice = str | int
 # Variance of the Laplacian of a 112 px crop (grey 0..255) at which sharpness counts one half: a face that is
 # visibly out of focus lies below it, an ordinary portrait several times above.
@@ -134,6 +134,8 @@ def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
 def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
     """One of several faces: "largest", "leftmost", "central", or an index from the largest (0) down.
 
+    "first" is the one that the detector is surest of, which it lists first.
+
     Raises:
         NoFaceError: there are not so many faces.
         SettingsError: the choice is none of these.
@@ -155,6 +157,8 @@ def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
         return min(by_size, key=lambda face: float(face.box[0]))
     if choose == "central":
         return min(by_size, key=_distance_to_centre)
+    if choose == "first":
+        return max(faces, key=lambda face: face.score)
     raise SettingsError(
         f"Choice of face '{choose}'.",
         expected=f"{', '.join(CHOICES)} or an index.",

@@ -89,6 +89,18 @@ def read_picture(source: PictureSource, *, name: str | None = None) -> np.ndarra
     )
 
 
+def reduced(pixels: np.ndarray, longest: int | None) -> np.ndarray:
+    """A picture (H, W, 3) with at most so many pixels on its longer side; as it is where that is None."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    if longest is None or max(height, width) <= longest:
+        return pixels
+    factor = longest / max(height, width)
+    size = (max(1, int(width * factor)), max(1, int(height * factor)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
+
+
 def _from_path(path: Path, name: str) -> np.ndarray:
     try:
         with path.open("rb") as stream:

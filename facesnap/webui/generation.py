@@ -94,7 +94,7 @@ def after_picture(p: Any, image: Any) -> None:
     job: Job | None = getattr(p, "facesnap_job", None)
     if job is None or job.p is not p or not job.score:
         return
-    people = [seen.identity for seen in job.prepared.people]
+    people = [known.identity for known in job.prepared.people]
     found = tuple(job.prepared.studio.similarity(image, identity) for identity in people)
     for n, similarity in enumerate(found, 1):
         job.result.score(n, len(job.similarity), similarity)

@@ -182,6 +182,16 @@ class Settings:
         Choice(("both", "first", "second")), "both", "Passes",
         "With hires. fix: act in both passes, the first or the second alone.", infotext="hires pass",
     )  # fmt: skip
+    pulid_mode: str = setting(
+        Choice(("fidelity", "style")), "fidelity", "PuLID mode",
+        "fidelity: the most alike. style: leaves more of the prompt's style. Only PuLID's adapters use it.",
+        infotext="PuLID mode",
+    )  # fmt: skip
+    model_card: bool = setting(
+        Switch(), False, "Match the model card",
+        "Prepare photos and mix tokens as the adapter's official example does, where FaceSnap does it better: for "
+        "comparisons.", infotext="model card",
+    )  # fmt: skip
     on_error: str | None = setting(
         Choice(("stop", "skip")), None, "If FaceSnap cannot act",
         "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext. Not given: as the "

@@ -15,11 +15,12 @@ from facesnap.checkpoints.registry import NATIVE, load_adapter
 from facesnap.download.catalogue import advice
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
-from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
 from facesnap.faces.recognisers import RECOGNISERS, require_named
-from facesnap.faces.sighting import Seen
+from facesnap.faces.seen import FaceEncoder
+from facesnap.faces.sighting import Known
+from facesnap.faces.tower import load_encoder
 from facesnap.hosts.webui import Parts
 from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
 from facesnap.webui.folders import Folders, find_adapter, list_adapters
@@ -42,7 +43,7 @@ class Prepared:
 
     parts: Parts
     studio: Studio
-    people: tuple[Seen, ...]
+    people: tuple[Known, ...]
     doubts: tuple[tuple[str, ...], ...]
 
 
@@ -64,7 +65,7 @@ class Studios:
         self.folders, self.options, self.cache_bytes = folders, options, cache_bytes
         self._studio: tuple[tuple[Any, ...], Studio] | None = None
         self._analyser: tuple[tuple[Path, str], FaceAnalyser] | None = None
-        self._encoder: tuple[tuple[Path, int], ImageEncoder] | None = None
+        self._encoder: tuple[tuple[Path, int], FaceEncoder] | None = None
         self._lock = threading.RLock()
 
     def prepare(
@@ -81,8 +82,12 @@ class Studios:
         settings.require_people()
         with self._lock:
             studio = self.studio(settings.adapter, topology, _sees_faces(settings))
-            known = [self.seen(studio, person, n) for n, person in enumerate(settings.people, 1)]
-            wanted = [person_settings(person, n, studio.adapter, init) for n, person in enumerate(settings.people, 1)]
+            card = settings.model_card
+            known = [self.known(studio, person, n, card) for n, person in enumerate(settings.people, 1)]
+            wanted = [
+                person_settings(settings, person, n, studio.adapter, init)
+                for n, person in enumerate(settings.people, 1)
+            ]
             return _prepared(studio, known, wanted, Speed(settings.speed), size)
 
     def studio(self, name: str, topology: Topology, sees_faces: bool = True) -> Studio:
@@ -115,12 +120,12 @@ class Studios:
             logger.info("%s", error)
             return None
 
-    def seen(self, studio: Studio, person: Person, number: int) -> Seen:
+    def known(self, studio: Studio, person: Person, number: int, match_model_card: bool = False) -> Known:
         """Who a person of the settings is: photos are analysed once as long as they are the same."""
         if person.identity:
-            return Seen(IdentityStore(self.folders().identities).load(person.identity))
+            return Known(IdentityStore(self.folders().identities).load(person.identity))
         pictures, names = reference_pictures(person, number)
-        return studio.seen(pictures, face_choice(person), f"person {number}", names)
+        return studio.known(pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card)
 
     def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:
         """The analyser of the pack that the settings page names or, for an adapter, of one with its recogniser.
@@ -164,14 +169,14 @@ class Studios:
             )
         return min(fitting, key=_preference).path
 
-    def _encoder_of(self, adapter: Adapter) -> ImageEncoder | None:
+    def _encoder_of(self, adapter: Adapter) -> FaceEncoder | None:
         if not adapter.mixer.config.clip_levels:
             return None
         file = encoder_of(adapter.spec.encoder, adapter.spec.encoder_name, self.folders().packs)
         key = (file, file.stat().st_mtime_ns)
         if self._encoder is None or self._encoder[0] != key:
             self._encoder = None
-            self._encoder = (key, ImageEncoder.load(file))
+            self._encoder = (key, load_encoder(file, self.folders().packs))
         return self._encoder[1]
 
 
@@ -184,21 +189,21 @@ def _sees_faces(settings: Settings) -> bool:
 
 
 def _prepared(
-    studio: Studio, known: Sequence[Seen], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
+    studio: Studio, everybody: Sequence[Known], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
 ) -> Prepared:
     people, structures, doubts = [], [], []
     net = studio.adapter.ffrnet
-    for seen, one in zip(known, wanted, strict=True):
-        people.append(studio.conditioning(seen.identity, one))
-        doubtful = [doubt for sighting in seen.sightings for doubt in sighting.quality.doubts]
+    for known, one in zip(everybody, wanted, strict=True):
+        people.append(studio.conditioning(known.identity, one))
+        doubtful = [doubt for sighting in known.sightings for doubt in sighting.quality.doubts]
         if net is not None:
-            structure = studio.structure(seen.identity, one, size, "cpu", net.dtype)
-            shape = studio.shape(seen.identity, one, size)
+            structure = studio.structure(known.identity, one, size, "cpu", net.dtype)
+            shape = studio.shape(known.identity, one, size)
             structures += [] if structure is None else [structure]
             doubtful += [] if shape is None else shape.doubts
         doubts.append(tuple(dict.fromkeys(doubtful)))
     parts = Parts(people, structures, speed, studio.loras(wanted))
-    return Prepared(parts, studio, tuple(known), tuple(doubts))
+    return Prepared(parts, studio, tuple(everybody), tuple(doubts))
 
 
 def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
