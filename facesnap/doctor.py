@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
-from facesnap.checkpoints.recipes import EVA_TOWER, RECIPES
+from facesnap.checkpoints.recipes import RECIPES
 from facesnap.download.catalogue import BASES, CATALOGUE, advice, for_family
-from facesnap.errors import EncoderError, FaceSnapError
-from facesnap.faces.encoder_files import SUFFIXES, encoder_parents, find_encoder
+from facesnap.errors import FaceSnapError
+from facesnap.faces.encoder_files import SUFFIXES, encoder_parents
 from facesnap.faces.grey_face import PARSER_FILES, find_parser, parser_folders
 from facesnap.faces.packs import installed_packs, model_roots, pack_parents, webui_roots
 from facesnap.version import __version__
@@ -93,7 +93,7 @@ def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = No
         *packs(model_dirs),
         *encoders(model_dirs),
         *weights(model_dirs),
-        *pulid(model_dirs),
+        *parsers(model_dirs),
     ]
 
 
@@ -256,29 +256,20 @@ def weights(model_dirs: Iterable[str]) -> Iterator[Finding]:
         yield Finding(NOTE, f"{title}: {', '.join(lacks)} missing", f"facesnap download {' '.join(names)}{where}")
 
 
-def pulid(model_dirs: Iterable[str]) -> Iterator[Finding]:
-    """What PuLID needs beyond its adapter: its image tower, and better with a face-parsing network."""
-    model_dirs, tower = list(model_dirs), EVA_TOWER.lower()
-    try:
-        file = find_encoder(tower, model_dirs)
-        yield Finding(OK, f"PuLID's image tower {file} ({file.stat().st_size / 1e6:.0f} MB)")
-    except EncoderError:
-        yield Finding(
-            NOTE,
-            f"no image tower of PuLID ({EVA_TOWER}) was found",
-            f"needed for PuLID only: {advice(tower, '')}",
-        )
-    parser = find_parser(model_dirs)
-    if parser is not None:
-        yield Finding(OK, f"face-parsing network {parser}")
-    else:
-        yield Finding(
-            NOTE,
-            f"no face-parsing network ({' or '.join(PARSER_FILES)}) in: "
-            f"{', '.join(map(str, parser_folders(model_dirs))) or 'no model folder is known'}",
-            "used by PuLID only, which else cuts the background of photos off by an ellipse: put "
-            "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth into one of them",
-        )
+def parsers(model_dirs: Iterable[str]) -> Iterator[Finding]:
+    """The face-parsing network, with which PuLID sees better."""
+    model_dirs = list(model_dirs)
+    file = find_parser(model_dirs)
+    if file is not None:
+        yield Finding(OK, f"face-parsing network {file}")
+        return
+    yield Finding(
+        NOTE,
+        f"no face-parsing network ({' or '.join(PARSER_FILES)}) in: "
+        f"{', '.join(map(str, parser_folders(model_dirs))) or 'no model folder is known'}",
+        "used by PuLID only, which else cuts the background of photos off by an ellipse: put "
+        "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth into one of them",
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

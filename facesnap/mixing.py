@@ -13,9 +13,9 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.recipes import PULID_MODES, ModelCard
 from facesnap.errors import EncoderError, IdentityMismatchError, SettingsError
 from facesnap.faces.encoder import ImageEncoder
+from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.recognisers import require_named
-from facesnap.faces.seen import FaceEncoder
 from facesnap.models.layers import TokenGroup
 from facesnap.models.mixers import Mixer
 from facesnap.models.pulid import PulidMixer

@@ -28,10 +28,10 @@ from facesnap.checkpoints.recipes import PULID_MODES, ModelCard, card_of
 from facesnap.errors import NoFaceError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.face import Choice, choose_face
+from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture, reduced
-from facesnap.faces.seen import FaceEncoder
-from facesnap.faces.sighting import Known, Sighting
+from facesnap.faces.sighting import Seen, Sighting
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.basis import Basis
 from facesnap.mixing import check_encoder_kind, check_identity, mix, needed_encoder, rule_of
@@ -140,20 +140,20 @@ class Studio:
         photos: Sequence[Path | np.ndarray],
         choose: Choice = "largest",
         name: str = "unnamed",
+        names: Sequence[str] = (),
         match_model_card: bool = False,
     ) -> Identity:
-        """Who is on these photos; see `known`."""
-        return self.known(photos, choose, name, match_model_card=match_model_card).identity
+        """Who is on these photos (files, or RGB arrays); see `seen`."""
+        return self.seen(photos, choose, name, names, match_model_card).identity
 
-    def known(
+    def seen(
         self,
         photos: Sequence[Path | np.ndarray],
         choose: Choice = "largest",
         name: str = "unnamed",
         names: Sequence[str] = (),
-        *,
         match_model_card: bool = False,
-    ) -> Known:
+    ) -> Seen:
         """Who is on these photos, and what was seen; found again without any work where nothing has changed.
 
         Args:
@@ -165,35 +165,30 @@ class Studio:
             PackError: no analyser. PictureError, NoFaceError: a photo cannot be used.
             IdentityMismatchError: the analyser's recogniser is not the adapter's.
         """
-        analyser, card = self._needed_analyser(), self._card(match_model_card)
-        levels = self.adapter.mixer.config.clip_levels
-        encoder = needed_encoder(self.adapter, self.encoder) if levels else None
-        if card.face != "largest" and choose == "largest":  # another choice was asked for, and is another person
-            choose = card.face
-        called = list(names) or [f"picture {n}" if isinstance(one, np.ndarray) else str(one)
-                                 for n, one in enumerate(photos, 1)]  # fmt: skip
-        key = ("identity", tuple(map(self._digests, photos)), choose, name, tuple(called), analyser.recogniser, card)
-
-        def make() -> Known:
-            pictures = [reduced(read_picture(one, name=n), card.longest) for one, n in zip(photos, called, strict=True)]
-            found = [analyser.faces(picture, name=n) for picture, n in zip(pictures, called, strict=True)]
-            faces = [choose_face(one, choose) for one in found]
-            landmarks = None if self.adapter.ffrnet is None else self._shapes.landmarks(faces)
-            identity = Identity.from_faces(faces, encoder, levels or (), name=name, landmarks=landmarks, bgr=card.bgr)
-            return Known(identity, tuple(map(Sighting.of, faces, found)))
-
-        known: Known = self._cache.get(key, make, lambda one: _identity_bytes(one.identity))
-        self.check(known.identity)
-        return known
-
-    def _needed_analyser(self) -> FaceAnalyser:
         if self.analyser is None:
             raise PackError(
                 "Photos were given, but no face-analysis pack.",
                 expected="a pack, to find and embed faces",
                 remedy="give --pack, or a saved identity instead of photos",
             )
-        return self.analyser
+        analyser, levels, card = self.analyser, self.adapter.mixer.config.clip_levels, self._card(match_model_card)
+        encoder = needed_encoder(self.adapter, self.encoder) if levels else None
+        if card.face != "largest" and choose == "largest":  # another choice was asked for, and is another person
+            choose = card.face
+        key = ("identity", tuple(map(self._digests, photos)), choose, name, tuple(names), analyser.recogniser, card)
+
+        def make() -> Seen:
+            called: Sequence[str | None] = names or [str(p) if isinstance(p, Path) else None for p in photos]
+            pixels = [reduced(read_picture(p, name=n), card.longest) for p, n in zip(photos, called, strict=True)]
+            found = [analyser.faces(p, name=n) for p, n in zip(pixels, called, strict=True)]
+            faces = [choose_face(one, choose) for one in found]
+            landmarks = None if self.adapter.ffrnet is None else self._shapes.landmarks(faces)
+            identity = Identity.from_faces(faces, encoder, levels or (), name, landmarks=landmarks, bgr=card.bgr)
+            return Seen(identity, tuple(map(Sighting.of, faces, found)))
+
+        seen: Seen = self._cache.get(key, make, lambda one: _identity_bytes(one.identity))
+        self.check(seen.identity)
+        return seen
 
     def _card(self, match: bool) -> ModelCard:
         """What the family's official example does otherwise; nothing where it is not to be followed."""

@@ -97,7 +97,7 @@ def _plus(title: str) -> Recipe:
     )
 
 
-def _pulid(title: str, cfg: float | None = None, *, joins: bool) -> Recipe:
+def _pulid(title: str, *, joins: bool, cfg: float | None = None) -> Recipe:
     return Recipe(
         title,
         pack="antelopev2",
@@ -111,8 +111,8 @@ def _pulid(title: str, cfg: float | None = None, *, joins: bool) -> Recipe:
         rule=PULID_MODES["fidelity"][0],
         zero_tokens=PULID_MODES["fidelity"][1],
         strength=0.8,
-        cfg=cfg,
         card=ModelCard(joins=joins, longest=1024),
+        cfg=cfg,
     )
 
 
@@ -134,7 +134,7 @@ RECIPES = {
         side=1016,  # at exactly 1024 watermarks of its training pictures show through
     ),
     "pulid-v1": _pulid("PuLID v1", joins=True),
-    "pulid-v1.1": _pulid("PuLID v1.1", cfg=7.0, joins=False),
+    "pulid-v1.1": _pulid("PuLID v1.1", joins=False, cfg=7.0),
 }
 
 

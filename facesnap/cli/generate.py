@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         identity = Identity.load(args.identity)
     else:
         name = args.reference[0].stem
-        identity = studio.identity(args.reference, args.choose, name, args.match_model_card)
+        identity = studio.identity(args.reference, args.choose, name, match_model_card=args.match_model_card)
     settings = PersonSettings(
         strength=args.strength,
         s_struct=args.s_struct,

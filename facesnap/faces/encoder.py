@@ -17,7 +17,7 @@ from facesnap.errors import EncoderError, MissingDependencyError
 from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.encoder_files import StateDict, VisionConfig, read_config, read_tensors, vision_tensors
 from facesnap.faces.face import Face
-from facesnap.faces.seen import Seen
+from facesnap.faces.face_encoder import Encoded
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -87,11 +87,11 @@ class ImageEncoder:
         """1 + P: the class token and the patches."""
         return 1 + (self.config.image_size // self.config.patch) ** 2
 
-    def see(self, faces: Sequence[Face], levels: Sequence[int] = PENULTIMATE, *, bgr: bool = False) -> Seen:
-        """As `facesnap.faces.seen.FaceEncoder`, of the aligned 224 px crops."""
+    def see(self, faces: Sequence[Face], levels: Sequence[int] = PENULTIMATE, *, bgr: bool = False) -> Encoded:
+        """As `facesnap.faces.face_encoder.FaceEncoder`, of the aligned 224 px crops."""
         crops = [face.crop(ENCODER_SIZE) for face in faces]
         hidden = self.encode([crop[:, :, ::-1] for crop in crops] if bgr else crops, levels)
-        return Seen({level: states.cpu() for level, states in hidden.items()})
+        return Encoded({level: states.cpu() for level, states in hidden.items()})
 
     def encode(
         self, crops: Sequence[np.ndarray] | np.ndarray, levels: Sequence[int] = PENULTIMATE

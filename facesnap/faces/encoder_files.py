@@ -51,12 +51,6 @@ SOURCES = {
     "vit-l": "https://huggingface.co/openai/clip-vit-large-patch14 (model.safetensors)",
     "eva02-clip-l-14-336": "https://huggingface.co/QuanSun/EVA-CLIP (EVA02_CLIP_L_336_psz14_s6B.pt)",
 }
-# Names that encoders give themselves and that adapters therefore ask for -> keys of KNOWN.
-ALIASES = {
-    "vit-h/14 1280x32 proj1024": "vit-h",
-    "vit-bigg/14 1664x48 proj1280": "vit-bigg",
-    "vit-l/14 1024x24 proj768": "vit-l",
-}
 # Where the hub's client keeps what other programs have fetched with it: (repository, file).
 HUB_FILES = {"eva02-clip-l-14-336": ("QuanSun/EVA-CLIP", "EVA02_CLIP_L_336_psz14_s6B.pt")}
 # Attention heads are not in the tensors: by width, as published; any other width has heads of 64.
@@ -251,8 +245,7 @@ def _config_beside(path: Path, width: int, layers: int) -> dict:
 
 
 def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike] = ()) -> Path:
-    """An encoder file by path, by the folder it is in, by file name, by a key of `KNOWN` such as "vit-h", or by
-    the name that an adapter asks for.
+    """An encoder file by path, by the folder it is in, by file name, or by a key of `KNOWN` such as "vit-h".
 
     Raises:
         EncoderError: it is in none of the usual places; says which, and where to download it.
@@ -262,7 +255,7 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
         return direct
     if direct.is_dir() and (file := _file_in(direct)):
         return file
-    key = ALIASES.get(str(name).lower(), str(name).lower())
+    key = str(name).lower()
     stems = [stem.lower() for stem in KNOWN.get(key, ())] + [key]
     parents = encoder_parents(model_dirs)
     for parent in parents:

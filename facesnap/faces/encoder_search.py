@@ -11,7 +11,10 @@ from facesnap.errors import EncoderError
 from facesnap.faces.encoder import fingerprint_of
 from facesnap.faces.encoder_files import KNOWN, SOURCES, SUFFIXES, encoder_parents, find_encoder
 
-CLASS_EMBEDDINGS = ("vision_model.embeddings.class_embedding", "visual.class_embedding", "class_embedding")
+CLASS_EMBEDDINGS = (
+    "vision_model.embeddings.class_embedding", "visual.class_embedding", "class_embedding",
+    "visual.cls_token", "visual.trunk.cls_token", "cls_token",  # of EVA-CLIP's tower
+)  # fmt: skip
 WELL_KNOWN = {"ViT-H": "vit-h", "ViT-bigG": "vit-bigg", "ViT-L": "vit-l"}
 
 

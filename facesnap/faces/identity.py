@@ -16,7 +16,7 @@ import torch
 from facesnap.errors import CheckpointError, IdentityMismatchError, NoFaceError, SettingsError
 from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.face import Face
-from facesnap.faces.seen import FaceEncoder, Seen
+from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.stored_landmarks import TENSOR_PREFIX, StoredLandmarks
 
 FORMAT, VERSION = "facesnap-identity", "1"
@@ -39,7 +39,7 @@ class Identity:
         hidden: level -> (R, 1 + P, W), the encoder's hidden states on the CPU; empty without an encoder.
         class_vectors: (R, V) of length 1, the class vectors of an encoder that gives some (PuLID's); else None.
         encoder, encoder_name: the encoder's fingerprint and name, or None.
-        told: how the encoder's pictures were made; see `facesnap.faces.seen.Seen`.
+        told: how the encoder's pictures were made; see `facesnap.faces.face_encoder.Encoded`.
         crops: (R, 224, 224, 3) RGB uint8, only if asked for.
         landmarks: of every reference, or None; needed for FFRNet only.
     """
@@ -97,7 +97,7 @@ class Identity:
             _require(face.recogniser, face.alias, first.recogniser, first.alias, face.source)
         scores = np.array([face.quality.score for face in faces], dtype=np.float32)
         crops = np.stack([face.crop(ENCODER_SIZE) for face in faces]) if keep_crops else None  # (R, 224, 224, 3)
-        seen = Seen({}) if encoder is None else encoder.see(faces, levels or encoder.levels, bgr=bgr)
+        seen = Encoded({}) if encoder is None else encoder.see(faces, levels or encoder.levels, bgr=bgr)
         return cls(
             name=name,
             recogniser=first.recogniser,

@@ -45,7 +45,7 @@ class Sighting:
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class Seen:
     """A person, and what was seen of each reference; nothing where the identity was saved before."""
 
     identity: Identity

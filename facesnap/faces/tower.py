@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from facesnap.errors import CheckpointError, EncoderError
-from facesnap.faces.encoder import CLIP_MEAN, CLIP_STD, ImageEncoder
+from facesnap.faces.encoder import CLIP_MEAN, CLIP_STD, ImageEncoder, fingerprint_of
 from facesnap.faces.encoder_files import StateDict, read_tensors
 from facesnap.faces.face import Face
+from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.grey_face import ELLIPSE, aligned_head, grey_faces, load_parser
-from facesnap.faces.seen import FaceEncoder, Seen
 from facesnap.models.eva_tower import EvaConfig, EvaTower, tower_tensors
 from facesnap.models.face_parsing import Parser
 from facesnap.models.pulid import TOWER_LEVELS
@@ -69,16 +68,15 @@ class TowerEncoder:
             )
         target = torch.device(device)
         model = _build(tensors, path).to(device=target, dtype=dtype).eval().requires_grad_(False)
-        half = tensors["cls_token"].detach().to("cpu", torch.float16).flatten()
-        return cls(model, hashlib.sha256(half.numpy().tobytes()).hexdigest(), load_parser(model_dirs), target)
+        return cls(model, fingerprint_of(tensors["cls_token"]), load_parser(model_dirs), target)
 
     @property
     def name(self) -> str:
         c = self.config
         return PUBLISHED_NAME if c == PUBLISHED else f"EVA02-CLIP {c.width}x{c.layers}-{c.patch}-{c.image_size}"
 
-    def see(self, faces: Sequence[Face], levels: Sequence[int] = TOWER_LEVELS, *, bgr: bool = False) -> Seen:
-        """As `facesnap.faces.seen.FaceEncoder`; `bgr` makes no sense of grey pictures but is taken all the same."""
+    def see(self, faces: Sequence[Face], levels: Sequence[int] = TOWER_LEVELS, *, bgr: bool = False) -> Encoded:
+        """As `facesnap.faces.face_encoder.FaceEncoder`."""
         heads = [aligned_head(face) for face in faces]
         pixels = grey_faces([head[:, :, ::-1].copy() for head in heads] if bgr else heads, self.parser)
         side = self.config.image_size
@@ -98,7 +96,7 @@ class TowerEncoder:
                 for level, kept in hidden.items():
                     kept.append(found.hidden[level].cpu())
         told = f"background told by {self.parser.title if self.parser else ELLIPSE}"
-        return Seen({level: torch.cat(kept) for level, kept in hidden.items()}, torch.cat(vectors), told)
+        return Encoded({level: torch.cat(kept) for level, kept in hidden.items()}, torch.cat(vectors), told)
 
 
 def _build(tensors: StateDict, path: Path) -> EvaTower:

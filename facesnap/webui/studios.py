@@ -16,10 +16,10 @@ from facesnap.download.catalogue import advice
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder_search import encoder_of
+from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
 from facesnap.faces.recognisers import RECOGNISERS, require_named
-from facesnap.faces.seen import FaceEncoder
-from facesnap.faces.sighting import Known
+from facesnap.faces.sighting import Seen
 from facesnap.faces.tower import load_encoder
 from facesnap.hosts.webui import Parts
 from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
@@ -43,7 +43,7 @@ class Prepared:
 
     parts: Parts
     studio: Studio
-    people: tuple[Known, ...]
+    people: tuple[Seen, ...]
     doubts: tuple[tuple[str, ...], ...]
 
 
@@ -83,7 +83,7 @@ class Studios:
         with self._lock:
             studio = self.studio(settings.adapter, topology, _sees_faces(settings))
             card = settings.model_card
-            known = [self.known(studio, person, n, card) for n, person in enumerate(settings.people, 1)]
+            known = [self.seen(studio, person, n, card) for n, person in enumerate(settings.people, 1)]
             wanted = [
                 person_settings(settings, person, n, studio.adapter, init)
                 for n, person in enumerate(settings.people, 1)
@@ -120,12 +120,12 @@ class Studios:
             logger.info("%s", error)
             return None
 
-    def known(self, studio: Studio, person: Person, number: int, match_model_card: bool = False) -> Known:
+    def seen(self, studio: Studio, person: Person, number: int, match_model_card: bool = False) -> Seen:
         """Who a person of the settings is: photos are analysed once as long as they are the same."""
         if person.identity:
-            return Known(IdentityStore(self.folders().identities).load(person.identity))
+            return Seen(IdentityStore(self.folders().identities).load(person.identity))
         pictures, names = reference_pictures(person, number)
-        return studio.known(pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card)
+        return studio.seen(pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card)
 
     def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:
         """The analyser of the pack that the settings page names or, for an adapter, of one with its recogniser.
@@ -189,7 +189,7 @@ def _sees_faces(settings: Settings) -> bool:
 
 
 def _prepared(
-    studio: Studio, everybody: Sequence[Known], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
+    studio: Studio, everybody: Sequence[Seen], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
 ) -> Prepared:
     people, structures, doubts = [], [], []
     net = studio.adapter.ffrnet

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from facesnap.checkpoints.recipes import VIT_H
 from facesnap.errors import EncoderError
 from facesnap.faces.encoder import CLIP_MEAN, CLIP_STD, ImageEncoder, preprocess
 from facesnap.faces.encoder_files import find_encoder, read_config
@@ -293,7 +292,7 @@ def test_find_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "CLIP" / "my-encoder"
     folder.mkdir(parents=True)
     (folder / "pytorch_model.bin").write_bytes(b"x")
-    assert find_encoder("vit-h", [tmp_path]) == named == find_encoder(VIT_H, [tmp_path])
+    assert find_encoder("vit-h", [tmp_path]) == named
     assert find_encoder("clip-vit-h-14-laion2b-s32b-b79k", [tmp_path]) == named
     assert find_encoder("my-encoder", [tmp_path]) == folder / "pytorch_model.bin" == find_encoder(folder)
     assert find_encoder(named) == named

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from facesnap.demo import untrained
-from facesnap.doctor import NOTE, OK, pulid
+from facesnap.doctor import NOTE, OK, parsers
 from facesnap.errors import CheckpointError, EncoderError, NoFaceError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.encoder_files import find_encoder
+from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face import Face
 from facesnap.faces.grey_face import aligned_head, find_parser
 from facesnap.faces.identity import Identity
@@ -196,10 +197,9 @@ def test_finding_the_files(tmp_path: Path, file: Path, models: Path, monkeypatch
     tower = tmp_path / "clip_vision" / "EVA02_CLIP_L_336_psz14_s6B.pt"
     tower.parent.mkdir()
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
-    missing = [finding for finding in pulid([tmp_path])]
-    assert [f.level for f in missing] == [NOTE, NOTE] and "QuanSun/EVA-CLIP" in missing[0].remedy
-    assert "parsing_bisenet.pth" in missing[1].what and "ellipse" in missing[1].remedy
-    with pytest.raises(EncoderError, match="QuanSun/EVA-CLIP"):
+    (missing,) = parsers([tmp_path])
+    assert missing.level == NOTE and "parsing_bisenet.pth" in missing.what and "ellipse" in missing.remedy
+    with pytest.raises(EncoderError, match="download eva02-clip-l-14-336"):
         find_encoder(PUBLISHED_NAME, [tmp_path])
     asked = []
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: asked.append(a) or str(file))
@@ -207,5 +207,6 @@ def test_finding_the_files(tmp_path: Path, file: Path, models: Path, monkeypatch
     assert asked == [("QuanSun/EVA-CLIP", "EVA02_CLIP_L_336_psz14_s6B.pt")]
     tower.write_bytes(b"x")
     assert find_encoder(PUBLISHED_NAME, [tmp_path]) == tower
-    found = list(pulid([tmp_path, models]))
-    assert [f.level for f in found] == [OK, OK] and str(tower) in found[0].what and "GFPGAN" in found[1].what
+    assert encoder_of("", PUBLISHED_NAME, [tmp_path]) == tower  # as adapters ask for it
+    (parser,) = parsers([models])
+    assert parser.level == OK and "GFPGAN" in parser.what

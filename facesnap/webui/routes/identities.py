@@ -45,7 +45,7 @@ def _identity(service: Service, wanted: IdentityBody) -> Identity:
     with service.queue:
         studios = service.studios()
         studio = studios.studio(wanted.adapter, read_topology(service.host().live_unet()))
-        return studios.known(studio, Person(references=photos, face=wanted.face), 1).identity
+        return studios.seen(studio, Person(references=photos, face=wanted.face), 1).identity
 
 
 def _entry(entry: Entry) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from facesnap.faces.face import Face
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Encoded:
     """An encoder's view of B faces.
 
     Attributes:
@@ -40,7 +40,7 @@ class FaceEncoder(Protocol):
     def name(self) -> str:
         """For people; public adapters name their encoder by it."""
 
-    def see(self, faces: Sequence[Face], levels: Sequence[int], *, bgr: bool = False) -> Seen:
+    def see(self, faces: Sequence[Face], levels: Sequence[int], *, bgr: bool = False) -> Encoded:
         """Look at faces.
 
         Args:
