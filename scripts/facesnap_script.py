@@ -21,6 +21,10 @@ class FaceSnapScript(scripts.Script):
     def process(self, p, *args):
         generation.begin(HOST, studios(), p, args)
 
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        HOST.before_sampling(p, kwargs.get("x"))
+
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)
+script_callbacks.on_model_loaded(lambda model: HOST.free())
 script_callbacks.on_ui_settings(lambda: options.register(shared))

@@ -21,6 +21,7 @@ from facesnap.attach.call import UNetCall
 from facesnap.attach.conditioning import Conditioning
 from facesnap.attach.inputs import read_inputs
 from facesnap.attach.lora import LoraInjection, LoraPart
+from facesnap.attach.networks import Networks
 from facesnap.attach.residuals import ResidualInjection
 from facesnap.attach.rows import RowPlan
 from facesnap.attach.structure import Speed, Structure
@@ -46,11 +47,12 @@ class Attachment:
         structures: Sequence[Structure] = (),
         speed: Speed = Speed.BALANCED,
         loras: Sequence[LoraPart] = (),
+        networks: Networks | None = None,
     ) -> None:
         self.unet, self.topology, self.plan = unet, topology, plan
         self.loras = LoraInjection(topology, loras)
         self.tokens = TokenInjection(topology, people)
-        self.residuals = ResidualInjection(topology, structures, speed)
+        self.residuals = ResidualInjection(topology, structures, speed, networks)
         self.calls = 0
         self.active_calls = 0
         self._handles: list[RemovableHandle] = []
@@ -75,6 +77,12 @@ class Attachment:
         self.tokens.call = None
         self.loras.clear()
         self.residuals.clear()
+
+    def close(self) -> None:
+        """Take all hooks off and free what was made for the UNet's device. May be called again."""
+        self.remove()
+        self.tokens.free()
+        self.residuals.free()
 
     def require_called(self) -> None:
         """Tell whether the sampling went through the UNet at all.
@@ -151,4 +159,4 @@ def attach(
     try:
         yield attachment
     finally:
-        attachment.remove()
+        attachment.close()
