@@ -135,6 +135,7 @@ def attach(
     structures: Sequence[Structure] = (),
     speed: Speed = Speed.BALANCED,
     loras: Sequence[LoraPart] = (),
+    networks: Networks | None = None,
 ) -> Iterator[Attachment]:
     """Attach people to a UNet for the duration of a `with` block.
 
@@ -145,6 +146,7 @@ def attach(
         structures: one structure a person, the FFRNets; an empty list attaches none.
         speed: how much of the FFRNets is computed.
         loras: those that adapters bring; each concerns the whole batch, or its region.
+        networks: where FFRNets compute; None: where they lie.
 
     Yields:
         The attachment. After the block, however it ends, no hook is left.
@@ -154,7 +156,7 @@ def attach(
         SettingsError: a conditioning does not fit the UNet.
         AttachError: from the first UNet call, where the sites do not fire or rows do not fit.
     """
-    attachment = Attachment(unet, read_topology(unet), people, plan, structures, speed, loras)
+    attachment = Attachment(unet, read_topology(unet), people, plan, structures, speed, loras, networks)
     attachment.install()
     try:
         yield attachment
