@@ -27,7 +27,11 @@ class FaceSnapScript(scripts.Script):
     def postprocess(self, p, processed, *args):
         generation.finish(p, processed)
 
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        HOST.before_sampling(p, kwargs.get("x"))
+
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)
+script_callbacks.on_model_loaded(lambda model: HOST.free())
 script_callbacks.on_ui_settings(lambda: options.register(shared))
 script_callbacks.on_app_started(routes.register)
