@@ -128,14 +128,25 @@
             part("lines").style.strokeWidth = 1.2 * this.unit;
             part("dots").setAttribute("d", dots(points));
             part("dots").style.strokeWidth = 3.6 * this.unit;
-            const tag = part("tag");
-            const top = outline.reduce((best, point) => (point[1] < best[1] ? point : best));
-            tag.textContent = facesnap.nameOf(person);
-            tag.setAttribute("x", top[0]);
-            tag.setAttribute("y", top[1] - 10 * this.unit);
-            tag.style.fontSize = `${12 * this.unit}px`;
-            tag.style.strokeWidth = 3 * this.unit;
+            this.drawTag(part("tag"), person, outline);
             this.drawParts(part("parts"), points);
+        }
+
+        /** Who it is, where there are several: above the face or, of the selected one, above its ring. */
+        drawTag(tag, person, outline) {
+            const {unit, model} = this;
+            let [x, y] = outline.reduce((best, point) => (point[1] < best[1] ? point : best));
+            let below = Math.max(...outline.map((point) => point[1]));
+            if (person.number === model.selected) {
+                const {centre, ring} = geometryOf(model.resolved(person), model.size, unit);
+                [x, y, below] = [centre[0], centre[1] - ring, centre[1] + ring];
+            }
+            const room = this.svg.viewBox.baseVal.y + 24 * unit;
+            tag.textContent = model.people.length > 1 ? facesnap.nameOf(person) : "";
+            tag.setAttribute("x", x);
+            tag.setAttribute("y", y - 14 * unit > room ? y - 14 * unit : below + 22 * unit);
+            tag.style.fontSize = `${12 * unit}px`;
+            tag.style.strokeWidth = 3 * unit;
         }
 
         /** The network's picture: a disc for each point in its part's colour, as facesnap/landmarks/render.py. */
@@ -194,7 +205,7 @@
             this.ring.mark.style.strokeWidth = 1.4 * unit;
             this.ring.hit.style.strokeWidth = 1.2 * reach;
             this.dot(this.knob, round(0), 7 * unit, reach, unit);
-            this.dot(this.nose, tip, 7 * unit, reach, unit);
+            this.dot(this.nose, tip, 6 * unit, reach, unit);
             this.gaze.setAttribute("d", trace([centre, tip]));
             this.gaze.style.strokeWidth = 2 * unit;
             this.corners.forEach((corner, n) => {

@@ -18,6 +18,9 @@
         return [...addresses, ...links].map((one) => `${one.length}:${one.slice(-80)}`).join(" ");
     }
 
+    /** What is typed into: Gradio makes one of two elements of a text box, and an input of a list. */
+    const textField = (element) => element && element.querySelector("textarea, input");
+
     function setText(field, text) {
         if (!field || field.value === text) return;
         field.value = text;
@@ -76,7 +79,7 @@
             let anybody = false;
             for (let n = 1; this.find(`p${n}_references`) || this.find(`p${n}_identity`); n++) {
                 const photos = contentsOf(this.find(`p${n}_references`));
-                const text = (name) => ((this.find(`p${n}_${name} input`) || {}).value || "").trim();
+                const text = (name) => (textField(this.find(`p${n}_${name}`)) || {value: ""}).value.trim();
                 anybody = anybody || photos !== "" || !NOBODY.includes(text("identity").toLowerCase());
                 parts.push([photos, text("identity"), text("face"), contentsOf(this.find(`p${n}_pose_image`))]);
             }
@@ -85,8 +88,7 @@
         }
 
         get answer() {
-            const field = this.find("canvas_scene textarea") || this.find("canvas_scene input");
-            return field ? field.value : "";
+            return (textField(this.find("canvas_scene")) || {value: ""}).value;
         }
 
         ask() {
@@ -98,8 +100,7 @@
         // ----- the controls of a person
 
         field(number, name) {
-            const id = `p${number}_pose_${name}`;
-            return this.find(`${id} textarea`) || this.find(`${id} input`);
+            return textField(this.find(`p${number}_pose_${name}`));
         }
 
         radio(number, name, value) {

@@ -47,6 +47,9 @@
                 if (field === document.activeElement && field.type === "number") continue; // is being typed
                 field.value = disabled ? "" : Number(value.toFixed(decimals));
             }
+            const {min, max} = this.slider;
+            const fill = disabled ? 0 : (100 * (value - min)) / (max - min);
+            this.slider.style.setProperty("--fill", `${facesnap.pose.clamp(fill, 0, 100)}%`);
         }
     }
 
