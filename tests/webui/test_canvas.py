@@ -167,7 +167,7 @@ def page_of_two(browser: Any, address: str) -> Canvas:
 
 
 @pytest.fixture
-def user(page_of_user: Canvas) -> Iterator[Canvas]:
+def user(page_of_two: Canvas) -> Iterator[Canvas]:
     """A page with two people, as in their reference photos, and nothing to undo."""
     page_of_two.fresh()
     yield page_of_two
