@@ -4,7 +4,7 @@
     "use strict";
 
     const TICK = 250; // ms: controls that the WebUI changes by itself raise no events
-    const PATIENCE = 120; // ticks to wait for a scene
+    const PATIENCE = 480; // ticks to wait for a scene
     const BACKDROPS = {none: "None", result: "Last result"};
     const EMPTY = "Add a reference photo or choose an identity: the face appears here.";
 
@@ -43,16 +43,15 @@
         build() {
             const make = facesnap.makeElement;
             const {panel} = this;
-            this.empty = make("div", {class: "facesnap-empty"}, EMPTY);
-            const hint = make("p", {class: "facesnap-hint", title: facesnap.canvasHelp},
+            this.empty = make("div", {class: "facesnap-canvas-empty"}, EMPTY);
+            const hint = make("p", {class: "facesnap-canvas-hint", title: facesnap.canvasHelp},
                 "Drag the face to move it, the nose knob to turn, the ring to tilt, its squares or the wheel to size.");
             return make("div", {class: "facesnap-canvas-root"},
-                make("div", {class: "facesnap-head"}, panel.people, panel.views),
+                make("div", {class: "facesnap-canvas-head"}, panel.people, panel.views),
                 panel.tools,
-                make("div", {class: "facesnap-body"},
-                    make("div", {class: "facesnap-frame"}, this.drawing.svg, this.empty, hint),
-                    make("div", {class: "facesnap-side"}, panel.pose, panel.mix)),
-                panel.status);
+                make("div", {class: "facesnap-canvas-body"},
+                    make("div", {class: "facesnap-canvas-frame"}, this.drawing.svg, this.empty, hint, panel.status),
+                    make("div", {class: "facesnap-canvas-side"}, panel.pose, panel.mix)));
         }
 
         /** Put it into its place, once more if Gradio has made the place anew. */

@@ -28,7 +28,7 @@
             svg.addEventListener("keyup", () => this.keyEnd());
             svg.addEventListener("focusout", () => this.keyEnd());
             svg.addEventListener("focusin", (event) => {
-                const face = event.target.closest(".facesnap-face");
+                const face = event.target.closest(".facesnap-canvas-face");
                 if (face) model.select(Number(face.dataset.number));
             });
         }
@@ -44,7 +44,7 @@
             if (event.button !== 0 || (!handle && !this.pointers.size)) return;
             event.preventDefault();
             if (this.pointers.size === 0) {
-                const face = handle.closest(".facesnap-face");
+                const face = handle.closest(".facesnap-canvas-face");
                 const number = face ? Number(face.dataset.number) : this.model.selected;
                 this.model.select(number);
                 this.focus(number);
@@ -58,9 +58,9 @@
         /** The handle or face under a pointer; where faces overlap, the selected one's. */
         under(event) {
             const handle = event.target.closest("[data-handle]");
-            if (!handle || !handle.closest(".facesnap-face")) return handle;
+            if (!handle || !handle.closest(".facesnap-canvas-face")) return handle;
             const all = this.drawing.svg.getRootNode().elementsFromPoint(event.clientX, event.clientY);
-            return all.find((one) => one.matches(".facesnap-selected > [data-handle]")) || handle;
+            return all.find((one) => one.matches(".facesnap-canvas-selected > [data-handle]")) || handle;
         }
 
         focus(number) {
@@ -145,7 +145,7 @@
             const handle = this.under(event);
             if (!handle || this.drag) return;
             event.preventDefault();
-            const face = handle.closest(".facesnap-face");
+            const face = handle.closest(".facesnap-canvas-face");
             if (face) this.model.select(Number(face.dataset.number));
             const resolved = this.model.resolved(this.model.current);
             if (!resolved) return;
@@ -170,7 +170,7 @@
                 else model.undo();
                 return;
             }
-            if (command || event.altKey || !event.target.closest(".facesnap-face")) return;
+            if (command || event.altKey || !event.target.closest(".facesnap-canvas-face")) return;
             const resolved = model.resolved(model.current);
             const change = resolved && this.changeOf(event, resolved.numbers);
             if (!change) return;

@@ -73,7 +73,7 @@ class Canvas:
             self.field(number, "identity").fill(name)
         self.until(f"{MODEL}.people.length === {len(names)} && !facesnap.canvases.txt2img.waiting")
         self.root = self.page.locator("#facesnap_txt2img_canvas")
-        self.stage = self.root.locator(".facesnap-stage")
+        self.stage = self.root.locator(".facesnap-canvas-stage")
         self.stage.scroll_into_view_if_needed()
 
     def field(self, number: int, name: str) -> Any:
@@ -126,7 +126,7 @@ class Canvas:
 
     def points(self, number: int = 1) -> np.ndarray:
         """(72, 2), as drawn: the dots' path, in pixels of the picture."""
-        path = self.stage.locator(f'[data-number="{number}"] .facesnap-dots').get_attribute("d")
+        path = self.stage.locator(f'[data-number="{number}"] .facesnap-canvas-dots').get_attribute("d")
         return np.array([[float(n) for n in dot.removesuffix("h0").split()] for dot in path.split("M")[1:]])
 
     def place(self, selector: str) -> tuple[float, float]:
@@ -191,7 +191,7 @@ def test_the_reference_appears_as_the_server_has_it(user: Canvas, predicted: Cal
 
 
 def test_dragging_the_face_moves_it_and_the_controls_follow(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
-    before, start = user.points(), user.place('[data-number="1"] .facesnap-area')
+    before, start = user.points(), user.place('[data-number="1"] .facesnap-canvas-area')
     start = (start[0], start[1] + 25)  # beside the nose knob
     user.drag(start, (start[0] + 60, start[1] + 90))
     assert set(user.pose()) == set(POSE_NUMBERS) and user.source() == "canvas"
@@ -204,15 +204,15 @@ def test_dragging_the_face_moves_it_and_the_controls_follow(user: Canvas, predic
 
 def test_handles_size_turn_and_tilt(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
     user.type_pose("x=0.5 y=0.5 size=0.4")
-    centre = user.place(".facesnap-ring .facesnap-mark")
-    user.drag(corner := user.place(".facesnap-corner .facesnap-mark"), [1.5 * a - 0.5 * c for a, c in
+    centre = user.place(".facesnap-canvas-ring .facesnap-canvas-mark")
+    user.drag(corner := user.place(".facesnap-canvas-corner .facesnap-canvas-mark"), [1.5 * a - 0.5 * c for a, c in
              zip(corner, centre, strict=True)])  # fmt: skip
     assert user.pose()["size"] == pytest.approx(0.6, abs=0.01)
-    nose = user.place(".facesnap-nose .facesnap-mark")
+    nose = user.place(".facesnap-canvas-nose .facesnap-canvas-mark")
     user.drag(nose, (nose[0] + 40, nose[1] - 30))
     turned = user.pose()
     assert turned["yaw"] > 8 and turned["pitch"] > 6 and turned["roll"] == 0  # to the right, and up
-    knob = user.place(".facesnap-knob .facesnap-mark")
+    knob = user.place(".facesnap-canvas-knob .facesnap-canvas-mark")
     user.drag(knob, (centre[0] + (centre[1] - knob[1]), centre[1]))  # from twelve to three o'clock
     tilted = user.pose()
     assert tilted["roll"] == pytest.approx(90, abs=1) and tilted["yaw"] == turned["yaw"]
@@ -227,7 +227,7 @@ def test_handles_size_turn_and_tilt(user: Canvas, predicted: Callable[..., np.nd
 
 def test_the_wheel_sizes_a_face_and_scrolls_the_page_elsewhere(user: Canvas) -> None:
     user.type_pose("x=0.3 y=0.5 size=0.4")
-    user.page.mouse.move(*user.place(".facesnap-nose .facesnap-mark"))
+    user.page.mouse.move(*user.place(".facesnap-canvas-nose .facesnap-canvas-mark"))
     user.page.mouse.wheel(0, -300)
     user.until(f"{MODEL}.current.state.numbers.size > 0.5")
     box = user.stage.bounding_box()
@@ -264,10 +264,12 @@ def test_keys_do_all_that_the_mouse_does(user: Canvas) -> None:
     keyboard.press("Tab")
     assert user.page.evaluate("document.activeElement.dataset.number") == "2"
     assert user.page.evaluate(f"{MODEL}.selected") == 2
-    shown = user.stage.locator('[data-number="2"] .facesnap-area').evaluate(
-        "(one) => getComputedStyle(one).strokeOpacity"
-    )
-    assert float(shown) > 0.1  # the focus can be seen
+    ring = user.stage.locator(".facesnap-canvas-ring .facesnap-canvas-mark")
+    opacity = "(one) => Number(getComputedStyle(one).strokeOpacity)"
+    assert ring.evaluate(opacity) > 0.8  # the focus can be seen
+    user.button("Mirror").focus()
+    assert ring.evaluate(opacity) < 0.5
+    user.stage.locator('[data-number="2"]').focus()
     keyboard.down("ArrowLeft")
     keyboard.down("ArrowLeft")
     keyboard.up("ArrowLeft")  # held down: one step of undo
@@ -288,7 +290,7 @@ def test_fingers_move_and_pinch(browser: Any, address: str) -> None:
         points = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(places)]
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
-    x, y = phone.place('[data-number="1"] .facesnap-area')
+    x, y = phone.place('[data-number="1"] .facesnap-canvas-area')
     before, y = phone.stage.bounding_box(), y + 40  # beside the nose knob's reach
     touch("touchStart", (x, y))
     for step in range(1, 5):
@@ -298,7 +300,7 @@ def test_fingers_move_and_pinch(browser: Any, address: str) -> None:
     assert moved["x"] == pytest.approx(0.5 - 32 / phone.scale() / 512, abs=0.01)
     assert moved["y"] == pytest.approx(0.6 - 40 / phone.scale() / 512, abs=0.01)
     assert phone.stage.bounding_box()["y"] == pytest.approx(before["y"], abs=2)  # the page stayed
-    x, y = phone.place('[data-number="1"] .facesnap-area')
+    x, y = phone.place('[data-number="1"] .facesnap-canvas-area')
     y += 40
     touch("touchStart", (x, y))
     touch("touchStart", (x, y), (x, y + 40))
@@ -363,13 +365,13 @@ def test_a_pasted_text_is_followed_and_a_wrong_one_is_named(user: Canvas, predic
     assert pose["expression"] == {"frown": 1.0, "open_mouth": 0.7}
     assert np.abs(user.points() - predicted(pose)).max() < 0.1
     shown = user.points()
-    status = user.root.locator(".facesnap-status")
+    status = user.root.locator(".facesnap-canvas-status")
     for text, words in (("yaw=400", "yaw"), ("tilt=3", "tilt=3")):
         user.field(1, "pose_values").fill(text)
-        user.until("(words) => document.querySelector('.facesnap-status').textContent.includes(words)", words)
+        user.until("(words) => document.querySelector('.facesnap-canvas-status').textContent.includes(words)", words)
         assert np.array_equal(user.points(), shown) and status.get_attribute("data-kind") == "error"
     user.field(1, "pose_values").fill("yaw=10")
-    user.until("document.querySelector('.facesnap-status').textContent === ''")
+    user.until("document.querySelector('.facesnap-canvas-status').textContent === ''")
     assert not np.array_equal(user.points(), shown)
 
 
@@ -394,9 +396,9 @@ def test_the_networks_picture_is_the_servers(user: Canvas, predicted: Callable[.
     poses = user.understood()
     # One pixel of the screen for one of the picture.
     style = user.page.add_style_tag(
-        content=".facesnap-stage.facesnap-stage { position: fixed; inset: 0; width: 512px; margin: 0; z-index: 9999; }"
+        content="svg.facesnap-canvas-stage { position: fixed; inset: 0; width: 512px; margin: 0; z-index: 9999; }"
     )
-    user.until("document.querySelector('.facesnap-stage').getBoundingClientRect().height === 512")
+    user.until("document.querySelector('.facesnap-canvas-stage').getBoundingClientRect().height === 512")
     found = np.asarray(Image.open(io.BytesIO(user.stage.screenshot())).convert("RGB")).astype(int)
     style.evaluate("(style) => style.remove()")
     points = [predicted(pose, name=name) / 512 for pose, name in zip(poses, ("Zoe", "Max"), strict=True)]
@@ -434,12 +436,14 @@ def test_photos_are_read_when_they_change_and_errors_are_shown(
     photos = page.locator("#facesnap_txt2img_p1_references input[type=file]")
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     photos.set_input_files(tmp_path / "black.png")
-    page.wait_for_function("document.querySelector('.facesnap-status').textContent.includes('No face was found')")
+    page.wait_for_function(
+        "document.querySelector('.facesnap-canvas-status').textContent.includes('No face was found')"
+    )
     page.locator("#facesnap_txt2img_p1_references").get_by_role("button").first.click()  # take it away
     Image.fromarray(astronaut).save(tmp_path / "face.png")
     photos.set_input_files(tmp_path / "face.png")
     page.wait_for_function(f"{MODEL}.people.length === 1 && {MODEL}.people[0].shape")
-    assert page.locator(".facesnap-status").first.inner_text() == ""
+    assert page.locator(".facesnap-canvas-status").first.inner_text() == ""
     page.context.close()
 
 
