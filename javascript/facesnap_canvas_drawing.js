@@ -64,6 +64,7 @@
         }
 
         setBackdrop(address) {
+            if (address === (this.backdrop.getAttribute("href") || "")) return; // it may hold a whole photo
             if (address) this.backdrop.setAttribute("href", address);
             else this.backdrop.removeAttribute("href");
         }

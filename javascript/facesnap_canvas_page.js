@@ -31,6 +31,7 @@
         constructor(tab) {
             this.tab = tab;
             this.seen = new Map(); // person's number -> what its controls said last, as text
+            this.states = new Map(); // person's number -> the state that this stands for
         }
 
         find(name) {
@@ -117,6 +118,11 @@
             };
         }
 
+        /** Read everybody's controls anew. */
+        forget() {
+            this.seen.clear();
+        }
+
         /** The state that the controls of a person say, if they say another than last time: [state, problem]. */
         news(number, scene) {
             const said = this.said(number);
@@ -127,18 +133,22 @@
             try {
                 const numbers = facesnap.poseText.readNumbers(said.values, scene.ranges);
                 const expression = facesnap.poseText.readExpression(said.expression, Object.keys(scene.presets));
-                return [{source, framing, numbers, expression}, ""];
+                this.states.set(number, {source, framing, numbers, expression});
+                return [this.states.get(number), ""];
             } catch (error) {
                 return [null, error.message];
             }
         }
 
+        /** Write a person's state into the controls, unless it came from there. */
         write(number, state) {
+            if (this.states.get(number) === state) return;
             setText(this.field(number, "values"), facesnap.poseText.writeNumbers(state.numbers));
             setText(this.field(number, "expression"), facesnap.poseText.writeExpression(state.expression));
             const choice = this.radio(number, "source", state.source);
             if (choice && !choice.checked) choice.click();
             this.seen.set(number, JSON.stringify(this.said(number)));
+            this.states.set(number, state);
         }
     }
 

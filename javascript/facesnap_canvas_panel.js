@@ -34,7 +34,7 @@
                 begin();
                 change(value);
             };
-            const events = {oninput: take, onchange: done};
+            const events = {oninput: take, onchange: done, onblur: done};
             const box = {type: "number", min: limits[0], max: limits[1], step: "any", "aria-label": label, title: help};
             this.slider = make("input", {type: "range", min: range[0], max: range[1], step, "aria-label": label, ...events});
             this.box = make("input", {...box, ...events});

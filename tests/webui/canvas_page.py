@@ -90,7 +90,9 @@ def opened(browser: Browser, address: str, **context: Any) -> Page:
     page = browser.new_context(**context).new_page()
     page.route(lambda url: urlsplit(url).path == "/", _with_extension)
     page.goto(address)
-    page.wait_for_function("window.facesnap && facesnap.canvases && facesnap.canvases.txt2img", timeout=60_000)
+    page.wait_for_function(
+        "window.facesnap && facesnap.canvases.txt2img && facesnap.canvases.txt2img.root.isConnected", timeout=60_000
+    )
     return page
 
 

@@ -278,6 +278,9 @@ def test_keys_do_all_that_the_mouse_does(user: Canvas) -> None:
     assert user.pose(2) == {"x": 0.7, "y": 0.5, "size": 0.3}
     label = user.stage.locator('[data-number="2"]').get_attribute("aria-label")
     assert "Max" in label and "70 percent from the left" in label and "yaw 0" in label
+    keyboard.press("Home")
+    user.settled()
+    assert "Max: yaw 0, pitch 0, roll 0" in user.root.locator(".facesnap-canvas-spoken").inner_text()
 
 
 def test_fingers_move_and_pinch(browser: Any, address: str) -> None:
@@ -373,6 +376,20 @@ def test_a_pasted_text_is_followed_and_a_wrong_one_is_named(user: Canvas, predic
     user.field(1, "pose_values").fill("yaw=10")
     user.until("document.querySelector('.facesnap-canvas-status').textContent === ''")
     assert not np.array_equal(user.points(), shown)
+
+
+def test_everybody_follows_their_own_controls(user: Canvas) -> None:
+    user.type_pose("yaw=7,roll=.5", 2)
+    user.type_pose("x=0.3")
+    user.stage.locator('[data-number="1"]').focus()
+    user.page.keyboard.press("ArrowRight")
+    assert user.pose()["x"] == 0.31
+    assert user.field(2, "pose_values").input_value() == "yaw=7,roll=.5"  # as it was typed
+    user.field(2, "identity").fill("")
+    user.until(f"{MODEL}.people.length === 1")
+    user.field(2, "pose_values").fill("yaw=20 x=0.6")
+    user.field(2, "identity").fill("Max")
+    user.until(f"{MODEL}.people.length === 2 && {MODEL}.person(2).state.numbers.yaw === 20")
 
 
 def test_the_size_of_the_picture_is_followed(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
