@@ -5,10 +5,14 @@ The host's page script is tests/webui/standin/page.js; the extension's files are
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 import numpy as np
@@ -19,7 +23,7 @@ from facesnap.faces.identity import Identity
 from facesnap.shape import Shapes
 from facesnap.webui import accordion, canvas
 from facesnap.webui.pictures import decode
-from facesnap.webui.settings import Person, columns
+from facesnap.webui.settings import Person, columns, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 TABS = ("txt2img", "img2img")
@@ -48,13 +52,25 @@ def served(shapes: Shapes, known: dict[str, Identity], result: np.ndarray | None
                 _host(tab, result)
                 made = accordion.build(tab)
                 by_id = {column.elem_id(tab): one for column, one in zip(columns(), made, strict=True)}
-                init = gr.Image(type="pil", elem_id="img2img_image", label="Init") if tab == "img2img" else None
+                init = None
+                if tab == "img2img":
+                    with gr.Tabs(elem_id="mode_img2img"), gr.Tab("img2img", id="img2img"):
+                        init = gr.Image(type="pil", elem_id="img2img_image", label="Init")
                 canvas.build(tab, by_id, identities(shapes, known), lambda: shapes, init)
+                said = gr.Textbox(label="Said", elem_id=f"{tab}_said")
+                gr.Button("Generate", elem_id=f"{tab}_generate").click(_said, made, said)
     address = page.launch(prevent_thread_lock=True, quiet=True, show_api=False)[1]
     try:
         yield address
     finally:
         page.close()
+
+
+def _said(*values: Any) -> str:
+    """What the server understands when the user presses Generate, without the photos."""
+    people = [dataclasses.replace(person, references=()) for person in parse(values).people]
+    poses = [dataclasses.asdict(dataclasses.replace(one.pose, image=None)) for one in people]
+    return json.dumps({"poses": poses, "serial": time.time_ns()})
 
 
 def _host(tab: str, result: np.ndarray | None) -> None:
@@ -72,9 +88,11 @@ def _host(tab: str, result: np.ndarray | None) -> None:
 def opened(browser: Browser, address: str, **context: Any) -> Page:
     """The page with the extension's files in its head; context: viewport, has_touch and so on."""
     page = browser.new_context(**context).new_page()
-    page.route(address, _with_extension)
+    page.route(lambda url: urlsplit(url).path == "/", _with_extension)
     page.goto(address)
-    page.wait_for_function("window.facesnap && facesnap.canvases && facesnap.canvases.txt2img", timeout=60_000)
+    page.wait_for_function(
+        "window.facesnap && facesnap.canvases.txt2img && facesnap.canvases.txt2img.root.isConnected", timeout=60_000
+    )
     return page
 
 
