@@ -147,7 +147,7 @@ def test_refiner(webui, snap, checkpoints, alike: bool) -> None:
     assert len(calls) == 4
     assert [bool(call["rows"]) for call in calls] == ([True] * 4 if alike else [True, True, False, False])
     assert all(call["rows"] == call["truth"] for call in calls if call["rows"])
-    assert ("FaceSnap note" in answer["info"]) is not alike
+    assert ("after the switch of models" in answer["info"]) is not alike
     webui.watch(on=False)
     assert np.array_equal(webui.pictures(**refined), bare)
     webui.use(checkpoints.first.name)
