@@ -70,7 +70,39 @@ class HostError(FaceSnapError):
     """The Stable Diffusion model or its host cannot be loaded or driven."""
 
 
-UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError)
+class DownloadError(FaceSnapError):
+    """Weights cannot be fetched."""
+
+
+class LicenceError(DownloadError):
+    """The licence of weights was not accepted."""
+
+
+class NotOnServerError(DownloadError):
+    """The server does not have the file."""
+
+
+class AccessError(DownloadError):
+    """The server wants a login, or terms accepted on its page."""
+
+
+class ServerError(DownloadError):
+    """The server cannot be reached, or broke off."""
+
+
+class ChecksumError(DownloadError):
+    """A file is not the one that was published."""
+
+
+class DiskFullError(DownloadError):
+    """There is no room for the file."""
+
+
+class StoppedError(DownloadError):
+    """The user stopped the download."""
+
+
+UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError, DownloadError)
 
 
 def refusal(error: Exception) -> Exception:

@@ -27,9 +27,10 @@ from facesnap.checkpoints.faceid import loras_in_prompt
 from facesnap.errors import EncoderError, NoFaceError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
-from facesnap.faces.face import Choice
+from facesnap.faces.face import Choice, choose_face
 from facesnap.faces.identity import Identity
 from facesnap.faces.recognisers import require_named
+from facesnap.faces.sighting import Seen, Sighting
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.basis import Basis
 from facesnap.models.fidelity import FFRNet
@@ -122,8 +123,28 @@ class Studio:
         self._shapes = Shapes(analyser, self._cache, self._digests, basis)
         self._placed: tuple[tuple[torch.device, torch.dtype], FFRNet] | None = None
 
-    def identity(self, photos: Sequence[Path], choose: Choice = "largest", name: str = "unnamed") -> Identity:
-        """Who is on these photos; found again without any work where nothing of them has changed.
+    def identity(
+        self,
+        photos: Sequence[Path | np.ndarray],
+        choose: Choice = "largest",
+        name: str = "unnamed",
+        names: Sequence[str] = (),
+    ) -> Identity:
+        """Who is on these photos (files, or RGB arrays); see `seen`."""
+        return self.seen(photos, choose, name, names).identity
+
+    def seen(
+        self,
+        photos: Sequence[Path | np.ndarray],
+        choose: Choice = "largest",
+        name: str = "unnamed",
+        names: Sequence[str] = (),
+    ) -> Seen:
+        """Who is on these photos, and what was seen; found again without any work where nothing has changed.
+
+        Args:
+            photos: files, or RGB uint8 (H, W, 3). choose: which face of each. name: of the person.
+            names: what messages call the photos; by default files by their path.
 
         Raises:
             PackError: no analyser. PictureError, NoFaceError: a photo cannot be used.
@@ -137,16 +158,19 @@ class Studio:
             )
         analyser, levels = self.analyser, self.adapter.mixer.config.clip_levels
         encoder = self._needed_encoder() if levels else None
-        key = ("identity", tuple(map(self._digests, photos)), choose, name, analyser.recogniser)
+        key = ("identity", tuple(map(self._digests, photos)), choose, name, tuple(names), analyser.recogniser)
 
-        def make() -> Identity:
-            faces = [analyser.face(photo, choose) for photo in photos]
+        def make() -> Seen:
+            called: Sequence[str | None] = names or [None] * len(photos)
+            found = [analyser.faces(photo, name=one) for photo, one in zip(photos, called, strict=True)]
+            faces = [choose_face(one, choose) for one in found]
             landmarks = None if self.adapter.ffrnet is None else self._shapes.landmarks(faces)
-            return Identity.from_faces(faces, encoder, levels or (), name=name, landmarks=landmarks)
+            identity = Identity.from_faces(faces, encoder, levels or (), name=name, landmarks=landmarks)
+            return Seen(identity, tuple(map(Sighting.of, faces, found)))
 
-        identity = self._cache.get(key, make, _identity_bytes)
-        self.check(identity)
-        return identity
+        seen: Seen = self._cache.get(key, make, lambda one: _identity_bytes(one.identity))
+        self.check(seen.identity)
+        return seen
 
     def check(self, identity: Identity) -> None:
         """Raise IdentityMismatchError or EncoderError where an identity does not suit the adapter."""

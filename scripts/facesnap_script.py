@@ -4,7 +4,7 @@ from pathlib import Path
 
 from modules import script_callbacks, scripts, shared
 
-from facesnap.hosts.face_pass import takes_part
+from facesnap.hosts import face_pass
 from facesnap.webui import accordion, generation, options
 from facesnap.webui.hosting import current_host, studios
 
@@ -22,8 +22,16 @@ class FaceSnapScript(scripts.Script):
         return accordion.build("img2img" if is_img2img else "txt2img")
 
     def process(self, p, *args):
-        if takes_part(p, shared.opts, Path(__file__).stem):
-            generation.begin(HOST, studios(), p, args)
+        if face_pass.is_face_pass(p):
+            if shared.opts.facesnap_adetailer:
+                HOST.adopt(p)
+            return
+        face_pass.join(shared.opts, Path(__file__).stem)
+        generation.begin(HOST, studios(), p, args)
+
+    def postprocess_image(self, p, pp, *args):
+        if not face_pass.is_face_pass(p):
+            generation.after_picture(p, pp.image)
 
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -12,13 +12,20 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.detection import Detection, Source, choose
 from facesnap.checkpoints.recipes import RECIPES
 
+FAMILIES = ("pulid-v1", "pulid-v1.1")
 
-def detect(state: Mapping[str, Tensor], source: Source) -> Detection | None:
-    """v1 or v1.1 by their tensors; None where it is neither."""
+
+def families_of(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """v1 or v1.1, by names alone; empty where it is neither."""
     found = layout.split_parts(state)
     if found is None or "mapping_0.0.weight" not in found["image_proj"]:
-        return None
-    return choose(("pulid-v1.1" if "latents" in found["image_proj"] else "pulid-v1",), source)
+        return ()
+    return ("pulid-v1.1",) if "latents" in found["image_proj"] else ("pulid-v1",)
+
+
+def decide(options: Sequence[str], source: Source) -> Detection:
+    """The one that `families_of` gave. Raises CheckpointError where the user's word is another."""
+    return choose(options, source)
 
 
 def load(

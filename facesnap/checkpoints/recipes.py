@@ -26,7 +26,10 @@ class Recipe:
         encoder: of the image tokens, or "". crop: what it looks at. levels: its hidden states.
         uncond: as in AdapterSpec. rule, zero_tokens: as in Conditioning.
         strength: suggested; structure: suggested strength of the ControlNet that belongs to the family, or None.
-        cfg, side: suggested CFG scale and picture side, where the family is particular about them.
+        cfg: suggested CFG scale, of the official example: ip_adapter_faceid.py (tencent-ailab/IP-Adapter), the demo of
+            InstantID, app_v1_1.py (ToTheBeginning/PuLID) with a model that is not distilled. None: PuLID v1's example
+            only runs SDXL-Lightning.
+        side: suggested side of the picture, where it is another than the base model's.
         licence: of the weights, with their limits. model_card: where the official example differs.
     """
 
@@ -50,7 +53,7 @@ class Recipe:
 
 
 def _faceid(title: str, **more: object) -> Recipe:
-    values = {"pack": "buffalo_l", "recogniser": "w600k_r50", "id_vector": "normed", "licence": RESEARCH}
+    values = {"pack": "buffalo_l", "recogniser": "w600k_r50", "id_vector": "normed", "licence": RESEARCH, "cfg": 7.5}
     return Recipe(**({"title": title, "face": "first", "model_card": FACEID_CARD} | values | more))  # type: ignore
 
 
@@ -64,7 +67,7 @@ def _plus(title: str) -> Recipe:
     )
 
 
-def _pulid(title: str) -> Recipe:
+def _pulid(title: str, cfg: float | None = None) -> Recipe:
     return Recipe(
         title,
         pack="antelopev2",
@@ -78,6 +81,7 @@ def _pulid(title: str) -> Recipe:
         rule=Rule.ORTHO_V2,
         zero_tokens=8,
         strength=0.8,
+        cfg=cfg,
     )
 
 
@@ -99,7 +103,7 @@ RECIPES = {
         side=1016,  # at exactly 1024 watermarks of its training pictures show through
     ),
     "pulid-v1": _pulid("PuLID v1"),
-    "pulid-v1.1": _pulid("PuLID v1.1"),
+    "pulid-v1.1": _pulid("PuLID v1.1", cfg=7.0),
 }
 # PuLID's other mode: (rule, zero tokens); its recipe is the faithful one.
 PULID_STYLE = (Rule.ORTHO, 16)

@@ -63,7 +63,7 @@ class ImageEncoder:
         config = read_config(tensors, path, heads, hidden_act)
         model = _build(config)
         _check(model, tensors, path)
-        fingerprint = _fingerprint(tensors)
+        fingerprint = fingerprint_of(tensors["vision_model.embeddings.class_embedding"])
         model.load_state_dict(tensors, strict=False, assign=True)  # strictly checked above, but for position_ids
         positions = torch.arange((config.image_size // config.patch) ** 2 + 1)
         model.vision_model.embeddings.position_ids = positions[None]  # (1, 1 + P); the only buffer left on "meta"
@@ -125,9 +125,9 @@ class ImageEncoder:
         return {level: torch.cat(kept) for level, kept in parts.items()}
 
 
-def _fingerprint(tensors: StateDict) -> str:
-    half = tensors["vision_model.embeddings.class_embedding"].to("cpu", torch.float16)  # (width,)
-    return hashlib.sha256(half.numpy().tobytes()).hexdigest()
+def fingerprint_of(class_embedding: torch.Tensor) -> str:
+    """`ImageEncoder.fingerprint` of an encoder with this class embedding (width,)."""
+    return hashlib.sha256(class_embedding.to("cpu", torch.float16).numpy().tobytes()).hexdigest()
 
 
 def preprocess(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> torch.Tensor:

@@ -39,6 +39,12 @@ KNOWN = {
     "vit-bigg": ("CLIP-ViT-bigG-14-laion2B-39B-b160k", "CLIP-ViT-bigG", "clip_g"),
     "vit-l": ("clip-vit-large-patch14", "CLIP-ViT-L-14", "clip_vitl", "clip_l"),
 }
+# What adapters call them (ImageEncoder.name).
+KEYS = {
+    "ViT-H/14 1280x32 proj1024": "vit-h",
+    "ViT-bigG/14 1664x48 proj1280": "vit-bigg",
+    "ViT-L/14 1024x24 proj768": "vit-l",
+}
 SOURCES = {
     "vit-h": "https://huggingface.co/h94/IP-Adapter (models/image_encoder/model.safetensors)",
     "vit-bigg": "https://huggingface.co/h94/IP-Adapter (sdxl_models/image_encoder/model.safetensors)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ Choice = str | int
 # visibly out of focus lies below it, an ordinary portrait several times above.
 HALF_SHARPNESS = 60.0
 EYE_DISTANCE = 35.2  # px in the 112 template; a face whose eyes are closer is enlarged for the recogniser
+DOUBTFUL = 0.4  # a part of the quality below this is worth a word to the person who chose the photo
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ class Quality:
     def score(self) -> float:
         """Geometric mean of the parts, 0..1: one bad part cannot be bought off by the others."""
         return float((self.detection * self.sharpness * self.frontalness * self.size) ** 0.25)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why a reference tells little about its person, for people to read; empty where nothing is wrong."""
+        said = {
+            "detection": "hardly recognisable as a face",
+            "sharpness": "blurred",
+            "frontalness": "turned away",
+            "size": "small in the photo",
+        }
+        return tuple(f"the face is {word}" for part, word in said.items() if getattr(self, part) < DOUBTFUL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +91,24 @@ class Face:
     def area(self) -> float:
         """Of the box, px^2."""
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
+
+    def report(self) -> dict[str, Any]:
+        """What can be told of it as JSON: places in pixels, quality; neither picture nor vector."""
+        quality = self.quality
+        return {
+            "box": [round(float(value), 2) for value in self.box],
+            "points": [[round(float(value), 2) for value in point] for point in self.kps],
+            "score": round(self.score, 4),
+            "found_by": self.found_by,
+            "embedding_norm": round(float((self.embedding**2).sum() ** 0.5), 4),
+            "quality": {
+                "score": round(quality.score, 4),
+                "detection": round(quality.detection, 4),
+                "sharpness": round(quality.sharpness, 4),
+                "frontalness": round(quality.frontalness, 4),
+                "size": round(quality.size, 4),
+            },
+        }
 
     def crop(self, size: int = RECOGNISER_SIZE) -> np.ndarray:
         """Aligned crop (size, size, 3) RGB uint8, upright however the face lies in the picture."""

@@ -119,6 +119,11 @@ def find_pack(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike] =
     raise _missing(str(name), tried)
 
 
+def is_installed(name: str, model_dirs: Iterable[str | os.PathLike] = ()) -> bool:
+    """Whether a folder of that name with ONNX files lies in the usual places; none of them is opened."""
+    return next(_folders_named(name, pack_parents(model_dirs)), None) is not None
+
+
 def installed_packs(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Pack]:
     """Every usable pack in the usual places; folders that are no packs are passed over."""
     for parent in pack_parents(model_dirs):

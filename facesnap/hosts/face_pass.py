@@ -28,19 +28,15 @@ def is_face_pass(p: Any) -> bool:
     return bool(getattr(p, "_ad_inner", False))
 
 
-def takes_part(p: Any, opts: Any, script: str) -> bool:
-    """Whether FaceSnap acts on a processing object; sees to it that ADetailer hands its passes on to our script.
+def join(opts: Any, script: str) -> None:
+    """Name our script in ADetailer's list, where ADetailer is there and does not name it yet.
 
     Args:
-        p: the host's processing object. opts: the host's options, where ADetailer keeps its list of scripts.
-        script: stem of our script's file.
+        opts: the host's options. script: stem of our script's file.
     """
-    if not opts.facesnap_adetailer:
-        return not is_face_pass(p)
     names = opts.data.get(NAMES)
     if isinstance(names, str) and script not in [name.strip() for name in names.split(",")]:
         opts.data[NAMES] = f"{names},{script}" if names.strip() else script
-    return True
 
 
 def mask_of(p: Any) -> Tensor | None:

@@ -23,7 +23,7 @@ from facesnap.errors import AttachError, FaceSnapError, HostError, refusal
 from facesnap.hosts import face_pass
 from facesnap.hosts.face_pass import is_face_pass
 from facesnap.hosts.parts import Parts, Prepare
-from facesnap.hosts.tiles import WHOLE, Piece, TileWalk, crop_of, pass_piece, placed
+from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,18 @@ class WebUI(ABC):
             passes: "both", "first" or "second": the passes of a hires generation that have the people in them.
         """
         generation = self._of(p)
-        generation.prepare, generation.error = prepare, None
-        generation.passes = "both" if is_face_pass(p) else passes
+        generation.prepare, generation.passes, generation.error = prepare, passes, None
+        generation.wrap()
+        return generation
+
+    def adopt(self, p: Any) -> Generation | None:
+        """Attach the people of a picture to ADetailer's pass over it, prepared as they are; to be called from a
+        script's `process`. Returns None where the picture has none."""
+        outer = getattr(self.whole(p), "facesnap_generation", None)
+        if outer is None or outer.p is p or outer.prepare is None:
+            return None
+        generation = self._of(p)
+        generation.prepare = outer.prepare
         generation.wrap()
         return generation
 
@@ -81,6 +91,7 @@ class WebUI(ABC):
 
     def release(self, p: Any) -> None:
         """Let `p` sample as if FaceSnap were not there."""
+        self._whole = None
         generation = getattr(p, "facesnap_generation", None)
         if generation is not None and generation.p is p:
             generation.prepare = generation.error = None
@@ -91,10 +102,14 @@ class WebUI(ABC):
         notes = p.extra_generation_params.get(NOTE, "")
         if note in notes:
             return
-        logger.warning("%s", note)
         p.extra_generation_params[NOTE] = f"{notes}; {note}" if notes else note
+        self.tell(p, note)
+
+    def tell(self, p: Any, text: str) -> None:
+        """Tell the user something in the log and below the picture."""
+        logger.warning("%s", text)
         if hasattr(p, "comment"):
-            p.comment(note)
+            p.comment(text)
 
     def whole(self, p: Any) -> Any:
         """The processing object that makes the picture: `p` itself, but for ADetailer's face pass another."""
@@ -110,11 +125,14 @@ class WebUI(ABC):
                 generation.plan.idle = True
 
     def _of(self, p: Any) -> Generation:
+        if not is_face_pass(p):
+            self._whole = None
         known = getattr(p, "facesnap_generation", None)
         if known is not None and known.p is p:
             return known
         if known is not None:
             known.unwrap_copy(p)
+            p.extra_generation_params = dict(p.extra_generation_params)  # ADetailer processes a copy in vain
         p.facesnap_generation = generation = self.generation(p)
         return generation
 
@@ -301,15 +319,11 @@ class Generation(ABC):
         """Whether idle calls may become ours again without a new step."""
         return False
 
-    def _places(
-        self, pattern: int, batch: int, size: tuple[int, int]
-    ) -> tuple[Sequence[tuple[int, int]] | None, slice]:
+    def _places(self, pattern: int, batch: int, size: tuple[int, int]) -> tuple[Sequence[Place] | None, slice]:
         """(top, left) of each tile that the call holds, latent units, None where it holds the whole picture; and
-        which rows of the pattern it holds."""
-        if size == self._frame:
-            return None, slice(None)
+        which rows of the pattern each of them holds."""
         found = self._walk.next(pattern, batch, size)
-        if found is None and self._parts.needs_place:
+        if found is None and size != self._frame and self._parts.needs_place:
             raise AttachError(
                 f"The UNet was called with a piece of {size[1]} x {size[0]} of a latent of {self._frame[1]} x "
                 f"{self._frame[0]}, and the place of that piece is not known.",

@@ -30,11 +30,6 @@ class ModelFile:
     header: Header
     size: int
 
-    @property
-    def title(self) -> str:
-        """For lists: name, base model."""
-        return f"{self.name} ({self.header.base})" if self.header.base else self.name
-
 
 @dataclass(frozen=True)
 class Folders:
@@ -76,7 +71,10 @@ class Folders:
 
 
 def list_adapters(folders: Folders) -> list[ModelFile]:
-    """Every adapter, ours and public ones, by name; told by what is inside, not by the file's name."""
+    """Every adapter, ours and public ones, by name; told by what is inside, not by the file's name.
+
+    Damaged ones are listed too: their header has the problem.
+    """
     found = [(path, header) for path, header in _files(folders.adapters) if header.kind in (ADAPTER, FAMILY)]
     stems = [path.stem.lower() for path, _ in found]
     files = []

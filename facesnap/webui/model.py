@@ -134,6 +134,14 @@ class Person:
         Number(0, 5, 0.05), 1.0, "CLIP weight",
         "Weight of the CLIP branch inside the mixer; only adapters of the PlusV2 form use it.", infotext="s_struct",
     )  # fmt: skip
+    lora: float = setting(
+        _WEIGHT, 1.0, "LoRA strength",
+        "Weight of the LoRA that FaceID files bring: 1 is how they were trained, 0 is off.", infotext="lora",
+    )  # fmt: skip
+    lora_in_region: bool = setting(
+        Switch(), False, "LoRA inside the region only", "The LoRA changes the region only; of use with a region.",
+        infotext="lora in region",
+    )  # fmt: skip
     blocks: Any = setting(
         Blocks(), {}, "Block strengths",
         'Factors by UNet block or site, such as "middle=0.5 output.3=0.8"; others are 1.', infotext="blocks",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,3 @@ def decode(value: Any, name: str) -> np.ndarray:
             expected="a picture as base64 or a data URL",
             remedy="encode the file's bytes as base64; paths and addresses are not accepted",
         ) from error
-
-
-def digest(pixels: np.ndarray) -> str:
-    """sha256 of a picture's size and pixels."""
-    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()

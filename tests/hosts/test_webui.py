@@ -19,11 +19,9 @@ from facesnap.errors import (
     HostError,
     NoFaceError,
     PackError,
-    SettingsError,
 )
 from facesnap.hosts.tiles import TileWalk, pass_piece
 from facesnap.hosts.webui import NOTE, Parts
-from facesnap.webui.generation import begin
 from tests.networks import CONTEXT
 from tests.webui.standin.sampling import Processing
 
@@ -350,38 +348,3 @@ def test_regions_of_tiled_diffusion_follow_its_grid() -> None:
     walk.restart(tiler)
     assert walk.next(3, 3, (8, 8)) is None
     assert walk.next(3, 3, (2, 3)) == ([(1, 5)], slice(0, 3))
-
-
-def test_the_scripts_process_attaches_refuses_or_leaves_alone(world) -> None:
-    """Whatever it meets: no exception leaves it, and no picture is made that was asked to have a person in it."""
-
-    def studios(error: Exception | None = None):
-        def parts(settings, topology):
-            if error is not None:
-                raise error
-            return Parts([world.person])
-
-        return SimpleNamespace(parts=parts, unused=lambda settings, topology: settings.people[0].identity or None)
-
-    photo = {"references": ["AAAA"]}
-    no_face = NoFaceError("no face in it", expected="a face", remedy="another photo")
-    bare = sampled(processing(world))
-
-    def run(args: list, error: Exception | None = None) -> tuple[Processing, torch.Tensor]:
-        p = processing(world)
-        begin(world.host, studios(error), p, args)
-        return p, sampled(p)
-
-    assert not torch.equal(run([photo])[1], bare)
-    assert torch.equal(run([False, photo])[1], bare) and torch.equal(run([])[1], bare)
-    for args, error, kind in (
-        ([{"strenght": 1}], None, SettingsError),
-        ([photo], no_face, NoFaceError),
-        ([photo], KeyError("a mistake of ours"), KeyError),
-    ):
-        with pytest.raises(kind):
-            run(args, error)
-    p, made = run([{"identity": "what is not done yet"}])
-    assert not torch.equal(made, bare) and "what is not done yet" in p.extra_generation_params[NOTE]
-    p, made = run([{**photo, "on_error": "skip"}], no_face)
-    assert torch.equal(made, bare) and "no face in it" in p.extra_generation_params[NOTE]

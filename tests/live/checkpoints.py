@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from facesnap.demo import untrained
 from facesnap.faces.encoder import ImageEncoder
@@ -61,6 +63,32 @@ class Checkpoints:
             folder / "untrained.safetensors", unet, recogniser=load_pack(pack).recogniser_sha256,
             recogniser_name="test_pack", encoder=encoder, encoder_name=ENCODER,
         )  # fmt: skip
+
+    def write_controlnet(self, file: Path) -> None:
+        """An untrained ControlNet of the first checkpoint's widths, in ldm's layout."""
+        wanted = ("time_embed.", "input_blocks.", "middle_block.")
+        state = {}
+        with safe_open(self.folder / self.first.name, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 (not a dict)
+                name = key.removeprefix(UNET)
+                if key.startswith(UNET) and name.startswith(wanted):
+                    state[name] = opened.get_tensor(key)
+        hint = [3, 16, 16, 32, 32, 96, 96, 256, self.first.widths[0]]
+        torch.manual_seed(0)
+        for n, (before, after) in enumerate(itertools.pairwise(hint)):
+            _put(state, f"input_hint_block.{2 * n}", after, before, 3)
+        levels = [w for w in self.first.widths for _ in range(3)]
+        for n, channels in enumerate([self.first.widths[0], *levels[:-1]]):
+            _put(state, f"zero_convs.{n}.0", channels, channels, 1)
+        _put(state, "middle_block_out.0", levels[-1], levels[-1], 1)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({f"control_model.{name}": value for name, value in state.items()}, file)
+
+
+def _put(state: dict[str, torch.Tensor], name: str, after: int, before: int, kernel: int) -> None:
+    """A convolution's weight and bias."""
+    state[f"{name}.weight"] = torch.randn(after, before, kernel, kernel) / (before * kernel * kernel) ** 0.5
+    state[f"{name}.bias"] = torch.randn(after) * 0.02
 
 
 @functools.lru_cache(maxsize=1)

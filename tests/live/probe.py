@@ -4,6 +4,8 @@ It knows nothing of how FaceSnap finds the rows: a row's role is read from its c
 prompt's or not), its picture from its latent (parallel to which picture's latent).
 """
 
+import sys
+
 import torch
 from fastapi import Body
 from modules import script_callbacks, shared
@@ -53,6 +55,8 @@ def after_call(unet, args, kwargs, output):
             "size": list(x.shape[-2:]),
             "progress": plan.progress if plan else None,
             "steps": plan.steps if plan else None,
+            "people": len(running[-1]._parts.people) if rows else 0,
+            "inner": bool(getattr(STATE["step"].denoiser.p, "_ad_inner", False)),
         }
     )
 
@@ -82,7 +86,15 @@ def hooks():
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in unet.modules())
 
 
+def narrow_controlnets():
+    """sd-webui-controlnet takes the widths of SD1.5's networks for granted; those of the tests are narrower."""
+    guess = sys.modules.get("scripts.controlnet_model_guess")
+    if guess is not None and hasattr(live_unet(), "channel_mult"):
+        guess.controlnet_default_config["channel_mult"] = list(live_unet().channel_mult)
+
+
 def set_state(values: dict = Body(...)):  # noqa: B008
+    narrow_controlnets()
     STATE.update(values, calls=[], steps=0)
     return {"hooks": hooks()}
 

@@ -43,9 +43,12 @@ class WebUI:
     Args:
         folder: of the WebUI. data: its data folder, made anew. checkpoints: folder of checkpoints.
         extensions: name -> folder with the files to copy, of the extensions it has.
+        python_path: a folder of modules that its extensions find.
     """
 
-    def __init__(self, folder: Path, data: Path, checkpoints: Path, extensions: dict[str, Path]) -> None:
+    def __init__(
+        self, folder: Path, data: Path, checkpoints: Path, extensions: dict[str, Path], python_path: str = ""
+    ) -> None:
         self.folder, self.data = folder, data
         self.forge = (folder / "modules_forge").is_dir()
         for name, source in extensions.items():
@@ -61,7 +64,10 @@ class WebUI:
                 *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")),
             ],
             cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COMMANDLINE_ARGS": ""},
+            env={
+                **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COMMANDLINE_ARGS": "",
+                "PYTHONPATH": python_path,
+            },
         )  # fmt: skip
         self._wait()
 
