@@ -105,6 +105,7 @@ def get_state():
     return {
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host()._running), "unet": id(live_unet()),
+        "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),
     }  # fmt: skip
 
 
