@@ -4,11 +4,12 @@ It knows nothing of how FaceSnap finds the rows: a row's role is read from its c
 prompt's or not), its picture from its latent (parallel to which picture's latent).
 """
 
+import gc
 import sys
 
 import torch
 from fastapi import Body
-from modules import script_callbacks, shared
+from modules import script_callbacks, scripts, shared
 
 STATE = {"watch": False, "fail_at": None, "calls": [], "steps": 0, "step": None, "handles": []}
 
@@ -105,8 +106,29 @@ def get_state():
     return {
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host()._running), "unet": id(live_unet()),
+        "bytes": tensor_bytes(), "axes": axes(),
         "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),
     }  # fmt: skip
+
+
+def tensor_bytes():
+    """Of all tensors alive outside the host's models, each storage once."""
+    gc.collect()
+    models = {id(t) for m in live_unet().modules() for t in (*m._parameters.values(), *m._buffers.values())}
+    storages = {}
+    for one in gc.get_objects():
+        if type(one) is torch.Tensor and id(one) not in models and one.device.type == "cpu":
+            storages[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def axes():
+    """Labels of the X/Y/Z plot of txt2img in the order of its indices."""
+    for script in scripts.scripts_data:
+        if script.script_class.__module__ == "xyz_grid.py":
+            options = script.module.axis_options
+            return [one.label for one in options if type(one).__name__ == "AxisOption" or not one.is_img2img]
+    return []
 
 
 def add_routes(demo, app):

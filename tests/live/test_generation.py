@@ -170,11 +170,25 @@ def test_two_clients_at_once(webui, photo, astronaut) -> None:
     assert all(np.array_equal(together[n], alone[n % 3]) for n in range(6))
 
 
-def test_many_generations_leave_nothing(webui, snap) -> None:
+def test_a_hundred_generations_leave_nothing(webui, snap, astronaut) -> None:
+    """People and settings in turn: neither hooks nor tensors pile up, and the last plain picture is the first."""
+    other = to_text(np.ascontiguousarray(astronaut[:, ::-1]))
+    half = {"x": 0.0, "y": 0.0, "w": 0.5, "h": 1.0}
+    wishes = [
+        snap, {**snap, "references": [other], "end": 0.5}, {**snap, "strength": 0.3, "region": half},
+        {"people": [snap, {**snap, "references": [other], "region": half}]}, {**snap, "enabled": False},
+    ]  # fmt: skip
     before, hooks = webui.pictures(), webui.seen()["hooks"]
-    for n in range(30):
-        webui.pictures({**snap, "strength": n / 20}, steps=1)
-    assert webui.seen()["hooks"] == hooks
+
+    def run(rounds: int) -> int:
+        for n in range(rounds * len(wishes)):
+            webui.pictures(wishes[n % len(wishes)], steps=1, seed=n)
+        webui.pictures(steps=1)
+        return webui.seen()["bytes"]
+
+    first = run(4)
+    assert abs(run(16) - first) < 1 << 20
+    assert webui.seen()["hooks"] == hooks and webui.seen()["running"] == 0
     assert np.array_equal(webui.pictures(), before)
 
 
