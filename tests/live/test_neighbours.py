@@ -147,7 +147,7 @@ def test_a_failing_face_pass_leaves_nothing(crowd, script, snap) -> None:
 def test_controlnet(crowd, script, snap, astronaut) -> None:
     script("controlnet")
     crowd.watch(on=False)  # lets the probe see to the widths
-    model = crowd.request("/controlnet/model_list")[1]["model_list"][0]
+    model = next(name for name in crowd.request("/controlnet/model_list")[1]["model_list"] if "untrained" in name)
     unit = {"enabled": True, "module": "none" if not crowd.forge else "None", "model": model, "weight": 1.0,
             "image": to_text(astronaut[::8, ::8])}  # fmt: skip
     control = {"ControlNet": {"args": [unit]}}
