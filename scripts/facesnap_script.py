@@ -27,6 +27,7 @@ class FaceSnapScript(scripts.Script):
                 HOST.adopt(p)
             return
         face_pass.join(shared.opts, Path(__file__).stem)
+        HOST.own(p)
         generation.begin(HOST, studios(), p, args)
 
     def postprocess_image(self, p, pp, *args):

@@ -92,9 +92,19 @@ class WebUI(ABC):
     def release(self, p: Any) -> None:
         """Let `p` sample as if FaceSnap were not there."""
         self._whole = None
+        self.own(p)
         generation = getattr(p, "facesnap_generation", None)
-        if generation is not None and generation.p is p:
+        if generation is not None:
             generation.prepare = generation.error = None
+
+    def own(self, p: Any) -> None:
+        """Cut the ties of a shallow copy with what it was copied from (X/Y/Z plots; ADetailer hands copies to
+        `process` that are never sampled); to be called before anything is noted on `p`."""
+        known = getattr(p, "facesnap_generation", None)
+        if known is not None and known.p is not p:
+            known.unwrap_copy(p)
+            p.extra_generation_params = dict(p.extra_generation_params)
+            p.facesnap_generation = None
 
     def note(self, p: Any, note: str) -> None:
         """Tell the user something about this generation: in the log, below the picture and in its infotext."""
@@ -127,12 +137,9 @@ class WebUI(ABC):
     def _of(self, p: Any) -> Generation:
         if not is_face_pass(p):
             self._whole = None
-        known = getattr(p, "facesnap_generation", None)
-        if known is not None and known.p is p:
-            return known
-        if known is not None:
-            known.unwrap_copy(p)
-            p.extra_generation_params = dict(p.extra_generation_params)  # ADetailer processes a copy in vain
+        self.own(p)
+        if getattr(p, "facesnap_generation", None) is not None:
+            return p.facesnap_generation
         p.facesnap_generation = generation = self.generation(p)
         return generation
 

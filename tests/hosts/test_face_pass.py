@@ -161,7 +161,8 @@ def test_what_fails_in_the_face_pass_is_told_on_the_picture(world, two, again: b
     with pytest.raises(CheckpointError):
         sampled(inner)
     if again:
-        world.host.enlist(copy.copy(outer), prepare(*two)).p.extra_generation_params.clear()
+        world.host.own(other := copy.copy(outer))
+        other.extra_generation_params.clear()
     assert "face pass was left out" in outer.extra_generation_params[NOTE] and outer.comments
     assert NOTE not in inner.extra_generation_params and not world.host._running
 
