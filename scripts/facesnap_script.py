@@ -5,7 +5,7 @@ from pathlib import Path
 from modules import script_callbacks, scripts, shared
 
 from facesnap.hosts import face_pass
-from facesnap.webui import accordion, generation, options
+from facesnap.webui import accordion, generation, options, routes
 from facesnap.webui.hosting import current_host, studios
 
 HOST = current_host()
@@ -28,12 +28,16 @@ class FaceSnapScript(scripts.Script):
             return
         face_pass.join(shared.opts, Path(__file__).stem)
         HOST.own(p)
-        generation.begin(HOST, studios(), p, args)
+        generation.begin(HOST, studios(), p, args, shared.opts)
 
     def postprocess_image(self, p, pp, *args):
         if not face_pass.is_face_pass(p):
             generation.after_picture(p, pp.image)
 
+    def postprocess(self, p, processed, *args):
+        generation.finish(p, processed)
+
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)
 script_callbacks.on_ui_settings(lambda: options.register(shared))
+script_callbacks.on_app_started(routes.register)

@@ -38,12 +38,12 @@ KNOWN = {
     "vit-h": ("CLIP-ViT-H-14-laion2B-s32B-b79K", "CLIP-ViT-H-14", "clip_h", "image_encoder"),
     "vit-bigg": ("CLIP-ViT-bigG-14-laion2B-39B-b160k", "CLIP-ViT-bigG", "clip_g"),
     "vit-l": ("clip-vit-large-patch14", "CLIP-ViT-L-14", "clip_vitl", "clip_l"),
-}
-# What adapters call them (ImageEncoder.name).
-KEYS = {
-    "ViT-H/14 1280x32 proj1024": "vit-h",
-    "ViT-bigG/14 1664x48 proj1280": "vit-bigg",
-    "ViT-L/14 1024x24 proj768": "vit-l",
+    "eva02-clip-l-14-336": (
+        "EVA02_CLIP_L_336_psz14_s6B",
+        "EVA02-CLIP-L-14-336",
+        "eva02_large_patch14_clip_336.merged2b_s6b_b61k",
+        "eva02_clip_l_336",
+    ),
 }
 SOURCES = {
     "vit-h": "https://huggingface.co/h94/IP-Adapter (models/image_encoder/model.safetensors)",
@@ -267,12 +267,14 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
                 return entry
             if entry.is_dir() and entry.name.lower() in stems and (file := _file_in(entry)):
                 return file
+    from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+
     source = SOURCES.get(key, f"the encoder that the adapter names, for example {SOURCES['vit-h']}")
     places = ", ".join(map(str, parents)) or "no model folder is known"
     raise EncoderError(
         f"Image encoder '{name}' was not found.",
         expected=f"a file, or one of that name in: {places}.",
-        remedy=f"download {source} and give its path.",
+        remedy=f"{advice(key, f'download {source}')}, or give its path.",
     )
 
 

@@ -52,6 +52,11 @@ class Quality:
         }
         return tuple(f"the face is {word}" for part, word in said.items() if getattr(self, part) < DOUBTFUL)
 
+    def json(self) -> dict[str, float]:
+        """Score and parts, rounded."""
+        parts = ("score", "detection", "sharpness", "frontalness", "size")
+        return {part: round(float(getattr(self, part)), 4) for part in parts}
+
 
 @dataclass(frozen=True, eq=False)
 class Face:
@@ -92,27 +97,20 @@ class Face:
         """Of the box, px^2."""
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
-    def report(self) -> dict[str, Any]:
-        """What can be told of it as JSON: places in pixels, quality; neither picture nor vector."""
-        quality = self.quality
+    def crop(self, size: int = RECOGNISER_SIZE) -> np.ndarray:
+        """Aligned crop (size, size, 3) RGB uint8, upright however the face lies in the picture."""
+        return aligned_crop(self.picture, self.kps, size)
+
+    def json(self) -> dict[str, Any]:
+        """What was found, as numbers that JSON has."""
         return {
             "box": [round(float(value), 2) for value in self.box],
             "points": [[round(float(value), 2) for value in point] for point in self.kps],
             "score": round(self.score, 4),
             "found_by": self.found_by,
             "embedding_norm": round(float((self.embedding**2).sum() ** 0.5), 4),
-            "quality": {
-                "score": round(quality.score, 4),
-                "detection": round(quality.detection, 4),
-                "sharpness": round(quality.sharpness, 4),
-                "frontalness": round(quality.frontalness, 4),
-                "size": round(quality.size, 4),
-            },
+            "quality": self.quality.json(),
         }
-
-    def crop(self, size: int = RECOGNISER_SIZE) -> np.ndarray:
-        """Aligned crop (size, size, 3) RGB uint8, upright however the face lies in the picture."""
-        return aligned_crop(self.picture, self.kps, size)
 
 
 def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:

@@ -22,6 +22,7 @@ from facesnap.webui.fields import (
     table,
 )
 
+VERSION = 1  # of the settings as the API has them: goes up when a key changes its meaning or goes
 PEOPLE = 3  # shown in the UI; a WebUI option raises it
 MOST_PEOPLE = 8
 PRESETS: dict[str, dict[str, Any]] = {

@@ -11,19 +11,20 @@ from typing import Any
 
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.registry import load_adapter
+from facesnap.checkpoints.registry import NATIVE, load_adapter
+from facesnap.download.catalogue import advice
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
-from facesnap.faces.recognisers import require_named
+from facesnap.faces.recognisers import RECOGNISERS, require_named
 from facesnap.faces.sighting import Seen
 from facesnap.hosts.webui import Parts
 from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
 from facesnap.webui.folders import Folders, find_adapter, list_adapters
-from facesnap.webui.headers import ADAPTER
 from facesnap.webui.identities import IdentityStore
+from facesnap.webui.model_list import Entry, entries
 from facesnap.webui.people import face_choice, person_settings, reference_pictures
 from facesnap.webui.settings import Person, Settings
 
@@ -147,19 +148,21 @@ class Studios:
         yield from installed_packs(folders.packs)
 
     def _file(self, name: str, base: str) -> Path:
-        """An adapter's file by name or hash; without a name the first that was made for the base model."""
+        """An adapter's file by name or hash; without a name the first that fits the base model, our own before
+        others, those with all they need before those without."""
         folders = self.folders()
-        files = list_adapters(folders)
         if name:
-            return find_adapter(name, files).path
-        for file in files:
-            if file.header.kind == ADAPTER and file.header.base == base:
-                return file.path
-        raise MissingWeightsError(
-            f"There is no FaceSnap adapter for {base} among {len(files)} adapters.",
-            expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
-            remedy="put one there and refresh the list of models, or choose another base model",
-        )
+            return find_adapter(name, list_adapters(folders)).path
+        listed = entries(folders, base)
+        fitting = [one for one in listed if one.fits and one.base == base and one.family]
+        if not fitting:
+            raise MissingWeightsError(
+                f"There is no adapter for {base} among {len(listed)} adapters.",
+                expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
+                remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
+                "or choose another base model",
+            )
+        return min(fitting, key=_preference).path
 
     def _encoder_of(self, adapter: Adapter) -> ImageEncoder | None:
         if not adapter.mixer.config.clip_levels:
@@ -170,6 +173,10 @@ class Studios:
             self._encoder = None
             self._encoder = (key, ImageEncoder.load(file))
         return self._encoder[1]
+
+
+def _preference(entry: Entry) -> tuple[bool, bool]:
+    return any(need.there is False for need in entry.needs), entry.family != NATIVE
 
 
 def _sees_faces(settings: Settings) -> bool:
@@ -183,7 +190,7 @@ def _prepared(
     net = studio.adapter.ffrnet
     for seen, one in zip(known, wanted, strict=True):
         people.append(studio.conditioning(seen.identity, one))
-        doubtful = [doubt for sighting in seen.sightings for doubt in sighting.doubts]
+        doubtful = [doubt for sighting in seen.sightings for doubt in sighting.quality.doubts]
         if net is not None:
             structure = studio.structure(seen.identity, one, size, "cpu", net.dtype)
             shape = studio.shape(seen.identity, one, size)
@@ -209,8 +216,13 @@ def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
     raise PackError(
         f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
         expected=f"the pack with {spec.recogniser_name or spec.recogniser[:10]} in one of: {places}",
-        remedy="download that pack and unpack it there",
+        remedy=_get_pack(spec.recogniser_name),
     )
+
+
+def _get_pack(recogniser: str) -> str:
+    otherwise = "download that pack and unpack it there"
+    return advice(RECOGNISERS[recogniser].packs[0], otherwise) if recogniser in RECOGNISERS else otherwise
 
 
 def _is_named(pack: Pack, name: str) -> bool:
