@@ -26,7 +26,9 @@ def test_a_person_changes_the_picture_and_nothing_stays(webui, snap) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_off_is_the_extension_being_absent(webui, snap, plain_pictures, name: str) -> None:
-    for off in (None, {**snap, "enabled": False}, {**snap, "strength": 0.0}, {**snap, "start": 1.0, "end": 1.0}):
+    never = {"start": 1.0, "end": 1.0, "structure_start": 1.0, "structure_end": 1.0}
+    weightless = {"strength": 0.0, "structure": 0.0}
+    for off in (None, {**snap, "enabled": False}, {**snap, **weightless}, {**snap, **never}):
         assert np.array_equal(webui.pictures(off, **PLAIN[name]), plain_pictures[name])
     assert not np.array_equal(webui.pictures(snap, **PLAIN[name]), plain_pictures[name])
 
@@ -75,6 +77,7 @@ def test_batches_and_window(webui, snap) -> None:
     batch = webui.pictures(snap, batch_size=2, n_iter=2)[-4:]
     for i in range(4):
         assert abs(batch[i] - webui.pictures(snap, seed=1 + i)[0]).max() <= 3
+    snap = {**snap, "structure": 0.0}  # it has a window of its own
     bare, whole, half = webui.pictures(), webui.pictures(snap), webui.pictures({**snap, "end": 0.5})
     assert abs(half - bare).mean() > 1 and not np.array_equal(half, whole)
     assert np.array_equal(webui.pictures({**snap, "start": 0.8, "end": 0.9}), bare)  # between two of four steps
