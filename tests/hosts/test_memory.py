@@ -15,7 +15,7 @@ from facesnap.attach import Pictures, Speed, Structure, View
 from facesnap.errors import CheckpointError
 from facesnap.hosts.forge_memory import Carrier
 from facesnap.hosts.memory import computing
-from facesnap.hosts.webui import Parts
+from facesnap.hosts.parts import Parts
 from facesnap.models.fidelity import FFRNet
 from tests.devices import CPU, GPU, Devices, places
 from tests.hosts.test_webui import person, processing, sampled, unets, world  # noqa: F401
