@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from facesnap.errors import FaceSnapError
 from facesnap.version import __version__
 
-COMMANDS = ("demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "bench", "doctor")
+COMMANDS = ("demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "world", "bench", "doctor")
 
 
 def build_parser() -> argparse.ArgumentParser:

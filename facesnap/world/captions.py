@@ -11,18 +11,19 @@ STYLES = {
     "poster": "a poster of a person",
     "sketch": "a pencil sketch of a person",
 }
+# {} takes the colour. An article stands before what can be counted.
 HAIR = {
     "bald": "a bald head",
-    "buzz cut": "a {colour} buzz cut",
-    "short": "short {colour} hair",
-    "side parting": "{colour} hair with a side parting",
-    "quiff": "a {colour} quiff",
-    "bob": "a {colour} bob",
-    "short with fringe": "short {colour} hair with a fringe",
-    "long": "long {colour} hair",
-    "long with fringe": "long {colour} hair with a fringe",
-    "afro": "a {colour} afro",
-    "bun": "{colour} hair in a bun",
+    "buzz cut": "a {} buzz cut",
+    "short": "short {} hair",
+    "side parting": "{} hair with a side parting",
+    "quiff": "a {} quiff",
+    "bob": "a {} bob",
+    "short with fringe": "short {} hair with a fringe",
+    "long": "long {} hair",
+    "long with fringe": "long {} hair with a fringe",
+    "afro": "a {} afro",
+    "bun": "{} hair in a bun",
 }
 GLASSES = {"round": "round glasses", "square": "square glasses", "sunglasses": "sunglasses"}
 BEARDS = {"stubble": "stubble", "moustache": "a moustache", "goatee": "a goatee", "full": "a full beard"}
@@ -60,13 +61,13 @@ def caption(look: Look, *, expression: bool = True, pose: bool = True) -> str:
         pose: name the direction of the head.
     """
     coloured = look.style not in COLOURLESS
-    wears = [HAIR[look.hair].format(colour=look.hair_colour if coloured else "").replace("  ", " ").strip()]
+    wears = [_worded(HAIR[look.hair], look.hair_colour if coloured else "")]
     if look.glasses != "none":
         wears.append(GLASSES[look.glasses])
     if look.beard != "none":
         wears.append(BEARDS[look.beard])
-    dress = f"{look.clothing_colour} {look.garment}" if coloured else look.garment
-    parts = [f"{STYLES[look.style]} with {_joined(wears)}", f"wearing {_article(dress)} {dress}"]
+    dress = _worded(f"a {{}} {look.garment}", look.clothing_colour if coloured else "")
+    parts = [f"{STYLES[look.style]} with {_joined(wears)}", f"wearing {dress}"]
     if coloured:
         parts.append(f"{look.background} background")
     parts.append(LIGHTS[look.light])
@@ -81,5 +82,9 @@ def _joined(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def _article(noun: str) -> str:
-    return "an" if noun[0] in "aeio" else "a"
+def _worded(template: str, colour: str) -> str:
+    """The template with the colour, or without any, and the article that fits the word after it."""
+    words = template.format(colour).split()
+    if words[0] == "a" and words[1][0] in "aeio":
+        words[0] = "an"
+    return " ".join(words)

@@ -11,20 +11,20 @@ from facesnap.landmarks.build_basis import PRESETS
 
 # Frequency of the named expressions (they are the landmark predictor's presets).
 EXPRESSIONS: dict[str, float] = {
-    "neutral": 0.27,
-    "smile": 0.27,
-    "laugh": 0.12,
+    "neutral": 0.29,
+    "smile": 0.29,
+    "laugh": 0.13,
     "open_mouth": 0.07,
-    "surprise": 0.08,
-    "sadness": 0.06,
-    "frown": 0.06,
+    "surprise": 0.06,
+    "sadness": 0.04,
+    "frown": 0.05,
     "eyes_closed": 0.03,
     "wink_left": 0.02,
     "wink_right": 0.02,
 }
 # A resting face: brows relaxed, the corners of the mouth just up. Without it anny's mean head looks stern.
 RESTING = {
-    "browInnerUp": 0.35,
+    "browInnerUp": 0.6,
     "browOuterUpLeft": 0.12,
     "browOuterUpRight": 0.12,
     "mouthSmileLeft": 0.1,
@@ -33,6 +33,7 @@ RESTING = {
 _STRAY = 0.12  # size of the random movements beside the preset
 # Movements that must not stray: the lids would meet, or a mouth would hang open for no reason.
 _STILL = ("eyeBlink", "jawOpen", "mouthClose", "mouthFunnel", "browDown", "mouthFrown", "cheekPuff")
+_GRIM = ("frown", "sadness")  # they say where brows and mouth go, and look like masks at full strength
 STRONG_YAW = 18.0  # degrees from which a caption calls a head turned
 
 
@@ -64,7 +65,8 @@ class View:
     def sample(rng: np.random.RandomState) -> View:
         """A random view: two thirds face the camera within about 15 degrees, one third turn up to 38."""
         name = str(rng.choice(list(EXPRESSIONS), p=list(EXPRESSIONS.values())))
-        actions = express(name, float(rng.uniform(0.6, 1.0)), rng)
+        strength = rng.uniform(0.45, 0.8) if name in _GRIM else rng.uniform(0.6, 1.0)
+        actions = express(name, float(strength), rng)
         yaw = rng.normal(0, 9) if rng.uniform() < 2 / 3 else rng.uniform(-38, 38)
         yaw = float(np.clip(yaw, -38, 38))
         return View(
@@ -90,7 +92,7 @@ class View:
 def express(name: str, strength: float, rng: np.random.RandomState | None = None) -> dict[str, float]:
     """Facial actions of a preset at a strength in 0..1, on the resting face; `rng` adds small stray movements."""
     actions = dict(RESTING)
-    if name in ("frown", "sadness"):  # these say where brows and mouth go
+    if name in _GRIM:
         actions = {}
     for action, amount in PRESETS[name].items():
         actions[action] = max(actions.get(action, 0.0), amount * strength)

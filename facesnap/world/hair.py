@@ -53,16 +53,16 @@ class Cut:
 
 
 CUTS: dict[str, Cut] = {
-    "buzz cut": Cut(0.003, 0.010),
-    "short": Cut(0.011, 0.020, close=0.45),
-    "side parting": Cut(0.014, 0.020, close=0.35),
-    "quiff": Cut(0.011, 0.012, close=0.60),
+    "buzz cut": Cut(0.003, 0.008),
+    "short": Cut(0.011, 0.012, close=0.50),
+    "side parting": Cut(0.014, 0.012, close=0.35),
+    "quiff": Cut(0.011, 0.010, close=0.65),
     "bob": Cut(0.018, 0.035, length=0.085, fringe=True),
     "short with fringe": Cut(0.013, 0.050, fringe=True),
-    "long": Cut(0.016, 0.020, length=0.17),
+    "long": Cut(0.016, 0.012, length=0.17),
     "long with fringe": Cut(0.016, 0.050, length=0.17, fringe=True),
     "afro": Cut(0.038, 0.020, close=0.30),
-    "bun": Cut(0.006, 0.012),
+    "bun": Cut(0.006, 0.008),
 }
 
 
@@ -151,8 +151,8 @@ class HairGrid:
         _close_seam(part.normals)
         meshes = [part]
         if style == "bun":
-            middle = vertices[self._model.skin & (self._model.mean[:, 1] < -0.1)].mean(0)
-            meshes.append(_bun(middle + turn @ [0.0, -0.103, 0.040], turn))
+            place = int(np.argmin(np.abs(self.theta - 0.35) + np.abs(self.phi + np.pi)))  # just behind the crown
+            meshes.append(_bun(shell[place] + 0.018 * rays[place], turn))
         return Hair(meshes, edge.astype(np.float32), style == "afro")
 
     def _cut_edge(self, style: str, cut: Cut, rng: np.random.RandomState) -> np.ndarray:
@@ -223,7 +223,7 @@ def _bun(centre: np.ndarray, turn: np.ndarray) -> Mesh:
     vertices = centre + 0.034 * ball @ turn.T
     if (vertex_normals(vertices, faces) * (ball @ turn.T)).sum() < 0:
         faces = faces[:, ::-1]
-    return mesh(vertices, faces, Material.BUN, np.stack([3 * theta, phi, 0 * phi], axis=1))
+    return mesh(vertices, faces, Material.BUN, np.stack([phi, 0.8 + 0.5 * theta, 0 * phi], axis=1))
 
 
 def _close_seam(normals: np.ndarray) -> None:

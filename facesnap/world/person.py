@@ -84,8 +84,8 @@ class Person:
         odds_of_hues = np.array([_BROW_COLOURS[h] for h in hues])
         brows = Brows(
             thickness=rng.uniform(1.6, 3.9),
-            arch=rng.uniform(0.0, 2.6),
-            inner_lift=rng.uniform(1.4, 3.4),
+            arch=rng.uniform(-0.4, 1.8),
+            inner_lift=rng.uniform(1.6, 3.6),
             tail=rng.uniform(0.2, 0.6),
             density=rng.uniform(0.5, 1.0),
             colour=str(rng.choice(hues, p=odds_of_hues / odds_of_hues.sum())),

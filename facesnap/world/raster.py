@@ -83,7 +83,7 @@ def _candidates(
     shown = (right >= left) & (bottom >= top) & (np.abs(area) > 1e-9) & ((area < 0) | two_sided)
     triangles = np.flatnonzero(shown)
     extent = np.maximum(right - left, bottom - top)[triangles] + 1
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.float32))]
     smaller = 0
     for side in _SIDES:
         chosen = triangles[(extent > smaller) & (extent <= side)]

@@ -24,11 +24,11 @@ from facesnap.world.truth import REGIONS, Picture, Truth, face_box
 
 SUPERSAMPLING = 2
 _DISTANCE = 1.15  # m, camera to the middle of the head
-_FOCAL = 3.72  # picture widths at that distance a metre
-_LOOK_AT = np.array([0.0, -0.116, -0.03])  # m, the middle of the picture
+_FOCAL = 3.78  # picture widths at that distance a metre
+_LOOK_AT = np.array([0.0, -0.112, -0.03])  # m, the middle of the picture
 _PIVOT = np.array([0.0, -0.035, 0.0], dtype=np.float32)  # m, the head turns about it
 _HEADROOM = 0.02  # of the picture, kept free above the hair
-_MOST_SHIFT, _LEAST_ZOOM = 0.045, 0.84  # how far the camera gives way for tall hair
+_LEAST_ZOOM = 0.80  # how far the camera steps back for tall hair
 _HIDDEN_BEHIND = 0.006  # m that a surface may lie in front of a point that still counts as seen
 
 
@@ -261,20 +261,16 @@ class World:
 
 
 def _projected(scene: _Scene, look: Look, size: int) -> np.ndarray:
-    """(N, 3) float32 pixels and depth in m; the camera gives way to hair that would leave the picture."""
+    """(N, 3) float32 pixels and depth in m; the camera steps back from hair that would leave the picture."""
     vertices, view = scene.mesh.vertices, look.view
     sideways = 0.7 * float(scene.head.mean(0)[0])
     offset = vertices - (_LOOK_AT * [0, 1, 0] + [sideways, 0, _LOOK_AT[2]]).astype(np.float32)
     depth = offset[:, 2] + np.float32(_DISTANCE)
     flat = np.float32(_FOCAL * view.zoom) * offset[:, :2] / depth[:, None]
     flat += np.float32([0.5 + view.shift[0], 0.5 + view.shift[1]])
-    missing = _HEADROOM - float(flat[:, 1].min())
-    if missing > 0:
-        shift = min(missing, _MOST_SHIFT)
-        flat[:, 1] += np.float32(shift)
-        missing -= shift
-    if missing > 0:  # smaller, about the middle of the lower edge
-        zoom = max(_LEAST_ZOOM, (1 - _HEADROOM) / (1 - _HEADROOM + missing))
+    top = float(flat[:, 1].min())
+    if top < _HEADROOM:  # smaller, about the middle of the lower edge
+        zoom = max(_LEAST_ZOOM, (1 - _HEADROOM) / (1 - top))
         flat = (flat - np.float32([0.5, 1])) * np.float32(zoom) + np.float32([0.5, 1])
     return np.concatenate([flat * size, depth[:, None]], axis=1).astype(np.float32)
 
@@ -307,7 +303,7 @@ def _strands(
     row = (theta / 3.2 * (len(grain) - 1)).astype(np.int64).clip(0, len(grain) - 1)
     column = ((phi + np.pi) / (2 * np.pi) * 1023).astype(np.int64) % 1024
     shade = np.clip(1 + 0.28 * grain[row, column], 0.3, 2) * (1 - 0.35 * np.exp(-theta / 0.10))
-    shade = np.where(inside_out, 0.30 * shade, shade)
+    shade = np.where(inside_out, (0.6 if curly else 0.3) * shade, shade)
     return colour * shade[:, None].astype(np.float32)
 
 

@@ -26,6 +26,9 @@ _RADIUS = 0.095  # m, of the face around the axis, for lengths across
 _ACROSS = SHEET[1] / _TURN / _RADIUS / 1000  # columns a mm
 _SUB = 8  # sub-pixel steps of OpenCV's drawing
 IRIS_MM, PUPIL_MM = 6.1, 2.5
+# The nostrils on the mean head: middle of the image-right one and half axes, m.
+_NOSTRIL = np.float32([0.0085, -0.0962, -0.1355])
+_NOSTRIL_AXES = np.float32([0.0056, 0.0036, 0.0100])
 
 BEARD_DEPTH = {"full": 0.006, "goatee": 0.004}  # m that a beard stands off the skin
 
@@ -149,6 +152,9 @@ def paint_skin(
     blush = (look_up(marks.blush, coords) * (0.10 + person.blush))[:, None]
     colour *= 1 - blush * np.float32([0.0, 0.8, 0.75])
     colour = _mixed(colour, skin * np.float32([0.62, 0.5, 0.42]), 0.75 * look_up(marks.freckles, coords))
+    mirrored = np.concatenate([np.abs(coords[:, :1]), coords[:, 1:]], axis=1)
+    off_nostril = np.sqrt((((mirrored - _NOSTRIL) / _NOSTRIL_AXES) ** 2).sum(1))
+    colour = _mixed(colour, skin * np.float32([0.16, 0.10, 0.09]), 0.9 * smoothstep(1.1, 0.6, off_nostril))
     lips = smoothstep(0.25, 0.75, model.lips(uv))
     colour = _mixed(colour, skin * np.asarray(person.lips, dtype=np.float32), 0.92 * lips)
     inside = smoothstep(0.25, 0.7, model.mouth_inside(uv))

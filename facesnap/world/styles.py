@@ -59,7 +59,7 @@ def _painting(picture: np.ndarray, regions: np.ndarray, rng: np.random.RandomSta
     strokes = cv2.GaussianBlur(cv2.resize(noise, (size, size)), (0, 0), sigmaX=5, sigmaY=0.8)
     slant = cv2.getRotationMatrix2D((size / 2, size / 2), float(rng.uniform(20, 60)), 1)
     strokes = cv2.warpAffine(strokes, slant, (size, size), borderMode=cv2.BORDER_REFLECT)
-    return _saturated(dabs, 1.3) * (1 + 0.22 * strokes[..., None])
+    return _saturated(dabs, 1.3) * (1 + 0.11 * strokes[..., None])
 
 
 def _comic(picture: np.ndarray, regions: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
@@ -74,7 +74,7 @@ def _poster(picture: np.ndarray, regions: np.ndarray, rng: np.random.RandomState
     """Few flat, loud colours with a dot screen in the shadows."""
     smooth = _kuwahara(picture, 2)
     sharp = np.clip(smooth + 0.8 * (smooth - cv2.GaussianBlur(smooth, (0, 0), 4)), 0, 1)
-    flat = _saturated(_stepped(sharp, 4), 1.7)
+    flat = _saturated(_stepped(sharp, 4), 1.4)
     y, x = np.mgrid[0 : len(picture), 0 : len(picture)].astype(np.float32)
     dots = 0.5 + 0.25 * (np.cos((x + y) * 0.9) + np.cos((x - y) * 0.9))
     grey = cv2.cvtColor(sharp, cv2.COLOR_RGB2GRAY)
