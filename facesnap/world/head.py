@@ -7,7 +7,8 @@ All sums have a fixed order: the same person has the same bytes whatever else wa
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,9 +44,7 @@ class HeadModel:
         self.sliders, self.faces, self.corner_uv = self._heads.sliders, self._heads.faces, self._heads.corner_uv
         self.follow = 1 - smoothstep(0.02, 0.98, self._heads.neck_share).astype(np.float32)
         self.mean = self._exact(Head({}, {}), {})
-        self._moves = {
-            action: self._exact(Head({}, {}), {action: 1.0}) - self.mean for action in self._heads.actions
-        }
+        self._moves = {action: self._exact(Head({}, {}), {action: 1.0}) - self.mean for action in self._heads.actions}
         part = _components(self.faces, len(self.mean))
         right_eye, left_eye = self._eye_parts(part)
         self.skin = part == part[0]
@@ -77,8 +76,9 @@ class HeadModel:
         return (vertices[self._point_vertices] * self._point_weights[:, :, None]).sum(1)
 
     def _exact(self, head: Head, actions: Mapping[str, float]) -> np.ndarray:
-        """anny's vertices, rounded to a micrometre so that the number of threads cannot show."""
-        return np.round(self._heads.vertices(head, actions), 6).astype(np.float32)
+        """anny's vertices, computed by one thread: torch's sums depend on how many there are."""
+        with _one_torch_thread():
+            return self._heads.vertices(head, actions)
 
     def _eye_parts(self, part: np.ndarray) -> tuple[int, int]:
         """The components that lie wholly in front at one side: image-right and image-left eye."""
@@ -113,6 +113,18 @@ class HeadModel:
         openness = (1 - _CAVITY_DARK * smoothstep(*_CAVITY, depth)).astype(np.float32)
         openness[~self.skin] = 1
         return openness
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @lru_cache(maxsize=1)

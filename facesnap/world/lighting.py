@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from facesnap.world.mesh import unit
+from facesnap.world.mesh import f32, unit
 from facesnap.world.raster import FAR, rasterise
 
 _SHADOW_SIZE, _SHADOW_WIDTH = 160, 0.62  # pixels and metres of the lamp's view
@@ -34,7 +34,7 @@ class Light:
 
     @property
     def direction(self) -> np.ndarray:
-        return unit(np.asarray(self.towards, dtype=np.float32))
+        return unit(f32(self.towards))
 
 
 LIGHTS: dict[str, Light] = {
@@ -46,19 +46,19 @@ LIGHTS: dict[str, Light] = {
     "cool": Light((0.45, -0.4, -0.75), 0.90, 0.45, (0.78, 0.95, 1.14)),
     "dramatic": Light((-0.9, -0.35, -0.32), 1.30, 0.16, (1.05, 1.0, 0.95), shade=0.14),
 }
-SKIN_WRAP, OTHER_WRAP = np.float32([0.38, 0.22, 0.18]), np.float32(0.15)  # light that creeps round, most of it red
+SKIN_WRAP, OTHER_WRAP = f32([0.38, 0.22, 0.18]), np.float32(0.15)  # light that creeps round, most of it red
 
 
 def shadow(
     vertices: np.ndarray, faces: np.ndarray, towards: np.ndarray, position: np.ndarray, normal: np.ndarray
 ) -> np.ndarray:
     """Share of the lamp, (M,) in 0..1, that reaches fragments at `position` (M, 3); `faces` cast the shadow."""
-    across = unit(np.cross(towards, np.float32([0, -1, 0]))).astype(np.float32)
+    across = unit(np.cross(towards, f32([0, -1, 0]))).astype(np.float32)
     up = np.cross(across, towards).astype(np.float32)
     scale, middle = _SHADOW_SIZE / _SHADOW_WIDTH, _SHADOW_SIZE / 2
 
     def seen(points: np.ndarray) -> np.ndarray:
-        head = points - np.float32([0, -0.12, -0.03])
+        head = points - f32([0, -0.12, -0.03])
         return np.stack([head @ across * scale + middle, head @ up * scale + middle, 2 - head @ towards], axis=1)
 
     everything = np.ones(len(faces), dtype=bool)
@@ -94,12 +94,12 @@ def irradiance(
     wrap = np.where(wraps[:, None], SKIN_WRAP, OTHER_WRAP)
     facing = np.clip(((normal @ light.direction)[:, None] + wrap) / (1 + wrap), 0, 1)
     facing = facing * (0.65 + 0.35 * facing)
-    colour = np.asarray(light.colour, dtype=np.float32) * light.key
+    colour = f32(light.colour) * light.key
     reach = (light.shade + (1 - light.shade) * lit) * (0.45 + 0.55 * openness)
-    opposite = unit(np.float32([-0.9 * light.direction[0], -0.1, -0.75]))
+    opposite = unit(f32([-0.9 * light.direction[0], -0.1, -0.75]))
     fill = 0.22 * np.clip(normal @ opposite * 0.5 + 0.5, 0, 1) * (light.ambient / 0.4)
     sky = light.ambient * np.clip(0.62 - 0.38 * normal[:, 1], 0, 1)
-    around = ((sky + fill) * openness)[:, None] * np.float32([0.97, 1.0, 1.05])
+    around = ((sky + fill) * openness)[:, None] * f32([0.97, 1.0, 1.05])
     return facing * colour * reach[:, None] + around
 
 
@@ -110,13 +110,13 @@ def strand_glint(normal: np.ndarray, half: np.ndarray, crown: np.ndarray) -> np.
     return np.sqrt(np.clip(1 - along * along, 0, 1)) ** 28
 
 
-def exposed(radiance: np.ndarray, face: np.ndarray) -> tuple[np.ndarray, float]:
-    """Expose for the face as a photographer does: `radiance` (M, 3) times a gain, and the gain.
+def exposed(radiance: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Expose `radiance` (M, 3) for the fragments `face` (M,), as a photographer does.
 
     A dark face in hard light is lifted by up to 1.9, so that its features stay visible; a pale one is held back.
     """
     if not face.any():
-        return radiance, 1.0
-    grey = radiance[face] @ np.float32([0.30, 0.59, 0.11])
+        return radiance
+    grey = radiance[face] @ f32([0.30, 0.59, 0.11])
     gain = float(np.clip((0.235 / max(float(np.median(grey)), 1e-4)) ** 0.55, 0.85, 1.9))
-    return radiance * np.float32(gain), gain
+    return radiance * np.float32(gain)

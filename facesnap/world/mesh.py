@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Material(IntEnum):
@@ -105,6 +106,11 @@ def tube(line: np.ndarray, radius: float, sides: int = 6) -> tuple[np.ndarray, n
     a, b, c = vertices[faces[0]]
     outwards = np.dot(np.cross(b - a, c - a), (a + b + c) / 3 - line[0]) > 0
     return vertices, faces if outwards else faces[:, ::-1]
+
+
+def f32(values: ArrayLike) -> np.ndarray:
+    """An array of float32."""
+    return np.array(values, dtype=np.float32)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from facesnap.world import palette
 from facesnap.world.head import HeadModel
-from facesnap.world.mesh import smoothstep
+from facesnap.world.mesh import f32, smoothstep
 from facesnap.world.person import Person
 from facesnap.world.seeds import stream
 
@@ -27,9 +27,10 @@ _ACROSS = SHEET[1] / _TURN / _RADIUS / 1000  # columns a mm
 _SUB = 8  # sub-pixel steps of OpenCV's drawing
 IRIS_MM, PUPIL_MM = 6.1, 2.5
 # The nostrils on the mean head: middle of the image-right one and half axes, m.
-_NOSTRIL = np.float32([0.0085, -0.0962, -0.1355])
-_NOSTRIL_AXES = np.float32([0.0056, 0.0036, 0.0100])
+_NOSTRIL = f32([0.0085, -0.0962, -0.1355])
+_NOSTRIL_AXES = f32([0.0056, 0.0036, 0.0100])
 
+_LIPS = (52, 54, 53, 62, 58, 59, 57, 65, 66, 71, 69, 68)  # points around the lips, in order
 BEARD_DEPTH = {"full": 0.006, "goatee": 0.004}  # m that a beard stands off the skin
 
 
@@ -63,7 +64,7 @@ def draw_marks(person: Person, model: HeadModel) -> Marks:
     grain = cv2.GaussianBlur(rng.rand(*SHEET).astype(np.float32), (0, 0), 1.0)
     grain = (grain - grain.mean()) / grain.std()
     mottle = cv2.GaussianBlur(rng.normal(size=SHEET).astype(np.float32), (0, 0), 9)
-    cheeks = np.zeros(SHEET, dtype=np.float32)
+    cheeks = _blank()
     for middle, radius in ((points[[1, 31, 4]].mean(0), 34), (points[[10, 35, 13]].mean(0), 34), (points[30], 14)):
         cv2.circle(cheeks, _pixel(middle), radius, 1.0, -1)
     cheeks = cv2.GaussianBlur(cheeks, (0, 0), 16)
@@ -78,7 +79,7 @@ def draw_marks(person: Person, model: HeadModel) -> Marks:
 
 def _brows(person: Person, points: np.ndarray) -> np.ndarray:
     """Both brows, each a stroke along the mesh's brow line, thickest at a third from its inner end."""
-    brows, sheet = person.brows, np.zeros(SHEET, dtype=np.float32)
+    brows, sheet = person.brows, _blank()
     along = np.linspace(0, 1, 48)  # 0 outer end .. 1 inner end
     shape = np.interp(along, [0, 0.15, 0.65, 0.9, 1], [brows.tail, 0.3 + 0.7 * brows.tail, 1.0, 0.85, 0.45])
     lift = brows.arch * np.sin(np.pi * along**0.8) + brows.inner_lift * smoothstep(0.45, 1, along)
@@ -94,7 +95,7 @@ def _brows(person: Person, points: np.ndarray) -> np.ndarray:
 
 def _lashes(points: np.ndarray) -> np.ndarray:
     """A dark line along the upper lids, a faint one along the lower."""
-    sheet = np.zeros(SHEET, dtype=np.float32)
+    sheet = _blank()
     for upper, lower in (((36, 37, 38, 39, 40), (40, 41, 42, 43, 36)), ((44, 45, 46, 47, 48), (48, 49, 50, 51, 44))):
         for chosen, down, strength, width in ((upper, -0.6, 1.0, 3), (lower, 0.6, 0.4, 1)):
             line = np.round((points[list(chosen)] + [0, down]) * _SUB).astype(np.int32)
@@ -110,31 +111,33 @@ def _freckles(strength: float, rng: np.random.RandomState) -> np.ndarray:
 def draw_beard(kind: str, model: HeadModel, rng: np.random.RandomState) -> np.ndarray:
     """Where a beard of this kind grows, a sheet in 0..1."""
     points = on_sheet(model.points(model.mean))
-    sheet = np.zeros(SHEET, dtype=np.float32)
-    left, right = points[52], points[57]  # corners of the mouth
-    rim = points[[52, 54, 53, 62, 58, 59, 57, 65, 66, 71, 69, 68]]  # its outline
+    sheet = _blank()
+
+    def at(indices: int | tuple[int, ...], right: float = 0, down: float = 0) -> np.ndarray:
+        """The middle of points, moved by pixels of the sheet."""
+        return np.add(points[np.atleast_1d(indices)].mean(0), (right, down))
+
+    left, right = 52, 57  # corners of the mouth
     moustache = [
-        left + [-5, 11], left + [-4, -6], (points[54] + points[31]) / 2 + [-5, 1], (points[62] + points[33]) / 2,
-        (points[59] + points[35]) / 2 + [5, 1], right + [4, -6], right + [5, 11], right, points[59], points[58],
-        points[62], points[53], points[54], left,
+        at(left, -5, 11), at(left, -4, -6), at((54, 31), -5, 1), at((62, 33)), at((59, 35), 5, 1), at(right, 4, -6),
+        at(right, 5, 11), at(right), at(59), at(58), at(62), at(53), at(54), at(left),
     ]  # fmt: skip
     if kind in ("full", "stubble"):
         area = [
-            points[1], 0.5 * points[2] + 0.5 * left + [-18, -4], left + [-14, -4], *moustache[1:6], right + [14, -4],
-            0.5 * points[11] + 0.5 * right + [18, -4], points[10], points[10] + [18, 0], [points[13, 0] + 18, 472],
-            [points[8, 0], 492], [points[4, 0] - 18, 472], points[1] - [18, 0],
+            at(1), at((2, left), -18, -4), at(left, -14, -4), *moustache[1:6], at(right, 14, -4),
+            at((11, right), 18, -4), at(10), at(10, 18), [points[13, 0] + 18, 472], [points[8, 0], 492],
+            [points[4, 0] - 18, 472], at(1, -18),
         ]  # fmt: skip
-        cv2.fillPoly(sheet, [_rounded(area)], 1.0)
+        _fill(sheet, area, 1.0)
     if kind in ("moustache", "goatee"):
-        cv2.fillPoly(sheet, [_rounded(moustache)], 1.0)
+        _fill(sheet, moustache, 1.0)
     if kind == "goatee":
-        chin = points[8]
-        area = [
-            left + [-8, 2], left + [-4, -5], right + [4, -5], right + [8, 2], points[15] + [-18, 0],
-            chin + [8, 22], chin + [-8, 22], points[6] + [18, 0],
+        chin = [
+            at(left, -8, 2), at(left, -4, -5), at(right, 4, -5), at(right, 8, 2), at(15, -18), at(8, 8, 22),
+            at(8, -8, 22), at(6, 18),
         ]  # fmt: skip
-        cv2.fillPoly(sheet, [_rounded(area)], 1.0)
-    cv2.fillPoly(sheet, [_rounded(rim)], 0.0)
+        _fill(sheet, chin, 1.0)
+    _fill(sheet, list(points[list(_LIPS)]), 0.0)
     sheet = cv2.GaussianBlur(sheet, (0, 0), 4.0 if kind in ("full", "stubble") else 2.4)
     grain = cv2.GaussianBlur(rng.rand(*SHEET).astype(np.float32), (0, 0), 1.1)
     grain = (grain - grain.mean()) / grain.std()
@@ -147,16 +150,16 @@ def paint_skin(
     coords: np.ndarray, uv: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Colour (M, 3) and gloss (M,) of skin fragments at mean-head positions (M, 3) and texture places (M, 2)."""
-    skin = np.asarray(person.skin, dtype=np.float32)
+    skin = f32(person.skin)
     colour = skin * (1 + look_up(marks.mottle, coords))[:, None]
     blush = (look_up(marks.blush, coords) * (0.10 + person.blush))[:, None]
-    colour *= 1 - blush * np.float32([0.0, 0.8, 0.75])
-    colour = _mixed(colour, skin * np.float32([0.62, 0.5, 0.42]), 0.75 * look_up(marks.freckles, coords))
+    colour *= 1 - blush * f32([0.0, 0.8, 0.75])
+    colour = _mixed(colour, skin * f32([0.62, 0.5, 0.42]), 0.75 * look_up(marks.freckles, coords))
     mirrored = np.concatenate([np.abs(coords[:, :1]), coords[:, 1:]], axis=1)
     off_nostril = np.sqrt((((mirrored - _NOSTRIL) / _NOSTRIL_AXES) ** 2).sum(1))
-    colour = _mixed(colour, skin * np.float32([0.16, 0.10, 0.09]), 0.9 * smoothstep(1.1, 0.6, off_nostril))
+    colour = _mixed(colour, skin * f32([0.16, 0.10, 0.09]), 0.9 * smoothstep(1.1, 0.6, off_nostril))
     lips = smoothstep(0.25, 0.75, model.lips(uv))
-    colour = _mixed(colour, skin * np.asarray(person.lips, dtype=np.float32), 0.92 * lips)
+    colour = _mixed(colour, skin * f32(person.lips), 0.92 * lips)
     inside = smoothstep(0.25, 0.7, model.mouth_inside(uv))
     colour = _mixed(colour, palette.MOUTH, inside)
     gloss = 0.10 + 0.30 * lips + 0.06 * look_up(marks.blush, coords)
@@ -166,27 +169,25 @@ def paint_skin(
         gloss = gloss * (1 - 0.8 * cover)
     brows = look_up(marks.brows, coords)
     # On a dark skin a brow must still be darker than what it lies on.
-    hue = np.minimum(palette.HAIR[person.brows.colour] * 0.75, skin * 0.45)
+    hue = np.minimum(palette.HAIR[person.brows.colour] * 0.6, skin * 0.45)
     colour = _mixed(colour, hue, 0.95 * brows)
-    colour = _mixed(colour, np.float32([0.012, 0.009, 0.008]), 0.85 * look_up(marks.lashes, coords))
+    colour = _mixed(colour, f32([0.012, 0.009, 0.008]), 0.85 * look_up(marks.lashes, coords))
     return colour, (gloss * (1 - brows) * (1 - inside)).astype(np.float32)
 
 
 def paint_eyes(person: Person, gaze: tuple[float, float], model: HeadModel, coords: np.ndarray) -> np.ndarray:
     """Colour (M, 3) of eye fragments: white, iris with a dark rim, pupil, and the upper lid's shadow."""
     centre = model.eyes[(coords[:, 0] > 0).astype(np.int64)]  # (M, 3)
-    across, down = ((coords[:, :2] - centre[:, :2]) * 1000 - np.asarray(gaze, dtype=np.float32)).T  # mm
+    across, down = ((coords[:, :2] - centre[:, :2]) * 1000 - f32(gaze)).T  # mm
     radius, angle = np.hypot(across, down), np.arctan2(down, across)
     iris = smoothstep(IRIS_MM + 0.4, IRIS_MM - 0.3, radius)
     pupil = smoothstep(PUPIL_MM + 0.25, PUPIL_MM - 0.25, radius)
     rim = smoothstep(4.4, 6.0, radius)
     fibres = 1.05 + 0.15 * np.sin(angle * 23 + 3 * np.sin(angle * 7))
     lit_from_above = 1 + 0.45 * smoothstep(-1, 5, down)
-    hue = np.minimum(np.asarray(person.eye, dtype=np.float32), 0.26) * (
-        fibres * (1 - 0.65 * rim) * lit_from_above
-    )[:, None]
+    hue = np.minimum(f32(person.eye), 0.26) * (fibres * (1 - 0.65 * rim) * lit_from_above)[:, None]
     colour = _mixed(np.broadcast_to(palette.SCLERA, hue.shape), hue, iris)
-    colour = _mixed(colour, np.float32([0.006, 0.006, 0.006]), pupil)
+    colour = _mixed(colour, f32([0.006, 0.006, 0.006]), pupil)
     lid = 1 - 0.5 * smoothstep(-1.0, -5.5, (coords[:, 1] - centre[:, 1]) * 1000)
     return colour * lid[:, None]
 
@@ -194,8 +195,8 @@ def paint_eyes(person: Person, gaze: tuple[float, float], model: HeadModel, coor
 def catchlight(gaze: tuple[float, float], light: np.ndarray, model: HeadModel, coords: np.ndarray) -> np.ndarray:
     """Brightness (M,) in 0..1 of the lamp's reflection in the eyes; `light` points to the lamp."""
     centre = model.eyes[(coords[:, 0] > 0).astype(np.int64)]
-    towards = np.float32([np.clip(light[0], -0.6, 0.6), np.clip(light[1], -0.8, -0.3)]) * 3.0  # mm from the pupil
-    offset = (coords[:, :2] - centre[:, :2]) * 1000 - np.asarray(gaze, dtype=np.float32) - towards
+    towards = f32([np.clip(light[0], -0.6, 0.6), np.clip(light[1], -0.8, -0.3)]) * 3.0  # mm from the pupil
+    offset = (coords[:, :2] - centre[:, :2]) * 1000 - f32(gaze) - towards
     return smoothstep(1.7, 0.9, np.hypot(offset[:, 0], offset[:, 1])).astype(np.float32)
 
 
@@ -203,6 +204,10 @@ def _mixed(base: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray
     """`base` (M, 3) with `share` (M,) of `other`."""
     share = share.astype(np.float32)[:, None]
     return base * (1 - share) + other * share
+
+
+def _blank() -> np.ndarray:
+    return np.zeros(SHEET, dtype=np.float32)
 
 
 def _pixel(point: np.ndarray) -> tuple[int, int]:
@@ -213,5 +218,5 @@ def _fine(point: list[float]) -> tuple[int, int]:
     return round(point[0] * _SUB), round(point[1] * _SUB)
 
 
-def _rounded(points: list) -> np.ndarray:
-    return np.round(np.asarray([np.asarray(p, dtype=np.float64) for p in points])).astype(np.int32)
+def _fill(sheet: np.ndarray, outline: list, value: float) -> None:
+    cv2.fillPoly(sheet, [np.round(np.asarray(outline)).astype(np.int32)], value)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from facesnap.world import palette
-from facesnap.world.mesh import smoothstep
+from facesnap.world.mesh import f32, smoothstep
 
 LENS_DARK = 0.16  # brightest display value of a sunglass lens in any style
 
@@ -15,6 +15,7 @@ def background(colour: str, backdrop: str, size: int, rng: np.random.RandomState
     """(size, size, 3) linear RGB."""
     light, dark = palette.BACKGROUNDS[colour]
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    share: np.ndarray
     if backdrop == "plain":
         share = np.full((size, size), 0.3, dtype=np.float32)
     elif backdrop == "gradient":
@@ -92,8 +93,8 @@ def _sketch(picture: np.ndarray, regions: np.ndarray, rng: np.random.RandomState
     hatching = 0.5 + 0.5 * np.sin((x + y) * 1.05)
     tone = np.where(grey < 0.45, tone * (0.82 + 0.18 * hatching), tone)
     drawn = np.clip(lines * tone - 0.35 * _outlines(regions), 0, 1)
-    paper = 1 - 0.03 * np.abs(cv2.GaussianBlur(rng.normal(size=grey.shape).astype(np.float32), (0, 0), 0.8))
-    return (drawn * paper * 0.95 + 0.05)[..., None] * np.float32([1.0, 0.985, 0.95])
+    paper = 1 - 0.03 * np.abs(cv2.GaussianBlur(rng.normal(size=(len(grey), len(grey))).astype(np.float32), (0, 0), 0.8))
+    return (drawn * paper * 0.95 + 0.05)[..., None] * f32([1.0, 0.985, 0.95])
 
 
 def _kuwahara(picture: np.ndarray, radius: int) -> np.ndarray:

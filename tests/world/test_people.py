@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def looks(cast) -> list[Look]:
 
 def test_splits_share_nobody_and_refuse_to_be_crossed():
     seen = sorted(SPLITS.values(), key=lambda seeds: seeds.start)
-    assert {"train", "held_out"} == set(SPLITS) and all(a.stop <= b.start for a, b in zip(seen, seen[1:], strict=False))
+    assert {"train", "held_out"} == set(SPLITS) and all(a.stop <= b.start for a, b in pairwise(seen))
     assert split_of(SPLITS["train"][-1]) == "train" and split_of(SPLITS["held_out"].start) == "held_out"
     assert list(people(5, 3)) == [5, 6, 7]
     with pytest.raises(SettingsError, match="leave the split train"):
