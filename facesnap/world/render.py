@@ -6,10 +6,13 @@ wanted size, painted, lit, exposed, put before a background, turned into a style
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import cv2
 import numpy as np
 
 from facesnap.world import lighting, palette, skin, styles
+from facesnap.world.expressions import View
 from facesnap.world.hair import CROWN, edge_index
 from facesnap.world.head import HeadModel, head_model
 from facesnap.world.look import Look
@@ -58,8 +61,8 @@ class World:
             self._sitter = self._stage.sitter(person)
         scene = self._stage.scene(self._sitter, look)
         big = size * SUPERSAMPLING
-        projected = _projected(scene, look, big)
-        fragments = _visible(scene, projected, big)
+        camera = _Camera.of(scene, look.view)
+        fragments = _visible(scene, camera.project(scene.mesh.vertices, big), big)
         surface = interpolated(scene.mesh, self.model.corner_uv, fragments, _CAMERA)
         paint = painted(self.model, self._sitter, scene, look, surface)
         light = lighting.exposed(
@@ -74,7 +77,7 @@ class World:
         shown = styles.stylise(_displayed(linear), look.style, regions, lens, rng)
         shown = cv2.resize(shown.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         image = (np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
-        return Picture(image, self._truth(person, look, projected[: len(scene.head)], fragments, regions))
+        return Picture(image, self._truth(person, look, camera.project(scene.head, big), fragments, regions))
 
     def _lit(
         self, scene: Scene, look: Look, fragments: Fragments, surface: Surface, paint: Paint, size: int
@@ -119,20 +122,39 @@ class World:
         )
 
 
-def _projected(scene: Scene, look: Look, size: int) -> np.ndarray:
-    """(N, 3) float32 pixels and depth in m; the camera steps back from hair that would leave the picture."""
-    view = look.view
-    look_at = f32(_LOOK_AT)
-    look_at[0] = 0.7 * scene.head[:, 0].mean()  # the camera follows a turned head most of the way
-    offset = scene.mesh.vertices - look_at
-    depth = offset[:, 2] + np.float32(_DISTANCE)
-    flat = np.float32(_FOCAL * view.zoom) * offset[:, :2] / depth[:, None]
-    flat += f32([0.5 + view.shift[0], 0.5 + view.shift[1]])
-    top = float(flat[:, 1].min())
-    if top < _HEADROOM:  # smaller, about the middle of the lower edge
-        zoom = max(_LEAST_ZOOM, (1 - _HEADROOM) / (1 - top))
-        flat = (flat - f32([0.5, 1])) * np.float32(zoom) + f32([0.5, 1])
-    return np.concatenate([flat * size, depth[:, None]], axis=1).astype(np.float32)
+@dataclass(frozen=True)
+class _Camera:
+    """Perspective from metres to pixels; steps back from hair that would leave the picture.
+
+    Attributes:
+        look_at: (3,) m, what is in the middle of the picture.
+        focal: picture widths a metre at _DISTANCE.
+        middle: (2,) where `look_at` appears, fractions of the picture.
+        zoom: 1, or less about the middle of the lower edge.
+    """
+
+    look_at: np.ndarray
+    focal: float
+    middle: np.ndarray
+    zoom: float = 1.0
+
+    @staticmethod
+    def of(scene: Scene, view: View) -> _Camera:
+        look_at = f32(_LOOK_AT)
+        look_at[0] = 0.7 * scene.head[:, 0].mean()  # the camera follows a turned head most of the way
+        camera = _Camera(look_at, _FOCAL * view.zoom, f32([0.5 + view.shift[0], 0.5 + view.shift[1]]))
+        top = float(camera.project(scene.mesh.vertices, 1)[:, 1].min())
+        zoom = max(_LEAST_ZOOM, (1 - _HEADROOM) / (1 - top)) if top < _HEADROOM else 1.0
+        return replace(camera, zoom=zoom)
+
+    def project(self, vertices: np.ndarray, size: int) -> np.ndarray:
+        """Vertices (N, 3) in a picture of `size` pixels: (N, 3) float32, x and y in pixels, depth in m."""
+        offset = vertices - self.look_at
+        depth = offset[:, 2:] + np.float32(_DISTANCE)
+        flat = np.float32(self.focal) * offset[:, :2] / depth + self.middle
+        below = f32([0.5, 1])
+        flat = (flat - below) * np.float32(self.zoom) + below
+        return np.concatenate([flat * np.float32(size), depth], axis=1)
 
 
 def _visible(scene: Scene, projected: np.ndarray, size: int) -> Fragments:
