@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facesnap.world.head import HeadModel
-from facesnap.world.mesh import Material, Mesh, grid_faces, mesh, smoothstep, unit, vertex_normals
+from facesnap.world.mesh import Material, Mesh, blended, grid_faces, mesh, smoothstep, unit, vertex_normals
 
 _CENTRE = np.array([0.0, -0.150, -0.030])  # m, inside the mean skull
 _TILT = np.deg2rad(20)  # the crown's axis leans back
@@ -139,9 +139,9 @@ class HairGrid:
         """
         cut = CUTS[style]
         pinned = self._model.faces[self._triangle]  # (G, 3)
-        scalp = (vertices[pinned] * self._weights[:, :, None]).sum(1)
+        scalp = blended(vertices, pinned, self._weights)
         rays = self._rays @ turn.T
-        outwards = unit((normals[pinned] * self._weights[:, :, None]).sum(1) + rays)
+        outwards = unit(blended(normals, pinned, self._weights) + rays)
         edge = self._cut_edge(style, cut, rng)
         shell = scalp + outwards * self._thickness(style, cut, edge, rng)[:, None]
         if cut.length:

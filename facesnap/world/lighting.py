@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from facesnap.world.mesh import f32, unit
+from facesnap.world.mesh import dot, f32, unit
 from facesnap.world.raster import FAR, rasterise
 
 _SHADOW_SIZE, _SHADOW_WIDTH = 160, 0.62  # pixels and metres of the lamp's view
@@ -106,7 +106,7 @@ def irradiance(
 def strand_glint(normal: np.ndarray, half: np.ndarray, crown: np.ndarray) -> np.ndarray:
     """Highlight (M,) of hair that runs from the crown down (Kajiya and Kay, SIGGRAPH 1989)."""
     tangent = unit(crown - (normal @ crown)[:, None] * normal)
-    along = (tangent * half).sum(1)
+    along = dot(tangent, half)
     return np.sqrt(np.clip(1 - along * along, 0, 1)) ** 28
 
 

@@ -115,7 +115,20 @@ def f32(values: ArrayLike) -> np.ndarray:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors at length 1 along the last axis."""
-    return vectors / (np.sqrt((vectors * vectors).sum(-1, keepdims=True)) + 1e-12)
+    return vectors / (np.sqrt(dot(vectors, vectors))[..., None] + 1e-12)
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products along the last axis. (einsum is many times faster here than a sum over three numbers.)"""
+    return np.einsum("...k,...k->...", a, b)
+
+
+def blended(values: np.ndarray, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Values (N, D) of vertices at barycentric places: corners (M, 3), weights (M, 3) -> (M, D)."""
+    mixed = values[corners[:, 0]] * weights[:, :1]
+    mixed += values[corners[:, 1]] * weights[:, 1:2]
+    mixed += values[corners[:, 2]] * weights[:, 2:]
+    return mixed
 
 
 def smoothstep(low: float, high: float, x: np.ndarray | float) -> np.ndarray:

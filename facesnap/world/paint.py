@@ -10,7 +10,7 @@ import numpy as np
 from facesnap.world import attire, palette, skin
 from facesnap.world.head import HeadModel
 from facesnap.world.look import Look
-from facesnap.world.mesh import TWO_SIDED, Material, Mesh, f32, unit
+from facesnap.world.mesh import TWO_SIDED, Material, Mesh, blended, dot, f32, unit
 from facesnap.world.raster import Fragments
 from facesnap.world.scene import Scene, Sitter
 from facesnap.world.seeds import stream
@@ -45,16 +45,15 @@ class Surface:
 def interpolated(whole: Mesh, corner_uv: np.ndarray, fragments: Fragments, camera: np.ndarray) -> Surface:
     """The surface at fragments of a mesh, whose first faces are the head's with texture places (T, 3, 2)."""
     values = np.concatenate([whole.vertices, whole.normals, whole.coords, whole.openness[:, None]], axis=1)
-    corners = values[whole.faces[fragments.triangle]]  # (M, 3, 10)
-    mixed = (corners * fragments.weights[:, :, None]).sum(1)
+    mixed = blended(values, whole.faces[fragments.triangle], fragments.weights)  # (M, 10)
     position, normal = mixed[:, :3], unit(mixed[:, 3:6]).astype(np.float32)
     material = whole.material[fragments.triangle]
-    away = (normal * (position - camera)).sum(1) > 0
+    away = dot(normal, position - camera) > 0
     inside_out = away & np.isin(material, TWO_SIDED)
     normal[inside_out] *= -1
     uv = np.zeros((len(position), 2), dtype=np.float32)
     head = np.flatnonzero(fragments.triangle < len(corner_uv))
-    uv[head] = (corner_uv[fragments.triangle[head]] * fragments.weights[head][:, :, None]).sum(1)
+    uv[head] = np.einsum("mck,mc->mk", corner_uv[fragments.triangle[head]], fragments.weights[head])
     return Surface(position, normal, mixed[:, 6:9], mixed[:, 9], material, inside_out, uv)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -107,6 +108,16 @@ class Person:
     def masculine(self) -> float:
         """The gender slider, 0 feminine .. 1 masculine."""
         return self.head.phenotypes["gender"]
+
+    def traits(self) -> dict[str, Any]:
+        """What has a name, as plain data: colours are linear RGB, `tone` is 0 light .. 7 dark."""
+        return {
+            "tone": round(self.tone, 3),
+            "skin": [round(value, 4) for value in self.skin],
+            "eye_colour": self.eye_colour,
+            "brow_colour": self.brows.colour,
+            "masculine": round(self.masculine, 3),
+        }
 
 
 @lru_cache(maxsize=1)

@@ -54,7 +54,7 @@ def rasterise(
     """
     triangle, pixel, weights = _candidates(points, faces, size, two_sided)
     inverse = weights / points[faces[triangle], 2]  # perspective-correct
-    depth = 1 / inverse.sum(1)
+    depth = 1 / (inverse[:, 0] + inverse[:, 1] + inverse[:, 2])
     weights = inverse * depth[:, None]
     if keep is not None and tested is not None:
         cut = np.flatnonzero(tested[triangle])
@@ -78,8 +78,8 @@ def _candidates(
     corners = points[faces]  # (T, 3, 3)
     x, y = corners[:, :, 0], corners[:, :, 1]
     area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
-    left, right = np.ceil(x.min(1) - 0.5).clip(0), np.floor(x.max(1) - 0.5).clip(None, size - 1)
-    top, bottom = np.ceil(y.min(1) - 0.5).clip(0), np.floor(y.max(1) - 0.5).clip(None, size - 1)
+    left, right = _extent(x, size)
+    top, bottom = _extent(y, size)
     shown = (right >= left) & (bottom >= top) & (np.abs(area) > 1e-9) & ((area < 0) | two_sided)
     triangles = np.flatnonzero(shown)
     extent = np.maximum(right - left, bottom - top)[triangles] + 1
@@ -92,6 +92,13 @@ def _candidates(
             found.append(_inside(chosen, x, y, area, left, top, side, size))
     triangle, pixel, weights = (np.concatenate(part) for part in zip(*found, strict=True))
     return triangle, pixel, weights
+
+
+def _extent(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last pixel centre between the corners (T, 3) of triangles, inside the picture."""
+    a, b, c = values.T
+    low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+    return np.ceil(low - 0.5).clip(0), np.floor(high - 0.5).clip(None, size - 1)
 
 
 def _inside(

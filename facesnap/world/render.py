@@ -16,7 +16,7 @@ from facesnap.world.expressions import View
 from facesnap.world.hair import CROWN, edge_index
 from facesnap.world.head import HeadModel, head_model
 from facesnap.world.look import Look
-from facesnap.world.mesh import TWO_SIDED, Material, f32, unit
+from facesnap.world.mesh import TWO_SIDED, Material, blended, dot, f32, unit
 from facesnap.world.paint import Paint, Surface, interpolated, painted
 from facesnap.world.person import Person
 from facesnap.world.raster import Fragments, rasterise
@@ -93,7 +93,7 @@ class World:
         diffuse[np.isin(material, (Material.TONGUE, Material.TEETH))] *= np.float32(0.75)  # the mouth's depth is dark
         towards_camera = unit(_CAMERA - surface.position).astype(np.float32)
         half = unit(light.direction + towards_camera).astype(np.float32)
-        glint = np.clip((normal * half).sum(1), 0, 1) ** paint.shine * paint.gloss * lit * light.key
+        glint = np.clip(dot(normal, half), 0, 1) ** paint.shine * paint.gloss * lit * light.key
         tint = np.broadcast_to(f32(light.colour), normal.shape).copy()
         hair = np.flatnonzero(material == Material.HAIR)
         if scene.hair is not None:
@@ -104,7 +104,7 @@ class World:
             tint[hair] *= paint.albedo[hair] * 1.5 + 0.2
         eyes = np.flatnonzero(material == Material.EYE)
         glint[eyes] += 0.75 * skin.catchlight(look.view.gaze, light.direction, self.model, surface.coords[eyes])
-        edge = np.clip(1 - (normal * towards_camera).sum(1), 0, 1) ** 3
+        edge = np.clip(1 - dot(normal, towards_camera), 0, 1) ** 3
         rim = 0.10 * edge * openness * light.ambient / 0.45
         return paint.albedo * diffuse + glint[:, None] * tint + rim[:, None] * np.minimum(1.5 * paint.albedo + 0.1, 1)
 
@@ -113,7 +113,7 @@ class World:
         points = self.model.points(head)  # (72, 3): x, y in big pixels, depth in m
         middle = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)
         return Truth(
-            person=person.seed,
+            person=person,
             look=look,
             points=(points[:, :2] / SUPERSAMPLING).astype(np.float32),
             seen=_seen(points, fragments.depths.reshape(regions.shape)),
@@ -163,10 +163,10 @@ def _visible(scene: Scene, projected: np.ndarray, size: int) -> Fragments:
     two_sided, shell = np.isin(whole.material, TWO_SIDED), whole.material == Material.HAIR
     if hair is None:
         return rasterise(projected, whole.faces, size, two_sided=two_sided)
-    edge = hair.edge
+    edge, angles_of = hair.edge, whole.coords[:, :2]
 
     def keep(triangle: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        angles = (whole.coords[whole.faces[triangle]][:, :, :2] * weights[:, :, None]).sum(1)
+        angles = blended(angles_of, whole.faces[triangle], weights)
         return angles[:, 1] < edge[edge_index(angles[:, 0])]
 
     return rasterise(projected, whole.faces, size, two_sided=two_sided, tested=shell, keep=keep)

@@ -13,7 +13,7 @@ import numpy as np
 
 from facesnap.world import palette
 from facesnap.world.head import HeadModel
-from facesnap.world.mesh import f32, smoothstep
+from facesnap.world.mesh import dot, f32, smoothstep
 from facesnap.world.person import Person
 from facesnap.world.seeds import stream
 
@@ -156,7 +156,8 @@ def paint_skin(
     colour *= 1 - blush * f32([0.0, 0.8, 0.75])
     colour = _mixed(colour, skin * f32([0.62, 0.5, 0.42]), 0.75 * look_up(marks.freckles, coords))
     mirrored = np.concatenate([np.abs(coords[:, :1]), coords[:, 1:]], axis=1)
-    off_nostril = np.sqrt((((mirrored - _NOSTRIL) / _NOSTRIL_AXES) ** 2).sum(1))
+    off_nostril = (mirrored - _NOSTRIL) / _NOSTRIL_AXES
+    off_nostril = np.sqrt(dot(off_nostril, off_nostril))
     colour = _mixed(colour, skin * f32([0.16, 0.10, 0.09]), 0.9 * smoothstep(1.1, 0.6, off_nostril))
     lips = smoothstep(0.25, 0.75, model.lips(uv))
     colour = _mixed(colour, skin * f32(person.lips), 0.92 * lips)

@@ -9,6 +9,7 @@ import numpy as np
 
 from facesnap.world.captions import caption
 from facesnap.world.look import Look
+from facesnap.world.person import Person
 from facesnap.world.splits import split_of
 
 # Kinds of surface, in the order of their numbers in a region map.
@@ -20,7 +21,7 @@ class Truth:
     """Everything known about a picture.
 
     Attributes:
-        person: the identity, a seed.
+        person: the identity.
         look: attributes, expression and pose.
         points: (72, 2) float32 px in the project's order; (0, 0) is the picture's upper left corner.
         seen: (72,) bool, the point is in the picture and not hidden by hair, glasses or the head itself.
@@ -28,7 +29,7 @@ class Truth:
         regions: (size, size) uint8, numbers of REGIONS.
     """
 
-    person: int
+    person: Person
     look: Look
     points: np.ndarray
     seen: np.ndarray
@@ -41,8 +42,9 @@ class Truth:
         view["gaze"], view["shift"] = list(view["gaze"]), list(view["shift"])
         view["actions"] = {name: round(amount, 6) for name, amount in view["actions"].items()}
         return {
-            "person": self.person,
-            "split": split_of(self.person),
+            "person": self.person.seed,
+            "split": split_of(self.person.seed),
+            "identity": self.person.traits(),
             "caption": caption(self.look),
             "attributes": self.look.attributes(),
             "view": view,

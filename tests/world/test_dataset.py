@@ -52,6 +52,7 @@ def test_a_shard_holds_pictures_with_their_truth(written, portraits):
     assert record["person"] == 8 and record["split"] == "train" and record["attributes"] == look.attributes()
     assert record["caption"] == files["0000008_001.txt"].decode() == caption(look)
     np.testing.assert_allclose(record["points"], picture.truth.points, atol=1e-3)
+    assert record["identity"]["eye_colour"] == person.eye_colour
     assert record["view"]["yaw"] == look.view.yaw and len(record["seen"]) == 72
     manifest = json.loads((folder / "world.json").read_text(encoding="utf-8"))
     assert manifest["people"] == 2 and manifest["regions"][1] == "skin"

@@ -56,7 +56,7 @@ def test_pictures_and_truth_have_the_promised_form(portraits):
         truth = picture.truth
         assert picture.image.shape == (size, size, 3) and picture.image.dtype == np.uint8
         assert truth.regions.shape == (size, size) and truth.regions.max() < len(REGIONS)
-        assert truth.points.shape == (72, 2) and truth.seen.shape == (72,) and truth.person == 1
+        assert truth.points.shape == (72, 2) and truth.seen.shape == (72,) and truth.person == person
         left, top, right, bottom = truth.box
         assert 0 < left < right < size and 0 < top < bottom < size
 
