@@ -32,7 +32,7 @@ from facesnap.errors import SettingsError
 from facesnap.world.captions import caption
 from facesnap.world.look import Look
 from facesnap.world.person import Person
-from facesnap.world.render import World
+from facesnap.world.render import World, checked_size
 from facesnap.world.splits import people as checked_people
 from facesnap.world.splits import split_of
 from facesnap.world.truth import REGIONS, Picture
@@ -61,11 +61,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         checked_people(self.first, self.people)
-        if self.pictures < 1 or not 32 <= self.size <= 512:
+        checked_size(self.size)
+        if self.pictures < 1:
             raise SettingsError(
-                f"{self.pictures} pictures of {self.size} pixels.",
-                expected="at least one picture, of 32 to 512 pixels.",
-                remedy="change --pictures or --size.",
+                f"{self.pictures} pictures of each person.", expected="at least one.", remedy="change --pictures."
             )
 
     def shards(self) -> dict[str, range]:
@@ -101,15 +100,22 @@ class Dataset:
             All shards of the dataset, in order.
 
         Raises:
-            SettingsError: the folder holds another dataset, or a worker died.
+            SettingsError: the folder holds another dataset or cannot be written to, or a worker died.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self._claim(folder / MANIFEST)
         shards = self.shards()
-        missing = {name: part for name, part in shards.items() if not (folder / name).is_file()}
-        jobs = [(folder / name, part, self.pictures, self.size) for name, part in missing.items()]
-        for _ in progress(_rendered(jobs, workers), len(jobs)):
-            pass
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._claim(folder / MANIFEST)
+            missing = {name: part for name, part in shards.items() if not (folder / name).is_file()}
+            jobs = [(folder / name, part, self.pictures, self.size) for name, part in missing.items()]
+            for _ in progress(_rendered(jobs, workers), len(jobs)):
+                pass
+        except OSError as error:
+            raise SettingsError(
+                f"The pictures cannot be written to {folder} ({error}).",
+                expected="a folder that can be written to, with 30 kB of room a picture.",
+                remedy="choose another, or make room; finished shards are kept.",
+            ) from error
         return [folder / name for name in shards]
 
     def _claim(self, file: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from facesnap.errors import NoFaceError
+from facesnap.errors import NoFaceError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.world.look import GLASSES, STYLES, Look
 from facesnap.world.person import Person
@@ -100,7 +100,16 @@ def measure(
     Returns:
         By set: `found` (share of faces found), `found_by` attribute value for styles and glasses, the numbers of
         `Separation`, and those of the means of each person's two halves of pictures as `halves`.
+
+    Raises:
+        SettingsError: too few people or pictures to compare.
     """
+    if people < 2 or pictures < 2:
+        raise SettingsError(
+            f"A measurement on {people} people with {pictures} pictures each.",
+            expected="at least two of both, better 50 and 8.",
+            remedy="ask for more.",
+        )
     world, first = World(), SPLITS["held_out"].start
     rows: dict[str, list[tuple[int, Look, np.ndarray | None]]] = {name: [] for name in SETS}
     for seed in progress(range(first, first + people)):

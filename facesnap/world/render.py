@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from facesnap.errors import SettingsError
 from facesnap.world import lighting, palette, skin, styles
 from facesnap.world.expressions import View
 from facesnap.world.hair import CROWN, edge_index
@@ -52,11 +53,15 @@ class World:
         Args:
             person: who.
             look: how, including pose and expression.
-            size: side of the picture in pixels.
+            size: side of the picture in pixels, 32..512.
 
         Returns:
             The picture and everything known about it. The same arguments give the same bytes.
+
+        Raises:
+            SettingsError: `size` is out of range.
         """
+        checked_size(size)
         if self._sitter is None or self._sitter.person != person:
             self._sitter = self._stage.sitter(person)
         scene = self._stage.scene(self._sitter, look)
@@ -120,6 +125,17 @@ class World:
             box=face_box(self.model.mean, head[:, :2] / SUPERSAMPLING),
             regions=regions[middle, middle].copy(),
         )
+
+
+def checked_size(size: int) -> int:
+    """`size` if pictures can have it.
+
+    Raises:
+        SettingsError: it is not in 32..512.
+    """
+    if not 32 <= size <= 512:
+        raise SettingsError(f"Pictures of {size} pixels.", expected="32 to 512.", remedy="change the size.")
+    return size
 
 
 @dataclass(frozen=True)

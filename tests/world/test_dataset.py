@@ -106,6 +106,12 @@ def test_impossible_datasets_are_refused(options):
         Dataset(*options)
 
 
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(SettingsError, match="cannot be written to"):
+        Dataset(7, 1, 1, size=32).write(tmp_path / "file" / "below")
+
+
 def test_the_command_writes_shards_and_a_sheet(tmp_path, capsys):
     sheet = tmp_path / "new" / "sheet.png"
     options = ["--people", "2", "--pictures", "1", "--size", "48", "--seed", "1000003"]
@@ -122,3 +128,5 @@ def test_the_command_says_what_it_wants(capsys):
     command.add_arguments(parser)
     with pytest.raises(SettingsError, match="no split"):
         command.run(parser.parse_args(["--sheet", "x.png", "--seed", "-3"]))
+    with pytest.raises(SettingsError, match="Pictures of 1000 pixels"):
+        command.run(parser.parse_args(["--sheet", "x.png", "--size", "1000"]))

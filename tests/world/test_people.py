@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 
 from facesnap.errors import SettingsError
-from facesnap.world import SPLITS, Look, Person, View, caption, captions, express, palette, people, split_of
+from facesnap.landmarks.build_basis import PRESETS
+from facesnap.world import (
+    SPLITS,
+    Look,
+    Person,
+    View,
+    caption,
+    captions,
+    express,
+    hair,
+    lighting,
+    palette,
+    people,
+    split_of,
+)
 from facesnap.world.expressions import EXPRESSIONS
 from facesnap.world.look import BEARD_FROM, BEARDS, GARMENTS, GLASSES, HAIR, HAIR_COLOURS, LIGHTS, STYLES, frequencies
 
@@ -20,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("portraits")  # sampling a person needs the
 
 @pytest.fixture(scope="module")
 def cast() -> list[Person]:
-    return [Person.sample(seed) for seed in range(150)]
+    return [Person.sample(seed) for seed in range(100)]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +85,15 @@ def test_attributes_are_as_frequent_as_declared(looks, attribute, wanted):
         assert found[name] == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / len(looks)))
 
 
+def test_every_value_has_words_and_something_to_draw():
+    assert set(captions.HAIR) == set(HAIR) == {*hair.CUTS, "bald"} and set(palette.HAIR) == set(HAIR_COLOURS)
+    assert set(captions.LIGHTS) == set(LIGHTS) == set(lighting.LIGHTS) and set(captions.STYLES) == set(STYLES)
+    assert set(captions.GLASSES) == set(GLASSES) - {"none"} == set(palette.FRAMES)
+    assert set(captions.BEARDS) == set(BEARDS) - {"none"}
+    assert set(captions.EXPRESSIONS) == set(EXPRESSIONS) <= set(PRESETS)
+    assert sum(EXPRESSIONS.values()) == pytest.approx(1) == sum(BEARDS.values())
+
+
 def test_glasses_near_a_fifth_sunglasses_near_a_twentyfifth_sketches_rare(looks):
     glasses, styles = frequencies(looks, "glasses"), frequencies(looks, "style")
     assert 0.17 < 1 - glasses["none"] < 0.23 and 0.025 < glasses["sunglasses"] < 0.055
@@ -112,13 +135,13 @@ def test_a_caption_names_each_attribute_and_no_other(looks):
             assert len(pattern.findall(text)) == (value != "none"), text
             if value != "none":
                 assert phrases[value] in text
-        hair, _, rest = text.partition("wearing")
-        named = [n for n, word in colour.items() if word.search(hair)]
+        head, _, rest = text.partition("wearing")
+        named = [n for n, word in colour.items() if word.search(head)]
         assert named == ([look.hair_colour] if coloured and look.hair != "bald" else []), text
         wanted = {look.clothing_colour, look.background} if coloured else set()
         assert {n for n, word in colour.items() if word.search(rest)} == wanted, text
         assert look.garment in rest and captions.LIGHTS[look.light] in rest
-        assert captions.STYLES[look.style] in hair and captions.EXPRESSIONS[look.view.expression] in rest
+        assert captions.STYLES[look.style] in head and captions.EXPRESSIONS[look.view.expression] in rest
         assert captions.DIRECTIONS[look.view.direction] in rest and not re.search(r"\ba [aeio]|  | ,", text)
 
 
