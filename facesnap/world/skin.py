@@ -187,7 +187,9 @@ def paint_eyes(person: Person, gaze: tuple[float, float], model: HeadModel, coor
     fibres = 1.05 + 0.15 * np.sin(angle * 23 + 3 * np.sin(angle * 7))
     lit_from_above = 1 + 0.45 * smoothstep(-1, 5, down)
     hue = np.minimum(f32(person.eye), 0.26) * (fibres * (1 - 0.65 * rim) * lit_from_above)[:, None]
-    colour = _mixed(np.broadcast_to(palette.SCLERA, hue.shape), hue, iris)
+    # The exposure follows the skin: beside a dark one the full white would glare.
+    white = palette.SCLERA * np.float32(1 - 0.45 * smoothstep(2.5, 6, person.tone))
+    colour = _mixed(np.broadcast_to(white, hue.shape), hue, iris)
     colour = _mixed(colour, f32([0.006, 0.006, 0.006]), pupil)
     lid = 1 - 0.5 * smoothstep(-1.0, -5.5, (coords[:, 1] - centre[:, 1]) * 1000)
     return colour * lid[:, None]
