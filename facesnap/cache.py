@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 class ContentCache:
     """Least recently used results go first once the bound is passed. Safe for several threads.
@@ -47,14 +49,23 @@ class ContentCache:
         return value
 
 
+def picture_digest(pixels: np.ndarray) -> str:
+    """sha256 of a picture's shape, kind of sample and samples."""
+    pixels = np.ascontiguousarray(pixels)
+    return hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
+
+
 class FileDigests:
     """sha256 of files' content, computed again only when a file's size or time has changed."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, int], str]] = {}
 
-    def __call__(self, path: Path) -> str:
-        """The digest; the path itself where there is no such file: reading it will say what is wrong."""
+    def __call__(self, path: Path | np.ndarray) -> str:
+        """The digest of a file or of a picture in memory; the path itself where there is no such file: reading it
+        will say what is wrong."""
+        if isinstance(path, np.ndarray):
+            return picture_digest(path)
         path = Path(path)
         if not path.is_file():
             return str(path)

@@ -22,6 +22,10 @@ class PictureError(FaceSnapError):
     """A file is not a picture that can be read safely."""
 
 
+class TooLargeError(PictureError):
+    """A picture, or all pictures of a request together, hold too many pixels or bytes."""
+
+
 class NoFaceError(FaceSnapError):
     """No face, or not the face asked for, was found in a picture."""
 
@@ -46,6 +50,10 @@ class CheckpointError(FaceSnapError):
     """A checkpoint or identity file is damaged, of another kind, or does not fit."""
 
 
+class UnknownIdentityError(CheckpointError):
+    """There is no saved identity of a name."""
+
+
 class MissingWeightsError(CheckpointError):
     """A checkpoint that was asked for is not among the files of this machine."""
 
@@ -62,6 +70,10 @@ class SettingsError(FaceSnapError):
     """A setting is out of its range or does not fit the others."""
 
 
+class NameTakenError(SettingsError):
+    """Something of this name exists already."""
+
+
 class MissingDependencyError(FaceSnapError):
     """A Python package that this action needs is missing, broken or doubled."""
 
@@ -70,14 +82,48 @@ class HostError(FaceSnapError):
     """The Stable Diffusion model or its host cannot be loaded or driven."""
 
 
-UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError)
+class DownloadError(FaceSnapError):
+    """Weights cannot be fetched."""
+
+
+class LicenceError(DownloadError):
+    """The licence of weights was not accepted."""
+
+
+class NotOnServerError(DownloadError):
+    """The server does not have the file."""
+
+
+class AccessError(DownloadError):
+    """The server wants a login, or terms accepted on its page."""
+
+
+class ServerError(DownloadError):
+    """The server cannot be reached, or broke off."""
+
+
+class ChecksumError(DownloadError):
+    """A file is not the one that was published."""
+
+
+class DiskFullError(DownloadError):
+    """There is no room for the file."""
+
+
+class StoppedError(DownloadError):
+    """The user stopped the download."""
+
+
+UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError, DownloadError)
 
 
 def refusal(error: Exception) -> Exception:
     """The same error, dressed for the WebUIs' API, which reads the instance's `status_code` and `detail`.
 
-    503 where weights, a pack or a package are missing, 422 for every other FaceSnapError, 500 for the rest.
+    503 where weights, a pack or a package are missing, 413 where pictures are too large, 422 for every other
+    FaceSnapError, 500 for the rest.
     """
     if isinstance(error, FaceSnapError):
-        vars(error).update(status_code=503 if isinstance(error, UNAVAILABLE) else 422, detail=str(error))
+        status = 503 if isinstance(error, UNAVAILABLE) else 413 if isinstance(error, TooLargeError) else 422
+        vars(error).update(status_code=status, detail=str(error))
     return error

@@ -7,7 +7,6 @@ every pass and every piece of it is drawn at its own size.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -72,9 +71,6 @@ class PoseSettings:
         """sha256 of the driver picture's content (file or pixels), "" without one."""
         if self.driver is None or isinstance(self.driver, str):
             return ""
-        if isinstance(self.driver, np.ndarray):
-            content = np.ascontiguousarray(self.driver)
-            return hashlib.sha256(f"{content.shape} {content.dtype}".encode() + content.tobytes()).hexdigest()
         return FileDigests()(self.driver)
 
 
@@ -183,21 +179,29 @@ class Shapes:
             LandmarkError: the identity holds no landmarks, or a value of the pose is out of its range.
             PackError, PictureError, NoFaceError: the driver picture cannot be used.
         """
-        source = self._source(identity)
-        driver: Fit | PoseSpec = pose.numbers
-        if pose.driver is not None:
-            driver = source if isinstance(pose.driver, str) else self._driver(pose, pose.driver)
+        source, driver = self.fits(identity, pose)
         points = recombine(
             self.basis,
             source,
-            driver,
+            driver or PoseSpec(),
             size=size,
-            override=pose.numbers if isinstance(driver, Fit) else None,
+            override=pose.numbers,
             expression_gain=pose.expression_gain,
             framing=pose.framing,
         )
-        doubts = source.doubts + (driver.doubts if isinstance(driver, Fit) and driver is not source else ())
+        doubts = source.doubts + (driver.doubts if driver is not None and driver is not source else ())
         return Shape(Landmarks(points), size, tuple(dict.fromkeys(doubts)))
+
+    def fits(self, identity: Identity, pose: PoseSettings) -> tuple[Fit, Fit | None]:
+        """What `shape` recombines: the person's fit, and the driver's, None for a pose by numbers alone.
+
+        Raises:
+            As `shape` does.
+        """
+        source = self._source(identity)
+        if pose.driver is None:
+            return source, None
+        return source, source if isinstance(pose.driver, str) else self._driver(pose, pose.driver)
 
     def pictures(self, shape: Shape, view: View, config: FFRNetConfig) -> Pictures:
         """`draw`, kept by content."""
@@ -222,14 +226,13 @@ class Shapes:
     def _driver(self, pose: PoseSettings, picture: Path | np.ndarray) -> Fit:
         analyser = self._needed_analyser()
         in_memory = isinstance(picture, np.ndarray)
-        content = pose.driver_digest if isinstance(picture, np.ndarray) else self._digests(picture)
 
         def make() -> Fit:
             face = analyser.face(picture, pose.choose, name="the driver picture" if in_memory else None)
             found = self.detector.detect(face.picture, face.box, face.kps)
             return _with_warnings(fit(self.basis, found.observation), f"driver {face.source}")
 
-        return self._cache.get(("driver", content, pose.choose, self.detector.model), make, _fit_bytes)
+        return self._cache.get(("driver", self._digests(picture), pose.choose, self.detector.model), make, _fit_bytes)
 
     def _needed_analyser(self) -> FaceAnalyser:
         if self.analyser is None:

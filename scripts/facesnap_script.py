@@ -2,7 +2,7 @@
 
 from modules import script_callbacks, scripts, shared
 
-from facesnap.webui import accordion, generation, options
+from facesnap.webui import accordion, generation, options, routes
 from facesnap.webui.hosting import current_host, studios
 
 HOST = current_host()
@@ -19,8 +19,19 @@ class FaceSnapScript(scripts.Script):
         return accordion.build("img2img" if is_img2img else "txt2img")
 
     def process(self, p, *args):
-        generation.begin(HOST, studios(), p, args)
+        generation.begin(HOST, studios(), p, args, shared.opts)
+
+    def postprocess_image(self, p, pp, *args):
+        generation.after_picture(p, pp.image)
+
+    def postprocess(self, p, processed, *args):
+        generation.finish(p, processed)
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        HOST.before_sampling(p, kwargs.get("x"))
 
 
 script_callbacks.on_cfg_denoiser(HOST.before_step)
+script_callbacks.on_model_loaded(lambda model: HOST.free())
 script_callbacks.on_ui_settings(lambda: options.register(shared))
+script_callbacks.on_app_started(routes.register)

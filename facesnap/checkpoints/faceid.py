@@ -7,7 +7,7 @@ perceiver over CLIP tokens behind them. Tensor names are kept; they only move be
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from facesnap.checkpoints.adapter import Adapter, AdapterSpec
 from facesnap.checkpoints.detection import Detection, Hint, Source, choose
 from facesnap.checkpoints.recipes import RECIPES, Recipe
 
+FAMILIES = ("faceid", "faceid-plus", "faceid-plusv2", "portrait")
 ID_TOKENS = 4  # of FaceID; Portrait has 16
 VIT_H_WIDTH = 1280
 # sha256 of published files where the tensors leave a choice.
@@ -30,21 +31,26 @@ HINTS = (
 LORA_IN_PROMPT = re.compile(r"<lora:([^:>]*face[-_ ]?id[^:>]*)[:>]", re.IGNORECASE)
 
 
-def detect(state: Mapping[str, Tensor], source: Source) -> Detection | None:
-    """FaceID, Plus, PlusV2 or Portrait; None where it is none of them.
+def families_of(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Those of FAMILIES whose tensors these can be, by names and shapes alone; Plus and PlusV2 look alike."""
+    found = layout.split_parts(state)
+    if found is None or "proj.2.weight" not in found["image_proj"] or "norm.weight" not in found["image_proj"]:
+        return ()
+    projection = found["image_proj"]
+    if "perceiver_resampler.proj_in.weight" in projection:
+        return ("faceid-plus", "faceid-plusv2")
+    rows, width = projection["proj.2.weight"].shape[:1], projection["norm.weight"].shape[:1]
+    tokens = rows[0] // width[0] if rows and width else 0
+    return ("faceid",) if tokens <= ID_TOKENS else ("portrait",)
+
+
+def decide(options: Sequence[str], source: Source) -> Detection:
+    """Which of `families_of` it is.
 
     Raises:
         CheckpointError: Plus or PlusV2, and neither user, content nor name tells which; or the user's word is wrong.
     """
-    found = layout.split_parts(state)
-    if found is None or "proj.2.weight" not in found["image_proj"] or "norm.weight" not in found["image_proj"]:
-        return None
-    projection = found["image_proj"]
-    if "perceiver_resampler.proj_in.weight" not in projection:
-        rows, width = projection["proj.2.weight"].shape[:1], projection["norm.weight"].shape[:1]
-        tokens = rows[0] // width[0] if rows and width else 0
-        return choose(("faceid" if tokens <= ID_TOKENS else "portrait",), source)
-    return choose(("faceid-plus", "faceid-plusv2"), source, hashes=HASHES, hints=HINTS)
+    return choose(options, source, hashes=HASHES, hints=HINTS)
 
 
 def load(

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,14 +21,23 @@ from facesnap.errors import CheckpointError
 
 MOST_BYTES = 64 << 30
 MOST_HEADER_BYTES = 32 << 20
+MOST_SHARED_BYTES = 16 << 20  # by which views of one storage may exceed a file: EVA-CLIP saves its tables per block
 MOST_TENSORS = 50_000
 LONGEST_NAME = 400
 DEEPEST = 4  # dictionaries inside dictionaries
 FETCH_AGAIN = "the download was cut short, or the file is damaged or of another kind; fetch it again"
+# Of the elements in pickles (keys of pickles.STORAGES) and in safetensors, as each names them.
+DTYPES = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64,
+          "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+          "Bool": torch.bool, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
+          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+          "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # fmt: skip
 READER_ERRORS = (
     pickle.UnpicklingError, OSError, EOFError, MemoryError, ValueError, RuntimeError, LookupError, TypeError,
     AttributeError, OverflowError, AssertionError, NotImplementedError,
 )  # fmt: skip
+
+Leaf = TypeVar("Leaf")
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,29 @@ def read_file(path: Path | str) -> TensorFile:
             dictionaries of tensors; tensors that claim more than the file has.
     """
     path = Path(path)
+    size, kind = _checked(path)
+    file = _read_pickle(path) if kind == "pickle" else _read_safetensors(path)
+    _check_tensors(path, file.tensors, size)
+    return file
+
+
+def read_outline(path: Path | str) -> TensorFile:
+    """What `read_file` would give, with tensors on the meta device: names, shapes and dtypes, no data.
+
+    It takes milliseconds and a few kilobytes for files of any size: only the header, or a pickle's list, is read.
+
+    Raises:
+        CheckpointError: as `read_file`, for everything that can be told without the data.
+    """
+    path = Path(path)
+    size, kind = _checked(path)
+    file = _outline_pickle(path) if kind == "pickle" else _read_safetensors(path, data=False)
+    _check_tensors(path, file.tensors, size, "meta")
+    return file
+
+
+def _checked(path: Path) -> tuple[int, str]:
+    """(bytes, kind) of a file that can be one of tensors."""
     if not path.is_file():
         raise CheckpointError(
             f"There is no checkpoint file {path}.",
@@ -66,10 +98,7 @@ def read_file(path: Path | str) -> TensorFile:
     size = path.stat().st_size
     if not 16 <= size <= MOST_BYTES:
         raise _unreadable(path, f"it has {size} bytes")
-    kind = _kind(path, size)
-    file = _read_pickle(path) if kind == "pickle" else _read_safetensors(path)
-    _check_tensors(path, file.tensors, size)
-    return file
+    return size, _kind(path, size)
 
 
 def _kind(path: Path, size: int) -> str:
@@ -94,15 +123,20 @@ def _kind(path: Path, size: int) -> str:
     raise _unreadable(path, "it is no archive of torch; files older than torch 1.6 have to be saved again")
 
 
-def _read_safetensors(path: Path) -> TensorFile:
+def _read_safetensors(path: Path, data: bool = True) -> TensorFile:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
             if len(names) > MOST_TENSORS:
                 raise _unreadable(path, f"it lists {len(names)} tensors")
-            return TensorFile({n: file.get_tensor(n) for n in names}, dict(file.metadata() or {}), "safetensors")
+            read = file.get_tensor if data else lambda name: _slice_outline(file.get_slice(name))
+            return TensorFile({n: read(n) for n in names}, dict(file.metadata() or {}), "safetensors")
     except (SafetensorError, *READER_ERRORS) as error:
         raise _unreadable(path, f"it cannot be read as safetensors: {error}") from error
+
+
+def _slice_outline(part: Any) -> Tensor:
+    return torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
 
 
 def _read_pickle(path: Path) -> TensorFile:
@@ -115,45 +149,64 @@ def _read_pickle(path: Path) -> TensorFile:
     except (SafetensorError, *READER_ERRORS) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _unreadable(path, first) from error
+    return TensorFile({name: tensor.detach() for name, tensor in _flat(path, content, Tensor).items()}, {}, "pickle")
+
+
+def _outline_pickle(path: Path) -> TensorFile:
+    problem, content = pickles.outline_of(path)
+    if problem:
+        raise _unreadable(path, problem)
+    outlines = _flat(path, content, pickles.Outline)
+    try:
+        tensors = {n: torch.empty(o.shape, dtype=DTYPES[o.kind], device="meta") for n, o in outlines.items()}
+    except (RuntimeError, OverflowError) as error:
+        raise _unreadable(path, f"a tensor of an impossible size ({error})") from error
+    return TensorFile(tensors, {}, "pickle")
+
+
+def _flat(path: Path, content: Any, leaf: type[Leaf]) -> dict[str, Leaf]:
+    """The leaves of nested dictionaries by name, and nothing else in them."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]  # of a training checkpoint; its counters and such are of no use here
     if not isinstance(content, dict):
         raise _unreadable(path, f"it holds a {type(content).__name__}")
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in _leaves(path, content, "", DEEPEST):
-        if name in tensors or len(tensors) >= MOST_TENSORS:
+    found: dict[str, Leaf] = {}
+    for name, value in _leaves(path, content, leaf, "", DEEPEST):
+        if name in found or len(found) >= MOST_TENSORS:
             raise _unreadable(path, f"it holds {name[:80]} twice, or more than {MOST_TENSORS} tensors")
-        tensors[name] = tensor
-    return TensorFile(tensors, {}, "pickle")
+        found[name] = value
+    return found
 
 
-def _leaves(path: Path, content: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+def _leaves(
+    path: Path, content: Mapping[Any, Any], leaf: type[Leaf], prefix: str, depth: int
+) -> Iterator[tuple[str, Leaf]]:
     if depth == 0 or not content:
         raise _unreadable(path, f"its dictionary {prefix[:80]} is empty or nested too deeply")
     for key, value in content.items():
         name = f"{prefix}{key}"
         if not isinstance(key, (str, int)) or len(name) > LONGEST_NAME:
             raise _unreadable(path, f"it has an entry named {name[:80]!r}")
-        if isinstance(value, Tensor):
-            yield name, value.detach()
+        if isinstance(value, leaf):
+            yield name, value
         elif isinstance(value, dict):
-            yield from _leaves(path, value, f"{name}.", depth - 1)
+            yield from _leaves(path, value, leaf, f"{name}.", depth - 1)
         else:
             raise _unreadable(path, f"its entry {name} is a {type(value).__name__}")
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
-    """No tensor claims more than it has, and all together no more than the file (a view repeats a storage freely)."""
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device: str = "cpu") -> None:
+    """No tensor claims more than it has, and all together little more than the file: views repeat a storage freely."""
     if not tensors:
         raise _unreadable(path, "it holds no tensor")
     total = 0
     for name, tensor in tensors.items():
-        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        plain = tensor.layout is torch.strided and tensor.device.type == device and not tensor.is_quantized
         if not plain or tensor.numel() == 0 or len(name) > LONGEST_NAME:
             raise _unreadable(path, f"its tensor {name[:80]} is {tuple(tensor.shape)}, {tensor.layout}, not plain")
         nbytes = tensor.numel() * tensor.element_size()
         total += nbytes
-        if nbytes > tensor.untyped_storage().nbytes() or total > size:
+        if nbytes > tensor.untyped_storage().nbytes() or total > size + MOST_SHARED_BYTES:
             raise _unreadable(path, f"its tensor {name} {tuple(tensor.shape)} claims more than the file's {size} bytes")
 
 

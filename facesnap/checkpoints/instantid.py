@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from facesnap.errors import CheckpointError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import Picture
 
+FAMILIES = ("instantid", "portrait-unnorm")
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 # Files that are IdentityNet by their name, in the folder of the adapter or one of these below or beside it.
 NETWORK_NAME = re.compile(r"identity[-_ ]?net|(?=.*instant[-_ ]?id)(?=.*control)", re.IGNORECASE)
@@ -38,26 +39,31 @@ HINTS = (
 )
 
 
-def detect(state: Mapping[str, Tensor], source: Source) -> Detection | None:
-    """InstantID, or FaceID-Portrait in its unnormalised form; None where it is neither.
+def families_of(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """InstantID and FaceID-Portrait in its unnormalised form, which look alike; empty where it is neither."""
+    found = layout.split_parts(state)
+    if found is None or "latents" not in found["image_proj"]:
+        return ()
+    projection = found["image_proj"]
+    vector = projection.get("proj_in.weight")
+    if vector is None or vector.ndim != 2 or "id_embedding_mapping.0.weight" in projection:
+        return ()
+    if vector.shape[1] == 1280 and "proj_in.bias" in projection and "mapping_0.0.weight" not in projection:
+        return ()  # IP-Adapter Plus, which looks at CLIP tokens and knows no recogniser
+    return FAMILIES
+
+
+def decide(options: Sequence[str], source: Source) -> Detection:
+    """Which of the two, and IdentityNet's file where it lies beside InstantID.
 
     Raises:
         CheckpointError: neither the user nor the name nor a file beside it tells which.
     """
-    found = layout.split_parts(state)
-    if found is None or "latents" not in found["image_proj"]:
-        return None
-    projection = found["image_proj"]
-    vector = projection.get("proj_in.weight")
-    if vector is None or vector.ndim != 2 or "id_embedding_mapping.0.weight" in projection:
-        return None
-    if vector.shape[1] == 1280 and "proj_in.bias" in projection and "mapping_0.0.weight" not in projection:
-        return None  # IP-Adapter Plus, which looks at CLIP tokens and knows no recogniser
     beside = find_identitynet(source.path)
     named = any(re.search(hint.pattern, source.path.name.lower()) for hint in HINTS)
     if beside is not None and not source.family and not named:
         return Detection("instantid", f"its IdentityNet lies beside it ({beside.name})", beside)
-    detection = choose(("instantid", "portrait-unnorm"), source, hints=HINTS)
+    detection = choose(options, source, hints=HINTS)
     return dataclasses.replace(detection, structure=beside if detection.family == "instantid" else None)
 
 

@@ -113,6 +113,16 @@ def _fits(sites: Sequence[str], levels: Mapping[str, int], widths: Sequence[int]
     return len(pairs) == len(set(levels.values()))
 
 
+def base_of(state: Mapping[str, Tensor], where: str) -> str:
+    """The base model, "sd15" or "sdxl", by the shapes of a file's attention part (meta tensors will do).
+
+    Raises:
+        CheckpointError: as `read_processors`.
+    """
+    found = split_parts(state)
+    return read_processors(found["processors"], where, "id").base if found else ""
+
+
 def read_processors(
     processors: Mapping[str, Tensor], where: str, group: str, topology: Topology | None = None
 ) -> Layout:

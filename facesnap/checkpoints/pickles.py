@@ -1,4 +1,4 @@
-"""Is a torch pickle a plain archive of tensors? Decided before anything of it is unpickled.
+"""Is a torch pickle a plain archive of tensors, and of which? Decided before anything of it is unpickled.
 
 `weights_only` alone is not enough: torch up to 2.5.1 hands TorchScript archives to its compiler, deflated entries are
 inflated without a bound, and its list of harmless callables can still ask for any amount of memory. So the archive's
@@ -15,7 +15,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 END_RECORD, END_RECORD_BYTES = b"PK\x05\x06", 22
 ZIP64_LOCATOR, ZIP64_LOCATOR_BYTES = b"PK\x06\x07", 20
@@ -38,6 +38,7 @@ _OPCODES = (
     "BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL BINPERSID REDUCE BUILD POP DUP"
 )
 OPCODES = frozenset(_OPCODES.split())
+MOST_AXES = 16
 DAMAGE = (
     pickle.UnpicklingError,
     TypeError,
@@ -55,23 +56,39 @@ DAMAGE = (
 )
 
 
+class Outline(NamedTuple):
+    """Stands where a tensor is. A tuple: nothing that a pickle does to objects can change it."""
+
+    kind: str  # a key of STORAGES
+    shape: tuple[int, ...]
+
+
 def problem_of(path: Path) -> str | None:
     """What keeps a file from being a plain archive of tensors, or None. Nothing of it is executed.
 
     Memory is bounded by the limits above whatever the file says of itself.
     """
+    return outline_of(path)[0]
+
+
+def outline_of(path: Path) -> tuple[str | None, Any]:
+    """(problem, content): the pickle's content with an Outline where a tensor is; without a problem it is None.
+
+    Reads the archive's directory and the list of tensors, no tensor.
+    """
     size = path.stat().st_size
     try:
         directory, count = _directory(path, size)
         if directory > MOST_DIRECTORY_BYTES or count > MOST_ENTRIES:
-            return f"its directory takes {directory} bytes for {count} entries"
+            return f"its directory takes {directory} bytes for {count} entries", None
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if len(entries) != count:
-                return f"its directory lists {len(entries)} entries and claims {count}"
-            return _entries_problem(entries, size) or _pickle_problem(archive, entries)
+                return f"its directory lists {len(entries)} entries and claims {count}", None
+            problem = _entries_problem(entries, size)
+            return (problem, None) if problem else _outline(archive, entries)
     except DAMAGE as error:
-        return f"its archive is damaged ({type(error).__name__}: {error})"
+        return f"its archive is damaged ({type(error).__name__}: {error})", None
 
 
 def _directory(path: Path, size: int) -> tuple[int, int]:
@@ -124,40 +141,59 @@ def _entries_problem(entries: list[zipfile.ZipInfo], size: int) -> str | None:
     return None
 
 
-def _pickle_problem(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> str | None:
+def _outline(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> tuple[str | None, Any]:
     entry = next(e for e in entries if e.filename.partition("/")[2] == "data.pkl")
     if entry.file_size > MOST_PICKLE_BYTES:
-        return f"its list of tensors takes {entry.file_size} bytes"
+        return f"its list of tensors takes {entry.file_size} bytes", None
     data = archive.read(entry)
     problem = next(_opcode_problems(data), None)
     if problem:
-        return problem
+        return problem, None
     claims = _Claims(io.BytesIO(data))
-    claims.load()
+    content = claims.load()
     folder = entry.filename.removesuffix("data.pkl")
     sizes = {e.filename: e.file_size for e in entries}
     # torch maps as many bytes as the pickle claims, whatever the archive says: beyond a storage lies the next one.
     for key, claimed in claims.storages.items():
         if sizes.get(f"{folder}data/{key}") != claimed:
-            return f"a tensor claims {claimed} bytes, its storage {key} has {sizes.get(f'{folder}data/{key}')}"
-    return None
+            found = sizes.get(f"{folder}data/{key}")
+            return f"a tensor claims {claimed} bytes, its storage {key} has {found}", None
+    return None, content
 
 
 class _Claims(pickle.Unpickler):
-    """Goes through a pickle whose opcodes have passed, with a dummy for every callable, and keeps the storages."""
+    """Goes through a pickle whose opcodes have passed, with an Outline for every tensor, and keeps the storages."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.storages: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        return collections.OrderedDict if module == "collections" else _Dummy(name)
+        if module == "collections":
+            return collections.OrderedDict
+        return {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": _parameter}.get(name) or _Dummy(name)
 
-    def persistent_load(self, pid: Any) -> None:
+    def persistent_load(self, pid: Any) -> Outline:
         _, storage, key, _, count = pid
-        claimed = STORAGES[storage.name.removesuffix("Storage")] * count
+        kind = storage.name.removesuffix("Storage")
+        claimed = STORAGES[kind] * count
         if self.storages.setdefault(str(key), claimed) != claimed or not isinstance(count, int) or count < 0:
             raise ValueError(f"storage {str(key)[:40]} is of two sizes")
+        return Outline(kind, (count,))
+
+
+def _tensor(storage: Outline, offset: int, shape: tuple[int, ...], *_: object) -> Outline:
+    """In the place of torch._utils._rebuild_tensor_v2."""
+    if not isinstance(storage, Outline) or not isinstance(shape, tuple) or len(shape) > MOST_AXES:
+        raise ValueError("a tensor without a storage or a shape")
+    if any(type(n) is not int or not 0 <= n < 2**40 for n in (offset, *shape)):
+        raise ValueError("a tensor of an impossible size")
+    return Outline(storage.kind, shape)
+
+
+def _parameter(tensor: Outline, *_: object) -> Outline:
+    """In the place of torch._utils._rebuild_parameter."""
+    return tensor
 
 
 class _Dummy:

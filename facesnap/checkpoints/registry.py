@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+
+from torch import Tensor
 
 from facesnap.attach.topology import Topology
 from facesnap.checkpoints import faceid, instantid, native, pulid
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.detection import Detection, Source
-from facesnap.checkpoints.files import TensorFile, read_file
+from facesnap.checkpoints.files import read_file
 from facesnap.checkpoints.recipes import RECIPES
 from facesnap.errors import CheckpointError
 
@@ -41,9 +44,9 @@ def load_adapter(path: Path | str, family: str | None = None, topology: Topology
     if native.KEY in file.metadata or family == NATIVE:
         return native.load(path)
     source = Source(path, native.sha256_of(path), family or "")
-    module, detection = _detect(file, source)
+    detection = decide(families_of(file.tensors), source, file.tensors)
     try:
-        adapter: Adapter = module.load(file.tensors, source, detection, topology)
+        adapter: Adapter = _owner(detection.family).load(file.tensors, source, detection, topology)
     except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:  # odd sizes refused by torch
         raise CheckpointError(
             f"{path.name} looks like {RECIPES[detection.family].title}, but it cannot be built ({error}).",
@@ -54,17 +57,35 @@ def load_adapter(path: Path | str, family: str | None = None, topology: Topology
     return adapter
 
 
-def _detect(file: TensorFile, source: Source) -> tuple[ModuleType, Detection]:
-    for module in MODULES:
-        detection = module.detect(file.tensors, source)
-        if detection is not None:
-            return module, detection
-    names = sorted(file.tensors)
-    raise CheckpointError(
-        f"{source.path.name} is no adapter that FaceSnap knows: {_kind(names)}.",
-        expected="FaceSnap's own, or " + ", ".join(recipe.title for recipe in RECIPES.values()),
-        remedy="choose an adapter file; see `facesnap inspect FILE`",
-    )
+def families_of(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The public families that tensors can be of, by names and shapes alone (meta tensors will do).
+
+    One; two that look alike, which `decide` tells apart; or none.
+    """
+    return next((found for module in MODULES if (found := module.families_of(tensors))), ())
+
+
+def decide(options: Sequence[str], source: Source, names: Iterable[str] = ()) -> Detection:
+    """Which of the families that `families_of` allows a file is, by what is known besides its tensors.
+
+    Args:
+        names: of its tensors, to say what else it may be where there is no option.
+
+    Raises:
+        CheckpointError: no family, an open choice, or the user's word contradicts the tensors.
+    """
+    if not options:
+        raise CheckpointError(
+            f"{source.path.name} is no adapter that FaceSnap knows: {_kind(sorted(names))}.",
+            expected="FaceSnap's own, or " + ", ".join(recipe.title for recipe in RECIPES.values()),
+            remedy="choose an adapter file; see `facesnap inspect FILE`",
+        )
+    detection: Detection = _owner(options[0]).decide(options, source)
+    return detection
+
+
+def _owner(family: str) -> ModuleType:
+    return next(module for module in MODULES if family in module.FAMILIES)
 
 
 def _kind(names: list[str]) -> str:

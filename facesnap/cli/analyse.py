@@ -53,7 +53,7 @@ def report(analyser: FaceAnalyser, found: dict[str, list[Face]], chosen: dict[st
             "photo": photo,
             "size": list(faces[0].picture_size),
             "chosen": faces.index(chosen[photo]),
-            "faces": [describe(face) for face in faces],
+            "faces": [face.json() for face in faces],
         }
         for photo, faces in found.items()
     ]
@@ -65,24 +65,6 @@ def report(analyser: FaceAnalyser, found: dict[str, list[Face]], chosen: dict[st
         "recogniser": analyser.recogniser,
         "provider": analyser.provider,
         "photos": photos,
-    }
-
-
-def describe(face: Face) -> dict:
-    quality = face.quality
-    return {
-        "box": [round(float(value), 2) for value in face.box],
-        "points": [[round(float(value), 2) for value in point] for point in face.kps],
-        "score": round(face.score, 4),
-        "found_by": face.found_by,
-        "embedding_norm": round(float((face.embedding**2).sum() ** 0.5), 4),
-        "quality": {
-            "score": round(quality.score, 4),
-            "detection": round(quality.detection, 4),
-            "sharpness": round(quality.sharpness, 4),
-            "frontalness": round(quality.frontalness, 4),
-            "size": round(quality.size, 4),
-        },
     }
 
 

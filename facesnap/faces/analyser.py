@@ -37,6 +37,7 @@ class FaceAnalyser:
     Attributes:
         pack: the Pack in use.
         provider: the execution provider that the sessions really run on, e.g. "CPUExecutionProvider".
+        recogniser: sha256 of the recogniser's ONNX file as it was loaded: what makes two embeddings comparable.
 
     Raises:
         PackError: the pack is missing, incomplete or damaged.
@@ -61,14 +62,10 @@ class FaceAnalyser:
         self._recogniser = _load(model_zoo, self.pack, "recogniser", provider)
         self.provider = self._recogniser.session.get_providers()[0]
         _check_provider(provider, {self.provider, self._detector.session.get_providers()[0]})
+        self.recogniser = self.pack.recogniser_sha256
         self._fixed_size = _fixed_size(self._detector.session)
         self._crop_size = int(self._recogniser.input_size[0])
         logger.debug("pack %s on %s", self.pack.folder, self.provider)
-
-    @property
-    def recogniser(self) -> str:
-        """sha256 of the recogniser's ONNX file: what makes two embeddings comparable."""
-        return self.pack.recogniser_sha256
 
     def faces(self, picture: PictureSource, *, name: str | None = None, most_steps: int | None = None) -> list[Face]:
         """All faces of a picture, the largest first.

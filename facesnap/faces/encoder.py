@@ -14,7 +14,10 @@ import torch
 from PIL import Image
 
 from facesnap.errors import EncoderError, MissingDependencyError
+from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.encoder_files import StateDict, VisionConfig, read_config, read_tensors, vision_tensors
+from facesnap.faces.face import Face
+from facesnap.faces.face_encoder import Encoded
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,6 +35,8 @@ class ImageEncoder:
             in float32 or float16, another for another training.
         name: for people, such as "ViT-H/14 1280x32 proj1024".
     """
+
+    levels: tuple[int, ...] = PENULTIMATE
 
     def __init__(self, model: Any, config: VisionConfig, fingerprint: str, device: torch.device) -> None:
         self._model = model
@@ -63,7 +68,7 @@ class ImageEncoder:
         config = read_config(tensors, path, heads, hidden_act)
         model = _build(config)
         _check(model, tensors, path)
-        fingerprint = _fingerprint(tensors)
+        fingerprint = fingerprint_of(tensors["vision_model.embeddings.class_embedding"])
         model.load_state_dict(tensors, strict=False, assign=True)  # strictly checked above, but for position_ids
         positions = torch.arange((config.image_size // config.patch) ** 2 + 1)
         model.vision_model.embeddings.position_ids = positions[None]  # (1, 1 + P); the only buffer left on "meta"
@@ -81,6 +86,12 @@ class ImageEncoder:
     def tokens(self) -> int:
         """1 + P: the class token and the patches."""
         return 1 + (self.config.image_size // self.config.patch) ** 2
+
+    def see(self, faces: Sequence[Face], levels: Sequence[int] = PENULTIMATE, *, bgr: bool = False) -> Encoded:
+        """As `facesnap.faces.face_encoder.FaceEncoder`, of the aligned 224 px crops."""
+        crops = [face.crop(ENCODER_SIZE) for face in faces]
+        hidden = self.encode([crop[:, :, ::-1] for crop in crops] if bgr else crops, levels)
+        return Encoded({level: states.cpu() for level, states in hidden.items()})
 
     def encode(
         self, crops: Sequence[np.ndarray] | np.ndarray, levels: Sequence[int] = PENULTIMATE
@@ -125,9 +136,9 @@ class ImageEncoder:
         return {level: torch.cat(kept) for level, kept in parts.items()}
 
 
-def _fingerprint(tensors: StateDict) -> str:
-    half = tensors["vision_model.embeddings.class_embedding"].to("cpu", torch.float16)  # (width,)
-    return hashlib.sha256(half.numpy().tobytes()).hexdigest()
+def fingerprint_of(class_embedding: torch.Tensor) -> str:
+    """`ImageEncoder.fingerprint` of an encoder with this class embedding (width,)."""
+    return hashlib.sha256(class_embedding.to("cpu", torch.float16).numpy().tobytes()).hexdigest()
 
 
 def preprocess(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> torch.Tensor:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from facesnap.errors import NoFaceError, SettingsError
 from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
 
-CHOICES = ("largest", "leftmost", "central")
+CHOICES = ("largest", "leftmost", "central", "first")
 Choice = str | int
 # Variance of the Laplacian of a 112 px crop (grey 0..255) at which sharpness counts one half: a face that is
 # visibly out of focus lies below it, an ordinary portrait several times above.
 HALF_SHARPNESS = 60.0
 EYE_DISTANCE = 35.2  # px in the 112 template; a face whose eyes are closer is enlarged for the recogniser
+DOUBTFUL = 0.4  # a part of the quality below this is worth a word to the person who chose the photo
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,22 @@ class Quality:
     def score(self) -> float:
         """Geometric mean of the parts, 0..1: one bad part cannot be bought off by the others."""
         return float((self.detection * self.sharpness * self.frontalness * self.size) ** 0.25)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why a reference tells little about its person, for people to read; empty where nothing is wrong."""
+        said = {
+            "detection": "hardly recognisable as a face",
+            "sharpness": "blurred",
+            "frontalness": "turned away",
+            "size": "small in the photo",
+        }
+        return tuple(f"the face is {word}" for part, word in said.items() if getattr(self, part) < DOUBTFUL)
+
+    def json(self) -> dict[str, float]:
+        """Score and parts, rounded."""
+        parts = ("score", "detection", "sharpness", "frontalness", "size")
+        return {part: round(float(getattr(self, part)), 4) for part in parts}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +101,17 @@ class Face:
         """Aligned crop (size, size, 3) RGB uint8, upright however the face lies in the picture."""
         return aligned_crop(self.picture, self.kps, size)
 
+    def json(self) -> dict[str, Any]:
+        """What was found, as numbers that JSON has."""
+        return {
+            "box": [round(float(value), 2) for value in self.box],
+            "points": [[round(float(value), 2) for value in point] for point in self.kps],
+            "score": round(self.score, 4),
+            "found_by": self.found_by,
+            "embedding_norm": round(float((self.embedding**2).sum() ** 0.5), 4),
+            "quality": self.quality.json(),
+        }
+
 
 def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
     """Quality from the 112 px crop (RGB uint8), the five points in the picture and the detector's score."""
@@ -105,6 +134,8 @@ def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
 def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
     """One of several faces: "largest", "leftmost", "central", or an index from the largest (0) down.
 
+    "first" is the one that the detector is surest of, which it lists first.
+
     Raises:
         NoFaceError: there are not so many faces.
         SettingsError: the choice is none of these.
@@ -126,6 +157,8 @@ def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
         return min(by_size, key=lambda face: float(face.box[0]))
     if choose == "central":
         return min(by_size, key=_distance_to_centre)
+    if choose == "first":
+        return max(faces, key=lambda face: face.score)
     raise SettingsError(
         f"Choice of face '{choose}'.",
         expected=f"{', '.join(CHOICES)} or an index.",

@@ -119,6 +119,11 @@ def find_pack(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike] =
     raise _missing(str(name), tried)
 
 
+def is_installed(name: str, model_dirs: Iterable[str | os.PathLike] = ()) -> bool:
+    """Whether a folder of that name with ONNX files lies in the usual places; none of them is opened."""
+    return next(_folders_named(name, pack_parents(model_dirs)), None) is not None
+
+
 def installed_packs(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Pack]:
     """Every usable pack in the usual places; folders that are no packs are passed over."""
     for parent in pack_parents(model_dirs):
@@ -208,12 +213,14 @@ def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
 
 
 def _missing(name: str, tried: list[Path]) -> PackError:
+    from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+
     key = name.lower()
     source = PACK_SOURCES.get(key)
     home = Path.home() / ".insightface" / "models" / name
     offers = ", ".join(f"{pack} ({licence})" for pack, licence in PACK_LICENCES.items())
     if source:
-        remedy = f"download {source} into {home} (licence of its weights: {PACK_LICENCES[key]})."
+        remedy = advice(key, f"unpack {source} into {home} (licence of its weights: {PACK_LICENCES[key]})") + "."
     else:
         remedy = f"give the folder of a pack, or put one into {home}. Well-known packs: {offers}."
     return PackError(

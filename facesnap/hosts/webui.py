@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach import Attachment, Conditioning, Row, RowPlan, Speed, Structure, Tile, Topology, read_topology
 from facesnap.attach.lora import LoraPart
 from facesnap.errors import AttachError, FaceSnapError, HostError, refusal
+from facesnap.hosts.memory import Placement
 from facesnap.hosts.tiles import TileWalk, pass_piece, placed
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,11 @@ NOTE = "FaceSnap note"  # key of the infotext
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What is attached to a UNet in one sampling; see `facesnap.attach.attach`."""
+    """What is attached to a UNet in one sampling; see `facesnap.attach.attach`.
+
+    All of it lies on the CPU: keys, values and LoRAs follow the UNet's tensors at the call, networks are placed by
+    the host (`WebUI.placement`).
+    """
 
     people: Sequence[Conditioning] = ()
     structures: Sequence[Structure] = ()
@@ -52,9 +57,14 @@ the UNet in the middle of a sampling."""
 
 class WebUI(ABC):
     """A host of the WebUI family. One object serves all generations of a process; they run one after the other, or
-    nested (an extension that samples a picture of its own inside another's sampling)."""
+    nested (an extension that samples a picture of its own inside another's sampling).
 
-    def __init__(self) -> None:
+    Args:
+        placement: where networks compute.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
         self._running: list[Generation] = []
 
     @abstractmethod
@@ -76,16 +86,20 @@ class WebUI(ABC):
     def interrupted(self) -> bool:
         """Whether the user has interrupted or skipped the running job."""
 
-    def enlist(self, p: Any, prepare: Prepare, passes: str = "both") -> Generation:
+    def enlist(
+        self, p: Any, prepare: Prepare, passes: str = "both", on_failure: Callable[[Exception], None] | None = None
+    ) -> Generation:
         """Attach people around the sampling of `p`; to be called from a script's `process`, as often as it comes.
 
         Args:
             p: the host's processing object.
             prepare: see `Prepare`.
             passes: "both", "first" or "second": the passes of a hires generation that have the people in them.
+            on_failure: told of the error that ends a sampling, before it is raised.
         """
         generation = self._of(p)
         generation.prepare, generation.passes, generation.error = prepare, passes, None
+        generation.on_failure = on_failure
         generation.wrap()
         return generation
 
@@ -101,16 +115,33 @@ class WebUI(ABC):
         generation = getattr(p, "facesnap_generation", None)
         if generation is not None and generation.p is p:
             generation.prepare = generation.error = None
+        self.free()
+
+    def free(self) -> None:
+        """Let no network of ours stay in the GPU's memory: FaceSnap is off, or the model has been switched (the
+        host's on_model_loaded callback)."""
+        if not self._running:
+            self.placement.clear()
+
+    def before_sampling(self, p: Any, x: torch.Tensor | None) -> None:
+        """The host's process_before_every_sampling: a pass of `p` is about to sample latents x, (B, C, h, w)."""
+        for generation in self._running:
+            if generation.p is p and x is not None:
+                generation.before_pass(tuple(x.shape))
 
     def note(self, p: Any, note: str) -> None:
         """Tell the user something about this generation: in the log, below the picture and in its infotext."""
         notes = p.extra_generation_params.get(NOTE, "")
         if note in notes:
             return
-        logger.warning("%s", note)
         p.extra_generation_params[NOTE] = f"{notes}; {note}" if notes else note
+        self.tell(p, note)
+
+    def tell(self, p: Any, text: str) -> None:
+        """Tell the user something in the log and below the picture."""
+        logger.warning("%s", text)
         if hasattr(p, "comment"):
-            p.comment(note)
+            p.comment(text)
 
     def before_step(self, params: Any) -> None:
         """The host's on_cfg_denoiser callback: the next UNet calls are those of `params.denoiser.p`."""
@@ -136,7 +167,7 @@ class Generation(ABC):
     Attributes:
         p: the host's processing object.
         prepare: makes the parts; None: nothing is attached. passes: see `WebUI.enlist`.
-        error: raised in the sampling's place.
+        error: raised in the sampling's place. on_failure: see `WebUI.enlist`.
         plan: the row plan of what is attached.
         left_alone: whether the host has switched to a model that the people do not fit.
     """
@@ -146,6 +177,7 @@ class Generation(ABC):
         self.prepare: Prepare | None = None
         self.passes = "both"
         self.error: Exception | None = None
+        self.on_failure: Callable[[Exception], None] | None = None
         self.plan = RowPlan(())
         self.left_alone = False
         self.attachment: Attachment | None = None
@@ -156,6 +188,7 @@ class Generation(ABC):
         self._frame = (0, 0)
         self._piece: Tile | None = None
         self._failure: Exception | None = None
+        self._last_step = False
         self._wrapper: Any = None
         self._calls = self._wanted = 0
 
@@ -186,8 +219,12 @@ class Generation(ABC):
             result = inner(*args, **kwargs)
             self._check_called()
             return result
-        except FaceSnapError as error:
-            raise refusal(error) from error.__cause__
+        except Exception as error:
+            if self.on_failure is not None:
+                self.on_failure(error)
+            if isinstance(error, FaceSnapError):
+                raise refusal(error) from error.__cause__
+            raise
         finally:
             self._stop()
 
@@ -201,7 +238,7 @@ class Generation(ABC):
         if self in self.host._running:
             self.host._running.remove(self)
         self._detach()
-        self._parts, self._unet = Parts(), None
+        self._parts, self._unet, self._failure = Parts(), None, None
 
     def _attach(self, unet: nn.Module) -> None:
         assert self.prepare is not None
@@ -211,9 +248,11 @@ class Generation(ABC):
         self.plan = RowPlan(())
         self.plan.idle = True
         self._handles.append(unet.register_forward_pre_hook(self._before_unet, with_kwargs=True))
-        parts = self._parts
+        self._handles.append(unet.register_forward_hook(self._after_unet))
+        parts, placement = self._parts, self.host.placement
+        placement.enter([structure.net for structure in parts.structures])
         self.attachment = Attachment(
-            unet, topology, parts.people, self.plan, parts.structures, parts.speed, parts.loras
+            unet, topology, parts.people, self.plan, parts.structures, parts.speed, parts.loras, placement
         )
         self.attachment.install()
 
@@ -222,7 +261,8 @@ class Generation(ABC):
         self.plan.idle = True
         if self.attachment is not None:
             self._calls += self.attachment.calls
-            self.attachment.remove()
+            self.attachment.close()
+            self.host.placement.leave()
         self.attachment = None
         while self._handles:
             self._handles.pop().remove()
@@ -236,6 +276,7 @@ class Generation(ABC):
             self._attach(unet)
         except FaceSnapError as error:
             self._detach()
+            self.host.placement.clear()
             self.left_alone = True
             self.host.note(self.p, f"without FaceSnap after the switch of models: {error.what}")
 
@@ -245,21 +286,40 @@ class Generation(ABC):
             self._follow(self.host.live_unet(params.denoiser))
             if self.attachment is None:
                 return
-            second = bool(getattr(self.p, "is_hr_pass", False))
-            wanted = self.passes == "both" or (self.passes == "second") == second
+            wanted = self._is_wanted()
             self._wanted += wanted
             self.plan.idle = not wanted
             denoiser = params.denoiser
             total = max(int(denoiser.total_steps or 1), 1)
             self.plan.steps, self.plan.progress = total, min(max(denoiser.step / total, 0.0), 1.0)
+            self._last_step = denoiser.step + 1 >= total
             self._frame = (int(params.x.shape[-2]), int(params.x.shape[-1]))
             self._piece = pass_piece(self.p, self._frame)
             self._walk.restart(self.tiler(params.denoiser))
             if wanted:
                 self.announce(params)
-        except Exception as error:  # kept for the sampling path, where it stops the generation
-            self._failure = error
-            self.plan.idle = False
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Keep an error for the sampling path, where it stops the generation."""
+        self._failure = error
+        self.plan.idle = False
+
+    def _is_wanted(self) -> bool:
+        """Whether the pass that runs is one that has the people in it."""
+        second = bool(getattr(self.p, "is_hr_pass", False))
+        return self.passes == "both" or (self.passes == "second") == second
+
+    def before_pass(self, shape: Sequence[int]) -> None:
+        """A pass is about to sample latents of a shape (B, C, h, w). Never raises, as `step`."""
+        try:
+            self._follow(self.host.live_unet())  # a hires pass may have a checkpoint of its own
+            nets = {structure.net for structure in self._parts.structures if not structure.dormant}
+            if nets and self.attachment is not None and self._is_wanted():
+                self.host.placement.expect(list(nets), shape)
+        except Exception as error:
+            self._fail(error)
 
     @abstractmethod
     def announce(self, params: Any) -> None:
@@ -289,6 +349,10 @@ class Generation(ABC):
             return
         size = (int(x.shape[-2]), int(x.shape[-1]))
         self.plan.rows = placed(rows, self._places(len(rows), len(x), size), self._frame, self._piece)
+
+    def _after_unet(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._last_step:  # the host decodes next, and a hires pass may follow: networks are not in the way
+            self.host.placement.leave()
 
     def _waiting(self) -> bool:
         """Whether idle calls may become ours again without a new step."""

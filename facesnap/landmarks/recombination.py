@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,8 +30,8 @@ class PoseSpec:
         yaw: degrees, -90..90, positive turns the face to the picture's right; default 0.
         pitch: degrees, -60..60, positive looks up; default 0.
         roll: degrees, -180..180, positive tilts the top of the head to the picture's right; default 0.
-        position: (x, y) fractions of the picture where the centre of the frontal face lies; default the
-            middle.
+        position: (x, y) fractions of the picture where the centre of the frontal face lies, each of which may be
+            None; default the middle.
         size: height of the neutral frontal face, brows to chin, as a fraction of the picture's shorter side,
             0.02..2; default 0.5.
         expression: presets with strengths, as text ("smile:0.8+wink_left:1") or a mapping; left and right
@@ -40,7 +41,7 @@ class PoseSpec:
     yaw: float | None = None
     pitch: float | None = None
     roll: float | None = None
-    position: tuple[float, float] | None = None
+    position: tuple[float | None, float | None] | None = None
     size: float | None = None
     expression: Expression | None = None
 
@@ -49,8 +50,9 @@ class PoseSpec:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and low <= value <= high):
                 raise _out_of_range(name, value, f"{low:g} to {high:g}")
+        given = [value for value in self.position or () if value is not None]
         if self.position is not None and not (
-            len(self.position) == 2 and np.isfinite(self.position).all() and max(map(abs, self.position)) <= 4
+            len(self.position) == 2 and np.isfinite(given).all() and max(map(abs, given), default=0) <= 4
         ):
             raise _out_of_range("position", self.position, "two fractions of the picture")
 
@@ -126,7 +128,7 @@ def _pose_of_driver(basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int,
     margin = (np.array(size) - zoom * np.array(view.size)) / 2
     scale = view.scale * zoom
     if framing == "keep framing":
-        scale *= _extent(basis.shape(driver.a)) / _extent(own)
+        scale *= head_extent(basis.shape(driver.a)) / head_extent(own)
     return replace(view, scale=scale, translation=view.translation * zoom + margin, size=size)
 
 
@@ -137,17 +139,25 @@ def _apply(spec: PoseSpec, pose: View, measured: np.ndarray, size: tuple[int, in
     scale = pose.scale
     if spec.size is not None:
         scale = spec.size * min(size) / float(np.ptp(measured[:, 1]))
-    place = pose.translation if spec.position is None else np.array(spec.position) * size
+    x, y = _over(spec.position, (pose.translation / size).tolist())
     matrix = pose.rotation if given == (None, None, None) else rotation(*turned)
-    return replace(pose, scale=scale, rotation=matrix, translation=place)
+    return replace(pose, scale=scale, rotation=matrix, translation=np.array((x, y)) * size)
 
 
 def _merge(spec: PoseSpec, override: PoseSpec) -> PoseSpec:
-    return replace(spec, **{name: value for name, value in vars(override).items() if value is not None})
+    given = {name: value for name, value in vars(override).items() if value is not None}
+    if spec.position is not None and override.position is not None:
+        given["position"] = _over(override.position, spec.position)
+    return replace(spec, **given)
 
 
-def _extent(shape: np.ndarray) -> float:
-    """|S|, the Frobenius norm about the centre."""
+def _over(position: tuple[float | None, float | None] | None, below: Sequence[float | None]) -> tuple:
+    """The entries of `position`; where one is None, that of `below`."""
+    return tuple(old if new is None else new for new, old in zip(position or (None, None), below, strict=True))
+
+
+def head_extent(shape: np.ndarray) -> float:
+    """|S|, the Frobenius norm of a face (72, 3) about its centre: the size that "keep framing" keeps."""
     return float(np.linalg.norm(shape - shape.mean(0)))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from facesnap.errors import CheckpointError, MissingWeightsError
+from facesnap.download.catalogue import find
+from facesnap.errors import CheckpointError, MissingWeightsError, SettingsError
 from facesnap.webui.headers import ADAPTER, FAMILY, SUFFIXES, Header, read_header
 
 OWN = "FaceSnap"
@@ -29,11 +30,6 @@ class ModelFile:
     path: Path
     header: Header
     size: int
-
-    @property
-    def title(self) -> str:
-        """For lists: name, base model."""
-        return f"{self.name} ({self.header.base})" if self.header.base else self.name
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,10 @@ class Folders:
 
 
 def list_adapters(folders: Folders) -> list[ModelFile]:
-    """Every adapter, ours and public ones, by name; told by what is inside, not by the file's name."""
+    """Every adapter, ours and public ones, by name; told by what is inside, not by the file's name.
+
+    Damaged ones are listed too: their header has the problem.
+    """
     found = [(path, header) for path, header in _files(folders.adapters) if header.kind in (ADAPTER, FAMILY)]
     stems = [path.stem.lower() for path, _ in found]
     files = []
@@ -117,8 +116,16 @@ def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
     raise MissingWeightsError(
         f"There is no adapter {name!r}.",
         expected=f"one of {', '.join(file.name for file in files)}" if files else "an adapter in models/FaceSnap",
-        remedy="correct the name, or put the file into models/FaceSnap and refresh the list",
+        remedy=f"correct the name, or {_get(name)} and refresh the list",
     )
+
+
+def _get(name: str) -> str:
+    """How to come by an adapter."""
+    try:
+        return f"run `{find(name).command}`"
+    except SettingsError:
+        return "put the file into models/FaceSnap"
 
 
 def _files(parents: Iterable[Path]) -> Iterator[tuple[Path, Header]]:

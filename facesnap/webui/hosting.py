@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
+from facesnap.faces.analyser import FaceAnalyser
 from facesnap.hosts.webui import WebUI
+from facesnap.portrait import CACHE_BYTES
+from facesnap.webui import options as page
 from facesnap.webui.folders import Folders
 from facesnap.webui.studios import Studios
 
@@ -30,7 +34,30 @@ def current_host() -> WebUI:
 @lru_cache(maxsize=1)
 def studios() -> Studios:
     """Adapters, packs, encoders and identities of this process."""
-    return Studios(folders)
+    from modules import shared
+
+    megabytes = getattr(shared.cmd_opts, "facesnap_cache", None)
+    return Studios(folders, options, CACHE_BYTES if megabytes is None else max(int(megabytes), 0) << 20)
+
+
+def analyser() -> FaceAnalyser:
+    """The analyser of the settings page's pack.
+
+    Raises:
+        PackError: it is missing. MissingDependencyError: insightface is missing.
+    """
+    return studios().analyser()
+
+
+def options() -> dict[str, Any]:
+    """The settings page's options by key, checked.
+
+    Raises:
+        SettingsError: config.json or override_settings hold something that an option cannot be.
+    """
+    from modules import shared
+
+    return page.values(shared.opts)
 
 
 def folders() -> Folders:

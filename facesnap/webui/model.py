@@ -22,6 +22,7 @@ from facesnap.webui.fields import (
     table,
 )
 
+VERSION = 1  # of the settings as the API has them: goes up when a key changes its meaning or goes
 PEOPLE = 3  # shown in the UI; a WebUI option raises it
 MOST_PEOPLE = 8
 PRESETS: dict[str, dict[str, Any]] = {
@@ -134,6 +135,14 @@ class Person:
         Number(0, 5, 0.05), 1.0, "CLIP weight",
         "Weight of the CLIP branch inside the mixer; only adapters of the PlusV2 form use it.", infotext="s_struct",
     )  # fmt: skip
+    lora: float = setting(
+        _WEIGHT, 1.0, "LoRA strength",
+        "Weight of the LoRA that FaceID files bring: 1 is how they were trained, 0 is off.", infotext="lora",
+    )  # fmt: skip
+    lora_in_region: bool = setting(
+        Switch(), False, "LoRA inside the region only", "The LoRA changes the region only; of use with a region.",
+        infotext="lora in region",
+    )  # fmt: skip
     blocks: Any = setting(
         Blocks(), {}, "Block strengths",
         'Factors by UNet block or site, such as "middle=0.5 output.3=0.8"; others are 1.', infotext="blocks",
@@ -172,6 +181,16 @@ class Settings:
     hires: str = setting(
         Choice(("both", "first", "second")), "both", "Passes",
         "With hires. fix: act in both passes, the first or the second alone.", infotext="hires pass",
+    )  # fmt: skip
+    pulid_mode: str = setting(
+        Choice(("fidelity", "style")), "fidelity", "PuLID mode",
+        "fidelity: the most alike. style: leaves more of the prompt's style. Only PuLID's adapters use it.",
+        infotext="PuLID mode",
+    )  # fmt: skip
+    model_card: bool = setting(
+        Switch(), False, "Match the model card",
+        "Prepare photos and mix tokens as the adapter's official example does, where FaceSnap does it better: for "
+        "comparisons.", infotext="model card",
     )  # fmt: skip
     on_error: str | None = setting(
         Choice(("stop", "skip")), None, "If FaceSnap cannot act",

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from facesnap.webui import log
 from facesnap.webui.fields import Choice, Kind, Number, Switch, Text
 from facesnap.webui.model import MOST_PEOPLE, PEOPLE
 
 SECTION = ("facesnap", "FaceSnap")
+MOST_PEOPLE_KEY, LOG_KEY = "facesnap_people", "facesnap_log"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Option:
 
 
 OPTIONS = (
-    Option("facesnap_people", Number(1, MOST_PEOPLE, 1), PEOPLE, "People",
+    Option(MOST_PEOPLE_KEY, Number(1, MOST_PEOPLE, 1), PEOPLE, "People",
            "How many people the accordion has room for.", reload=True, whole=True),
     Option("facesnap_on_error", Choice(("stop", "skip")), "stop", "If FaceSnap cannot act",
            "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext."),
@@ -52,13 +54,13 @@ OPTIONS = (
     Option("facesnap_api_folders", None, "", "API: folders that paths may lie in", "One folder a line."),
     Option("facesnap_api_urls", Switch(), False, "API: allow addresses as pictures",
            "Only where the WebUI itself allows requests; local addresses as the WebUI allows them."),
-    Option("facesnap_log", Choice(("debug", "info", "warning", "error")), "info", "Log level",
+    Option(LOG_KEY, Choice(("debug", "info", "warning", "error")), "info", "Log level",
            "Photos are never logged."),
 )  # fmt: skip
 
 
 def register(shared: Any) -> None:
-    """Add the section to the host's options; for `script_callbacks.on_ui_settings`.
+    """Add the section to the host's options and follow its log level; for `script_callbacks.on_ui_settings`.
 
     Args:
         shared: the host's `modules.shared`.
@@ -72,6 +74,7 @@ def register(shared: Any) -> None:
         if option.reload:
             info = info.needs_reload_ui()
         shared.opts.add_option(option.key, info)
+    shared.opts.onchange(LOG_KEY, lambda: log.setup(values(shared.opts)[LOG_KEY]))
 
 
 def _control(option: Option, gradio: Any) -> tuple[Any, dict[str, Any]]:

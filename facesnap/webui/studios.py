@@ -3,172 +3,235 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from facesnap.attach import Speed, Topology
-from facesnap.cache import ContentCache
-from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.errors import MissingWeightsError, PackError
+from facesnap.checkpoints.registry import NATIVE, load_adapter
+from facesnap.download.catalogue import advice
+from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
-from facesnap.faces.encoder import ImageEncoder
-from facesnap.faces.encoder_files import find_encoder
-from facesnap.faces.identity import Identity
-from facesnap.faces.packs import installed_packs, pack_parents
+from facesnap.faces.encoder_search import encoder_of
+from facesnap.faces.face_encoder import FaceEncoder
+from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
+from facesnap.faces.recognisers import RECOGNISERS, require_named
+from facesnap.faces.sighting import Seen
+from facesnap.faces.tower import load_encoder
 from facesnap.hosts.webui import Parts
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
 from facesnap.webui.folders import Folders, find_adapter, list_adapters
-from facesnap.webui.headers import ADAPTER
 from facesnap.webui.identities import IdentityStore
-from facesnap.webui.pictures import decode, digest
-from facesnap.webui.settings import Box, Person, Settings
+from facesnap.webui.model_list import Entry, entries
+from facesnap.webui.people import face_choice, person_settings, reference_pictures
+from facesnap.webui.settings import Person, Settings
 
 logger = logging.getLogger(__name__)
 
-REGION_SIDE = 256  # cells of the map of a region given as a box
-IDENTITY_BYTES = 128 << 20
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One generation's people on one kind of UNet.
+
+    Attributes:
+        parts: what is attached. studio: whose adapter they were made with. people: in the settings' order.
+        doubts: of each person, why its face or landmarks deserve little confidence.
+    """
+
+    parts: Parts
+    studio: Studio
+    people: tuple[Seen, ...]
+    doubts: tuple[tuple[str, ...], ...]
 
 
 class Studios:
-    """Everything that generations share in one process.
+    """Everything that generations share in one process. Safe for several threads, which wait for each other.
 
     Args:
         folders: gives the folders of models as they are set now.
+        options: gives the settings page's options as they are now; see `facesnap.webui.options.values`.
+        cache_bytes: bound on what is kept between generations.
     """
 
-    def __init__(self, folders: Callable[[], Folders]) -> None:
-        self.folders = folders
-        self._studios: dict[tuple[Path, int], Studio] = {}
-        self._identities = ContentCache(IDENTITY_BYTES)
+    def __init__(
+        self,
+        folders: Callable[[], Folders],
+        options: Callable[[], Mapping[str, Any]],
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.folders, self.options, self.cache_bytes = folders, options, cache_bytes
+        self._studio: tuple[tuple[Any, ...], Studio] | None = None
+        self._analyser: tuple[tuple[Path, str], FaceAnalyser] | None = None
+        self._encoder: tuple[tuple[Path, int], FaceEncoder] | None = None
+        self._lock = threading.RLock()
 
-    def parts(self, settings: Settings, topology: Topology) -> Parts:
-        """What these settings attach to a UNet of this topology.
+    def prepare(
+        self, settings: Settings, topology: Topology, size: tuple[int, int] = (512, 512), init: Any = None
+    ) -> Prepared:
+        """What these settings attach to a UNet of this topology. Networks and tensors are on the CPU.
+
+        Args:
+            size: (width, height) of the whole picture. init: the picture that img2img starts from, or None.
 
         Raises:
-            FaceSnapError: an adapter, pack, encoder, face or identity is missing or does not fit.
+            FaceSnapError: an adapter, pack, encoder, face, identity or pose is missing or does not fit.
         """
         settings.require_people()
-        studio = self.studio(settings.adapter, topology)
-        wanted = [_person_settings(person, n) for n, person in enumerate(settings.people, 1)]
-        people = [
-            studio.conditioning(self.identity(studio, person, n), one)
-            for n, (person, one) in enumerate(zip(settings.people, wanted, strict=True), 1)
-        ]
-        return Parts(people, (), Speed(settings.speed), studio.loras(wanted))
+        with self._lock:
+            studio = self.studio(settings.adapter, topology, _sees_faces(settings))
+            card = settings.model_card
+            known = [self.seen(studio, person, n, card) for n, person in enumerate(settings.people, 1)]
+            wanted = [
+                person_settings(settings, person, n, studio.adapter, init)
+                for n, person in enumerate(settings.people, 1)
+            ]
+            return _prepared(studio, known, wanted, Speed(settings.speed), size)
 
-    def unused(self, settings: Settings, topology: Topology) -> str | None:
-        """What these settings ask for that the extension does not do yet, as a note for people; None for nothing."""
-        adapter = self.studio(settings.adapter, topology).adapter
-        shaped = [one for one in settings.people if one.structure > 0 and one.pose.source != "none"]
-        if adapter.ffrnet is None or not shaped:
-            return None
-        return (
-            f"the landmarks of {adapter.spec.name or 'this adapter'} (FFRNet) are not used inside the WebUI yet, its "
-            "ID tokens are; the command line uses both"
-        )
+    def studio(self, name: str, topology: Topology, sees_faces: bool = True) -> Studio:
+        """The studio of an adapter, loaded once as long as the file and the packs stay as they are.
 
-    def studio(self, name: str, topology: Topology) -> Studio:
-        """The studio of an adapter, loaded once as long as the file stays as it is."""
-        file = self._file(name, topology.base)
-        key = (file, file.stat().st_mtime_ns)
-        if key not in self._studios:
-            adapter = native.load(file)
+        Args:
+            sees_faces: whether photos will be analysed; saved identities alone need no pack.
+        """
+        with self._lock:
+            file = self._file(name, topology.base)
+            options = self.options()
+            place = (options["facesnap_pack"], options["facesnap_provider"])
+            key = (file, file.stat().st_mtime_ns, topology.names, *place)
+            kept = self._studio
+            if kept is not None and kept[0] == key and (kept[1].analyser is not None or not sees_faces):
+                return kept[1]
+            self._studio = None  # free the former adapter before the next is read
+            adapter = load_adapter(file, topology=topology)
             adapter.check_unet(topology)
-            logger.info("adapter %s (%s)", file.name, adapter.spec.base)
-            self._studios = {key: Studio(adapter, self._analyser(adapter), self._encoder(adapter))}
-        studio = self._studios[key]
-        studio.adapter.check_unet(topology)
-        return studio
+            analyser = self._analyser_of(adapter, sees_faces)
+            self._studio = (key, Studio(adapter, analyser, self._encoder_of(adapter), self.cache_bytes))
+            return self._studio[1]
 
-    def identity(self, studio: Studio, person: Person, number: int) -> Identity:
+    def _analyser_of(self, adapter: Adapter, sees_faces: bool) -> FaceAnalyser | None:
+        try:
+            return self.analyser(adapter)
+        except (PackError, MissingDependencyError) as error:
+            if sees_faces:
+                raise
+            logger.info("%s", error)
+            return None
+
+    def seen(self, studio: Studio, person: Person, number: int, match_model_card: bool = False) -> Seen:
         """Who a person of the settings is: photos are analysed once as long as they are the same."""
         if person.identity:
-            return IdentityStore(self.folders().identities).load(person.identity)
-        pixels = [decode(one, f"reference {n} of person {number}") for n, one in enumerate(person.references, 1)]
-        choose = int(person.face) if person.face.isdigit() else person.face
-        levels = studio.adapter.mixer.config.clip_levels
-        encoder = studio.encoder if levels else None
-        key = (
-            tuple(map(digest, pixels)), choose, studio.adapter.spec.recogniser,
-            None if encoder is None else encoder.fingerprint, tuple(levels or ()),
-        )  # fmt: skip
+            return Seen(IdentityStore(self.folders().identities).load(person.identity))
+        pictures, names = reference_pictures(person, number)
+        return studio.seen(pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card)
 
-        def make() -> Identity:
-            analyser = studio.analyser
-            assert analyser is not None
-            faces = [analyser.face(one, choose, name=f"reference {n}") for n, one in enumerate(pixels, 1)]  # type: ignore[arg-type]
-            return Identity.from_faces(faces, encoder, levels or (), name=f"person {number}")
+    def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:
+        """The analyser of the pack that the settings page names or, for an adapter, of one with its recogniser.
 
-        return self._identities.get(key, make, _nbytes)
+        Raises:
+            PackError: there is none. MissingDependencyError: insightface is missing.
+        """
+        with self._lock:
+            options, folders = self.options(), self.folders()
+            if adapter is None:
+                pack = find_pack(options["facesnap_pack"], folders.packs)
+            else:
+                pack = _pack_of(adapter, self._packs(options["facesnap_pack"], folders), folders)
+            key = (pack.folder, options["facesnap_provider"])
+            if self._analyser is None or self._analyser[0] != key:
+                self._analyser = (key, FaceAnalyser(pack.folder, options["facesnap_provider"]))
+            return self._analyser[1]
+
+    def _packs(self, preferred: str, folders: Folders) -> Iterator[Pack]:
+        """The settings page's pack first, then all others."""
+        try:
+            yield find_pack(preferred, folders.packs)
+        except PackError as error:
+            logger.debug("%s", error)
+        yield from installed_packs(folders.packs)
 
     def _file(self, name: str, base: str) -> Path:
-        """An adapter's file by name or hash; without a name the first that was made for the base model."""
+        """An adapter's file by name or hash; without a name the first that fits the base model, our own before
+        others, those with all they need before those without."""
         folders = self.folders()
-        files = [file for file in list_adapters(folders) if file.header.kind == ADAPTER]
         if name:
-            return find_adapter(name, files).path
-        for file in files:
-            if file.header.base == base:
-                return file.path
-        raise MissingWeightsError(
-            f"There is no FaceSnap adapter for {base} among {len(files)} adapters.",
-            expected=f"a FaceSnap checkpoint made for {base} in one of: {', '.join(map(str, folders.adapters))}",
-            remedy="put one there and refresh the list of models",
-        )
+            return find_adapter(name, list_adapters(folders)).path
+        listed = entries(folders, base)
+        fitting = [one for one in listed if one.fits and one.base == base and one.family]
+        if not fitting:
+            raise MissingWeightsError(
+                f"There is no adapter for {base} among {len(listed)} adapters.",
+                expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
+                remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
+                "or choose another base model",
+            )
+        return min(fitting, key=_preference).path
 
-    def _analyser(self, adapter: Adapter) -> FaceAnalyser:
-        """The pack whose recogniser the adapter was trained with."""
-        spec, tried = adapter.spec, []
-        model_dirs = self.folders().packs
-        for pack in installed_packs(model_dirs):
-            if pack.recogniser_sha256 == spec.recogniser:
-                return FaceAnalyser(pack.folder)
-            tried.append(pack.name)
-        places = ", ".join(map(str, pack_parents(model_dirs)))
-        raise PackError(
-            f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
-            expected=f"the pack {spec.recogniser_name or spec.recogniser[:10]} in one of: {places}",
-            remedy="download that pack and unpack it there",
-        )
-
-    def _encoder(self, adapter: Adapter) -> ImageEncoder | None:
+    def _encoder_of(self, adapter: Adapter) -> FaceEncoder | None:
         if not adapter.mixer.config.clip_levels:
             return None
-        return ImageEncoder.load(find_encoder(adapter.spec.encoder_name, self.folders().packs))
+        file = encoder_of(adapter.spec.encoder, adapter.spec.encoder_name, self.folders().packs)
+        key = (file, file.stat().st_mtime_ns)
+        if self._encoder is None or self._encoder[0] != key:
+            self._encoder = None
+            self._encoder = (key, load_encoder(file, self.folders().packs))
+        return self._encoder[1]
 
 
-def _person_settings(person: Person, number: int) -> PersonSettings:
-    return PersonSettings(
-        strength=person.strength,
-        s_struct=person.s_struct,
-        start=person.start,
-        end=person.end,
-        block_strengths=dict(person.blocks),
-        region=region_map(person.region, f"the region of person {number}"),
+def _preference(entry: Entry) -> tuple[bool, bool]:
+    return any(need.there is False for need in entry.needs), entry.family != NATIVE
+
+
+def _sees_faces(settings: Settings) -> bool:
+    return any(person.references or person.pose.source in ("picture", "init") for person in settings.people)
+
+
+def _prepared(
+    studio: Studio, everybody: Sequence[Seen], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
+) -> Prepared:
+    people, structures, doubts = [], [], []
+    for known, one in zip(everybody, wanted, strict=True):
+        people.append(studio.conditioning(known.identity, one))
+        doubtful = [doubt for sighting in known.sightings for doubt in sighting.quality.doubts]
+        if studio.adapter.ffrnet is not None:
+            structure = studio.structure(known.identity, one, size)
+            shape = studio.shape(known.identity, one, size)
+            structures += [] if structure is None else [structure]
+            doubtful += [] if shape is None else shape.doubts
+        doubts.append(tuple(dict.fromkeys(doubtful)))
+    parts = Parts(people, structures, speed, studio.loras(wanted))
+    return Prepared(parts, studio, tuple(everybody), tuple(doubts))
+
+
+def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
+    """The first pack whose recogniser the adapter was trained with."""
+    spec, tried = adapter.spec, []
+    for pack in packs:
+        if spec.recogniser:
+            fits = pack.recogniser_sha256 == spec.recogniser
+        else:
+            fits = _is_named(pack, spec.recogniser_name)
+        if fits:
+            return pack
+        tried.append(pack.name)
+    places = ", ".join(map(str, pack_parents(folders.packs)))
+    raise PackError(
+        f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
+        expected=f"the pack with {spec.recogniser_name or spec.recogniser[:10]} in one of: {places}",
+        remedy=_get_pack(spec.recogniser_name),
     )
 
 
-def region_map(region: object, name: str) -> torch.Tensor | None:
-    """A region as a map (H, W), 0..1: a box by fractions, or a mask picture, white where the person is."""
-    if region is None:
-        return None
-    if isinstance(region, Box):
-        columns = _coverage(region.x, region.x + region.w)
-        return _coverage(region.y, region.y + region.h)[:, None] * columns[None]  # (H, 1) * (1, W)
-    grey = decode(region, name).mean(axis=2) / 255  # (H, W, 3) -> (H, W)
-    return torch.from_numpy(grey).float().clamp(0, 1)
+def _get_pack(recogniser: str) -> str:
+    otherwise = "download that pack and unpack it there"
+    return advice(RECOGNISERS[recogniser].packs[0], otherwise) if recogniser in RECOGNISERS else otherwise
 
 
-def _coverage(start: float, end: float) -> torch.Tensor:
-    """(REGION_SIDE,) share of each cell that lies between two fractions."""
-    edges = torch.arange(REGION_SIDE + 1) / REGION_SIDE
-    return ((edges[1:].clamp(max=end) - edges[:-1].clamp(min=start)).clamp(min=0) * REGION_SIDE).clamp(0, 1)
-
-
-def _nbytes(identity: Identity) -> int:
-    hidden = sum(t.numel() * t.element_size() for t in identity.hidden.values())
-    return hidden + identity.embeddings.nbytes + math.prod(identity.crops.shape if identity.crops is not None else (0,))
+def _is_named(pack: Pack, name: str) -> bool:
+    try:
+        require_named("", pack.recogniser_sha256, pack.name, name)
+    except IdentityMismatchError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import save
 
 from facesnap.checkpoints import pickles
-from facesnap.checkpoints.files import read_file
+from facesnap.checkpoints.files import DTYPES, read_file, read_outline
 from facesnap.checkpoints.registry import load_adapter
 from facesnap.errors import CheckpointError
 from tests.networks import CONTEXT
@@ -247,6 +248,8 @@ def test_every_file_of_the_corpus_is_refused(tmp_path: Path, monkeypatch: pytest
     for name, data in made:
         file = path.with_suffix(Path(name).suffix)
         file.write_bytes(data)
+        with contextlib.suppress(CheckpointError):  # what lies in the data alone is told by the loader
+            assert all(tensor.is_meta for tensor in read_outline(file).tensors.values())
         try:
             adapter = load_adapter(file)
         except CheckpointError as error:
@@ -305,5 +308,14 @@ def test_what_torch_and_safetensors_write_is_read(tmp_path: Path) -> None:
         found = read_file(path)
         assert found.kind == "pickle" and found.tensors.keys() == pairs.keys()
         assert all(torch.equal(found.tensors[k], v) for k, v in pairs.items())
+        outline = read_outline(path).tensors
+        assert {k: (v.shape, v.dtype) for k, v in outline.items()} == {k: (v.shape, v.dtype) for k, v in pairs.items()}
     (tmp_path / "renamed.bin").write_bytes(save(flat(state)))
     assert read_file(tmp_path / "renamed.bin").kind == "safetensors"
+    outline = read_outline(tmp_path / "renamed.bin").tensors
+    assert {k: v.shape for k, v in outline.items()} == {k: v.shape for k, v in flat(state).items()}
+    wide = {str(d): torch.ones(3).to(d) for d in set(DTYPES.values())}
+    (tmp_path / "dtypes.safetensors").write_bytes(save(wide))
+    assert {k: str(v.dtype) for k, v in read_outline(tmp_path / "dtypes.safetensors").tensors.items()} == {
+        k: k for k in wide
+    }

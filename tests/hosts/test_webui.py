@@ -22,11 +22,9 @@ from facesnap.errors import (
     HostError,
     NoFaceError,
     PackError,
-    SettingsError,
 )
 from facesnap.hosts.tiles import TileWalk, pass_piece
 from facesnap.hosts.webui import NOTE, Parts
-from facesnap.webui.generation import begin
 from tests.networks import CONTEXT, ldm_unet, projections_for, token_groups
 from tests.webui.standin.sampling import A1111Host, ForgeHost, Processing
 
@@ -50,8 +48,8 @@ def person(unets) -> Conditioning:
 def world(request, monkeypatch, unets, person):
     """The stand-in host, our adapter, and a maker of processing objects."""
     monkeypatch.syspath_prepend(str(STANDIN))
-    ours = ("facesnap.hosts.a1111", "facesnap.hosts.forge")
-    for name in [n for n in sys.modules if n.split(".")[0] == "modules" or n in ours]:
+    ours, theirs = ("facesnap.hosts.a1111", "facesnap.hosts.forge"), ("modules", "backend")
+    for name in [n for n in sys.modules if n.split(".")[0] in theirs or n in ours]:
         monkeypatch.delitem(sys.modules, name)
     modules = SimpleNamespace(
         **{n: importlib.import_module(f"modules.{n}") for n in ("shared", "sd_unet", "script_callbacks")}
@@ -65,7 +63,7 @@ def world(request, monkeypatch, unets, person):
     for unet in unets:
         for module in unet.modules():
             assert not module._forward_hooks and not module._forward_pre_hooks
-    for name in [n for n in sys.modules if n.split(".")[0] == "modules"]:
+    for name in [n for n in sys.modules if n.split(".")[0] in theirs]:
         del sys.modules[name]
     sys.modules.pop(adapter.__name__)
 
@@ -77,7 +75,9 @@ def text(tokens: int, seed: int) -> torch.Tensor:
 def processing(world, prompts: list[list[int]] | None = None, uncond: int = 7, **more) -> Processing:
     """prompts: per picture, the lengths of its sub-prompts."""
     conds = [[text(n, 10 * i + k) for k, n in enumerate(lengths)] for i, lengths in enumerate(prompts or [[7]])]
-    return Processing(world.standin, conds, text(uncond, 99), **more)
+    p = Processing(world.standin, conds, text(uncond, 99), **more)
+    p.before_every_sampling = lambda x: world.host.before_sampling(p, x)
+    return p
 
 
 def prepare(*people: Conditioning, fits: str = "sd15"):
@@ -370,38 +370,3 @@ def test_tiles_walk_in_call_order() -> None:
     assert walk.next(2, (4, 6)) is None  # another number of tiles than announced
     walk.restart(None)
     assert walk.next(1, (4, 6)) is None
-
-
-def test_the_scripts_process_attaches_refuses_or_leaves_alone(world) -> None:
-    """Whatever it meets: no exception leaves it, and no picture is made that was asked to have a person in it."""
-
-    def studios(error: Exception | None = None):
-        def parts(settings, topology):
-            if error is not None:
-                raise error
-            return Parts([world.person])
-
-        return SimpleNamespace(parts=parts, unused=lambda settings, topology: settings.people[0].identity or None)
-
-    photo = {"references": ["AAAA"]}
-    no_face = NoFaceError("no face in it", expected="a face", remedy="another photo")
-    bare = sampled(processing(world))
-
-    def run(args: list, error: Exception | None = None) -> tuple[Processing, torch.Tensor]:
-        p = processing(world)
-        begin(world.host, studios(error), p, args)
-        return p, sampled(p)
-
-    assert not torch.equal(run([photo])[1], bare)
-    assert torch.equal(run([False, photo])[1], bare) and torch.equal(run([])[1], bare)
-    for args, error, kind in (
-        ([{"strenght": 1}], None, SettingsError),
-        ([photo], no_face, NoFaceError),
-        ([photo], KeyError("a mistake of ours"), KeyError),
-    ):
-        with pytest.raises(kind):
-            run(args, error)
-    p, made = run([{"identity": "what is not done yet"}])
-    assert not torch.equal(made, bare) and "what is not done yet" in p.extra_generation_params[NOTE]
-    p, made = run([{**photo, "on_error": "skip"}], no_face)
-    assert torch.equal(made, bare) and "no face in it" in p.extra_generation_params[NOTE]

@@ -94,6 +94,10 @@ def test_sliders_replace_the_drivers_values_one_by_one():
     np.testing.assert_allclose(again(PoseSpec()), pixels(SOURCE, DRIVER))
     np.testing.assert_allclose(again(PoseSpec(yaw, pitch, roll)), pixels(SOURCE, DRIVER), atol=1e-6)
     assert np.abs(again(PoseSpec(yaw=-yaw)) - pixels(SOURCE, DRIVER)).max() > 20
+    middle = view.translation / SIZE
+    for spec, moved in ((PoseSpec(position=(0.25, None)), (0.25 - middle[0], 0)),
+                        (PoseSpec(position=(None, 0.75)), (0, 0.75 - middle[1]))):  # fmt: skip
+        np.testing.assert_allclose(again(spec) - pixels(SOURCE, DRIVER), np.tile(np.array(moved) * SIZE, (72, 1)))
     neutral = again(PoseSpec(expression="neutral"))
     np.testing.assert_allclose(neutral, pixels(SOURCE, DRIVER, expression_gain=0), atol=1e-9)
 
@@ -105,6 +109,14 @@ def test_driver_pictures_are_fitted_inside_without_distortion(width, height):
     zoom = min(width / SIZE[0], height / SIZE[1])
     margin = (np.array((width, height)) - zoom * np.array(SIZE)) / 2
     np.testing.assert_allclose(points, pixels(SOURCE, SOURCE) * zoom + margin, atol=1e-6)
+
+
+def test_sliders_over_numbers_replace_them_one_by_one():
+    spec = PoseSpec(yaw=20, position=(0.2, None), size=0.4)
+    over = PoseSpec(position=(None, 0.7), size=0.3)
+    both = PoseSpec(yaw=20, position=(0.2, 0.7), size=0.3)
+    np.testing.assert_array_equal(pixels(SOURCE, spec, override=over), pixels(SOURCE, both))
+    np.testing.assert_array_equal(pixels(SOURCE, spec), pixels(SOURCE, replace(spec, position=(0.2, 0.5))))
 
 
 def test_mixed_presets_add_up():

@@ -24,9 +24,12 @@ from facesnap.webui import consent, log, options
 from facesnap.webui.folders import Folders, find_adapter, list_adapters
 from facesnap.webui.headers import ADAPTER, CONTROLNET, FAMILY, IDENTITY, OTHER, read_header
 from facesnap.webui.identities import IdentityStore
+from tests import public_files
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = {"facesnap": '{"base": "sdxl", "name": "own"}'}
+# The smallest files that are adapters by their shapes: SD1.5's 16 sites, of 8, 12 and 16 channels.
+WIDTHS = [8, 8, 12, 12, 16, 16, 16, 16, 16, 12, 12, 12, 8, 8, 8, 16]
 
 
 def _write(path: Path, names: list[str], metadata: dict[str, str] | None = None) -> Path:
@@ -42,6 +45,13 @@ def _write(path: Path, names: list[str], metadata: dict[str, str] | None = None)
     return path
 
 
+def _public(folder: Path, suffix: str, name: str = "") -> Path:
+    """A small FaceID file for SD1.5 in the public layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = public_files.write(public_files.public_state("faceid", WIDTHS, 24), folder, "faceid", "sd15", suffix)
+    return path.rename(path.with_stem(name)) if name else path
+
+
 def _identity(name: str = "Zoe", seed: int = 0) -> Identity:
     vector = np.random.default_rng(seed).normal(size=(1, 512)).astype(np.float32)
     weights, scores = np.ones(1, np.float32), np.full(1, 0.5, np.float32)
@@ -53,8 +63,9 @@ def models(tmp_path: Path) -> Path:
     """A WebUI's models folder with files of every kind."""
     models = tmp_path / "models"
     _write(models / "FaceSnap" / "own.safetensors", ["mixer.a", "projections.b"], OWN)
-    _write(models / "FaceSnap" / "sub" / "Renamed.safetensors", ["image_proj.proj.weight", "ip_adapter.1.w"])
-    _write(models / "ControlNet" / "ip-adapter-faceid.bin", ["image_proj.proj.weight", "ip_adapter.1.w"])
+    _public(models / "FaceSnap" / "sub", ".safetensors", "Renamed")
+    _public(models / "ControlNet", ".bin")
+    _write(models / "ControlNet" / "ip-adapter.safetensors", ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"])
     _write(models / "ControlNet" / "control.safetensors", ["controlnet_cond_embedding.conv_in.weight"])
     _write(models / "ipadapter" / "old.pt", ["image_proj.proj.weight", "ip_adapter.1.w"])
     _write(models / "ipadapter" / "lora.safetensors", ["lora_unet.down.weight"])
@@ -66,33 +77,23 @@ def models(tmp_path: Path) -> Path:
 def test_adapters_are_told_by_their_content(models: Path) -> None:
     files = list_adapters(Folders.of(models))
     assert [(f.name, f.header.kind) for f in files] == [
-        ("ip-adapter-faceid", FAMILY), ("old", FAMILY), ("own", ADAPTER), ("Renamed", FAMILY),
+        ("ip-adapter-faceid_sd15", FAMILY), ("old", FAMILY), ("own", ADAPTER), ("Renamed", FAMILY),
     ]  # fmt: skip
-    assert {f.title for f in files} >= {"own (sdxl)", "Renamed"}
+    assert [f.header.base for f in files] == ["sd15", "", "sdxl", "sd15"]
+    assert [f.name for f in files if f.header.problem] == ["old"] and "torch 1.6" in files[1].header.problem
     assert read_header(models / "ControlNet" / "control.safetensors").kind == CONTROLNET
     assert read_header(next((models / "FaceSnap" / ".identities").iterdir())).kind == IDENTITY
-
-
-def test_no_file_is_hashed_or_read_for_a_list(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of 8 GB costs no more than its header."""
-    path = models / "FaceSnap" / "huge.safetensors"
-    path.write_bytes((models / "FaceSnap" / "own.safetensors").read_bytes())
-    with path.open("r+b") as file:
-        file.truncate(8 << 30)  # sparse
-    read = []
-    monkeypatch.setattr("facesnap.faces.packs.file_sha256", lambda path: read.append(path))
-    assert "huge" in [file.name for file in list_adapters(Folders.of(models))] and not read
 
 
 def test_an_adapter_is_found_by_name_extension_folder_or_hash(models: Path) -> None:
     files = list_adapters(Folders.of(models))
     for name in ("own", "OWN.safetensors", file_sha256(models / "FaceSnap" / "own.safetensors")[:10]):
         assert find_adapter(name, files).path.name == "own.safetensors"
-    with pytest.raises(CheckpointError, match="ip-adapter-faceid, old, own, Renamed"):
+    with pytest.raises(CheckpointError, match="ip-adapter-faceid_sd15, old, own, Renamed"):
         find_adapter("missing", files)
     with pytest.raises(CheckpointError, match="models/FaceSnap"):
         find_adapter("missing", [])
-    _write(models / "ControlNet" / "own.safetensors", ["image_proj.w"])
+    _public(models / "ControlNet", ".safetensors", "own")
     files = list_adapters(Folders.of(models))
     assert {"FaceSnap/own.safetensors", "ControlNet/own.safetensors"} <= {file.name for file in files}
     with pytest.raises(CheckpointError, match="2 adapters"):
@@ -125,8 +126,9 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "sprung",))
 
-    torch.save({"image_proj": Trap()}, tmp_path / "trap.bin")
-    assert read_header(tmp_path / "trap.bin").kind == FAMILY
+    torch.save({"image_proj": Trap(), "ip_adapter": {}}, tmp_path / "trap.bin")
+    header = read_header(tmp_path / "trap.bin")
+    assert header.kind == FAMILY and "asks for the Python object" in header.problem
     assert not (tmp_path / "sprung").exists()
 
 
@@ -199,12 +201,17 @@ def test_options_are_registered_and_read_back(monkeypatch: pytest.MonkeyPatch) -
             return self
 
     added: dict[str, OptionInfo] = {}
-    shared = SimpleNamespace(OptionInfo=OptionInfo, opts=SimpleNamespace(add_option=added.__setitem__))
+    levels: list[str] = []
+    monkeypatch.setattr(log, "setup", levels.append)
+    opts = SimpleNamespace(add_option=added.__setitem__, facesnap_log="debug")
+    opts.onchange = lambda key, follow: (follow(), setattr(opts, key, "error"), follow())
+    shared = SimpleNamespace(OptionInfo=OptionInfo, opts=opts)
     controls = {name: name for name in ("Checkbox", "Slider", "Radio", "Textbox")}
     monkeypatch.setitem(__import__("sys").modules, "gradio", SimpleNamespace(**controls))
     options.register(shared)
     assert added.keys() == {option.key for option in options.OPTIONS} and added["facesnap_people"].reload
     assert all(one.text.endswith(".") and one.section == options.SECTION for one in added.values())
+    assert levels == ["debug", "error"]
     assert options.values({}) == {key: one.default for key, one in added.items()}
     assert options.values(SimpleNamespace(facesnap_people=5.0))["facesnap_people"] == 5
     for wrong in ({"facesnap_people": 9}, {"facesnap_on_error": "crash"}, {"facesnap_offload": "yes"}):

@@ -1,4 +1,5 @@
 _handlers = []
+_app_started = []
 
 
 def on_cfg_denoiser(callback):
@@ -16,3 +17,13 @@ def cfg_denoiser_callback(params):
 
 def clear():
     _handlers.clear()
+    _app_started.clear()
+
+
+def on_app_started(callback):
+    _app_started.append(callback)
+
+
+def app_started_callback(demo, app):
+    for handler in _app_started:
+        handler(demo, app)

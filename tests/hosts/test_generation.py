@@ -1,0 +1,249 @@
+"""The script's way from its arguments to the UNet: real files, real face models, the hosts' sampling."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facesnap.cache import FileDigests
+from facesnap.demo import untrained
+from facesnap.errors import CheckpointError, NoFaceError, PackError, SettingsError
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.encoder import ImageEncoder
+from facesnap.faces.packs import load_pack
+from facesnap.hosts.webui import NOTE
+from facesnap.models.mixer import FacialAttributeMixer
+from facesnap.webui import options
+from facesnap.webui.folders import Folders
+from facesnap.webui.generation import after_picture, begin, finish
+from facesnap.webui.identities import IdentityStore
+from facesnap.webui.infotext import SKIPPED, VERSION
+from facesnap.webui.results import KEY, RESULTS
+from facesnap.webui.studios import Studios
+from facesnap.webui.xyz import NOTES
+from tests.checkpoints.test_families import widths_of
+from tests.hosts.test_webui import person, processing, sampled, unets, world  # noqa: F401 (fixtures)
+from tests.networks import diffusers_unet
+from tests.public_files import public_state, write
+
+PACK = "test_pack"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, unets, face_pack):  # noqa: F811
+    """A WebUI's folder of models: an untrained adapter with FFRNet, its encoder, a pack."""
+    folder = tmp_path_factory.mktemp("webui") / "models"
+    own = folder / "FaceSnap"
+    encoder = ImageEncoder.load(untrained.save_encoder(own / "untrained-encoder.safetensors"))
+    untrained.save_adapter(
+        own / "untrained.safetensors", diffusers_unet("sd15", like=unets[0]), encoder=encoder.fingerprint,
+        recogniser=load_pack(face_pack).recogniser_sha256, recogniser_name=PACK, encoder_name=encoder.name,
+    )  # fmt: skip
+    shutil.copytree(face_pack, own / PACK)
+    return folder
+
+
+@pytest.fixture()
+def page() -> dict:
+    """The settings page."""
+    return {"facesnap_pack": PACK, "facesnap_score": False}
+
+
+@pytest.fixture()
+def shared(models, page) -> Studios:
+    return Studios(lambda: Folders.of(models), lambda: options.values(page))
+
+
+@pytest.fixture()
+def run(world, shared, astronaut):  # noqa: F811
+    """Arguments of the script -> (p, latent)."""
+
+    def run(*args, **more) -> tuple:
+        p = processing(world, prompts=[[7]], **{"width": 64, "height": 64, "prompt": "a person", **more})
+        begin(world.host, shared, p, args)
+        return p, sampled(p)
+
+    run.studios = shared
+    return run
+
+
+@pytest.fixture()
+def snap(astronaut) -> dict:
+    return {"references": [Image.fromarray(astronaut)], "preset": "Faithful"}
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+def test_a_photo_and_what_the_picture_tells_of_it(run, snap) -> None:
+    bare = run()[1]
+    p, made = run(snap)
+    assert distance(made, bare) > 1e-2
+    assert p.extra_generation_params["FaceSnap adapter"].startswith("untrained [")
+    assert p.extra_generation_params["FaceSnap photos"].startswith("1 [")
+    assert VERSION in p.extra_generation_params and NOTE not in p.extra_generation_params
+    p, off = run(False, snap)
+    assert torch.equal(off, bare) and p.extra_generation_params == {}
+
+
+def test_every_part_acts_and_can_be_switched_off(run, snap) -> None:
+    bare, whole = run()[1], run(snap)[1]
+    tokens = run({**snap, "structure": 0})[1]
+    landmarks = run({**snap, "strength": 0})[1]
+    assert (
+        min(distance(a, b) for a, b in ((whole, tokens), (whole, landmarks), (tokens, bare), (landmarks, bare))) > 1e-2
+    )
+    assert torch.equal(run({**snap, "strength": 0, "structure": 0})[1], bare)
+    assert torch.equal(run({**snap, "pose": {"source": "none"}})[1], tokens)
+
+
+def test_poses(run, snap, components) -> None:
+    driver = Image.open(components / "photos" / "obama.jpg")
+    poses = [
+        {"source": "reference"},
+        {"source": "reference", "yaw": 40},
+        {"source": "picture", "image": driver},
+        {"source": "init"},
+        {"source": "canvas", "x": 0.3, "size": 0.3},
+    ]
+    made = [run({**snap, "strength": 0, "pose": pose}, init_images=[driver.rotate(20)])[1] for pose in poses]
+    assert min(distance(a, b) for n, a in enumerate(made) for b in made[:n]) > 1e-3
+    for pose, words in (({"source": "picture"}, "the pose picture of person 1"), ({"source": "init"}, "init image")):
+        with pytest.raises(SettingsError, match=words):
+            run({**snap, "pose": pose})
+
+
+def test_twenty_pictures_analyse_the_person_once(run, snap, monkeypatch) -> None:
+    """And a change of the prompt, the strength or the seed calls no network of ours at all."""
+    first = run(snap)[1]
+    for where, name in ((FaceAnalyser, "faces"), (FacialAttributeMixer, "forward"), (ImageEncoder, "encode")):
+        monkeypatch.setattr(where, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called again"))
+    for n in range(20):
+        assert distance(run({**snap, "strength": 0.5 + n / 40}, prompt=f"picture {n}")[1], first) > 1e-4
+    assert torch.equal(run(snap)[1], first)
+
+
+def test_similarity_is_told_picture_by_picture(run, snap, page, astronaut) -> None:
+    page["facesnap_score"] = True
+    p, _ = run(snap)
+    after_picture(p, Image.fromarray(astronaut))
+    assert float(p.extra_generation_params["FaceSnap similarity"]) > 0.99
+    after_picture(p, Image.new("RGB", (64, 64)))
+    assert "FaceSnap similarity" not in p.extra_generation_params
+    nested = SimpleNamespace(**vars(p))  # a copy, as ADetailer makes one
+    after_picture(nested, Image.fromarray(astronaut))
+    assert len(p.facesnap_job.similarity) == 2
+    processed = SimpleNamespace(extra_generation_params=dict(p.extra_generation_params))
+    finish(p, processed)
+    told = processed.extra_generation_params
+    assert told["FaceSnap similarity"].endswith(", none") and told["FaceSnap faces"] == "0 of 1"
+    result = RESULTS.get(told[KEY]).json()
+    assert result["state"] == "finished" and result["people"][0]["references"][0]["faces"] == 1
+    assert result["people"][0]["similarity"][1] is None and result["people"][0]["similarity"][0] > 0.99
+
+
+def test_the_api_is_told_of_failures(run, snap, world) -> None:  # noqa: F811
+    with pytest.raises(NoFaceError):
+        run({**snap, "references": [Image.new("RGB", (200, 200), "grey")]})
+    assert "No face was found" in RESULTS.last()[0].json()["error"]
+
+    def fail(denoiser) -> None:
+        raise RuntimeError("planted")
+
+    p = processing(world, width=64, height=64, prompt="", before_step=fail)
+    begin(world.host, run.studios, p, [snap])
+    with pytest.raises(RuntimeError, match="planted"):
+        sampled(p)
+    assert RESULTS.last()[0].json()["error"] == "planted"
+
+
+def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_pack) -> None:  # noqa: F811
+    """FaceID with its LoRA: the pack is found by the recogniser's name, the LoRA acts, a pose is not followed."""
+    file = write(public_state("faceid", widths_of(unets[0]), 64), models / "FaceSnap", "faceid", "sd15")
+    pack = shutil.copytree(face_pack, models / "insightface" / "models" / "buffalo_l")
+    try:
+        bare = run()[1]
+        p, made = run({**snap, "adapter": file.stem, "pose": {"source": "canvas", "yaw": 30}},
+                      prompt="a person <lora:ip-adapter-faceid_sd15_lora:0.6>")  # fmt: skip
+        assert distance(made, bare) > 1e-2
+        assert distance(run({**snap, "adapter": file.stem, "lora": 0})[1], made) > 1e-2
+        own = (models / "FaceSnap" / "untrained.safetensors").rename(models / "untrained.safetensors")
+        assert torch.equal(run({**snap, "pose": {"source": "canvas", "yaw": 30}})[1], made)  # the only one that fits
+        own.rename(models / "FaceSnap" / "untrained.safetensors")
+        note = p.extra_generation_params[NOTE]
+        assert "the pose is not used" in note and "applied twice" in note
+        shutil.rmtree(pack)
+        p = processing(world, width=64, height=64, prompt="")
+        begin(world.host, Studios(shared.folders, shared.options), p, [{**snap, "adapter": file.stem}])
+        with pytest.raises(PackError, match="w600k_r50") as refused:
+            sampled(p)
+        assert refused.value.status_code == 503
+    finally:
+        file.unlink()
+        shutil.rmtree(pack, ignore_errors=True)
+
+
+def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> None:  # noqa: F811
+    p, made = run(snap)
+    identity = p.facesnap_job.prepared.people[0].identity
+    IdentityStore(shared.folders().identities).save(replace(identity, name="Zoe"), replace=True)
+    hidden = (models / "FaceSnap" / PACK).rename(models.parent / "elsewhere")
+    try:
+        alone = Studios(shared.folders, shared.options)
+        p = processing(world, width=64, height=64, prompt="")
+        begin(world.host, alone, p, [{"identity": "zoe", "preset": "Faithful"}])
+        assert torch.equal(sampled(p), made)
+        assert p.extra_generation_params["FaceSnap identity"].startswith("zoe [")
+        p = processing(world, width=64, height=64, prompt="")
+        begin(world.host, Studios(shared.folders, shared.options), p, [snap])
+        with pytest.raises(PackError, match="No pack has the recogniser"):
+            sampled(p)
+    finally:
+        hidden.rename(models / "FaceSnap" / PACK)
+
+
+def test_refused_or_skipped(run, snap, page, world, unets) -> None:  # noqa: F811
+    nobody = {**snap, "references": [Image.new("RGB", (200, 200), "grey")]}
+    bare = run()[1]
+    for bad, kind, status in (
+        ({"strenght": 1}, SettingsError, 422),
+        (nobody, NoFaceError, 422),
+        ({**snap, "adapter": "gone"}, CheckpointError, 503),
+        ({**snap, "identity": "somebody"}, SettingsError, 422),
+    ):
+        with pytest.raises(kind) as refused:
+            run(bad)
+        assert refused.value.status_code == status
+    p, made = run({**nobody, "on_error": "skip"})
+    assert torch.equal(made, bare) and "No face was found" in p.extra_generation_params[SKIPPED]
+    page["facesnap_on_error"] = "skip"
+    p, made = run(nobody)
+    assert torch.equal(made, bare) and p.comments
+    with pytest.raises(NoFaceError):
+        run({**nobody, "on_error": "stop"})
+    world.standin.load(unets[2])  # SDXL
+    p = processing(world, width=64, height=64, prompt="")
+    begin(world.host, Studios(lambda: None, lambda: 1 / 0), p, [snap])  # a mistake of ours
+    with pytest.raises(ZeroDivisionError):
+        sampled(p)
+
+
+def test_axes_and_an_earlier_run_of_the_same_object(run, snap) -> None:
+    half = run({**snap, "strength": 0.5})[1]
+    p, made = run(snap, **{NOTES: (("strength", "0.5"),)})
+    assert torch.equal(made, half) and p.extra_generation_params["FaceSnap strength"] == "0.5"
+    p, _ = run(False, snap, extra_generation_params={"FaceSnap strength": "0.5", "Other": "1"})
+    assert p.extra_generation_params == {"Other": "1"}
+
+
+def test_pictures_have_one_digest_everywhere(astronaut: np.ndarray) -> None:
+    digests = FileDigests()
+    assert digests(astronaut) == digests(astronaut.copy()) != digests(astronaut[::-1])
+    assert digests(astronaut[:, ::2]) != digests(np.ascontiguousarray(astronaut[:, ::2]).astype(np.int16))
