@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import FormRow, ToolButton
 
-from facesnap.webui import actions, consent, hosting, lists, markup
+from facesnap.webui import actions, consent, hosting, lists, markup, weights
 from facesnap.webui.carry import Carrier
 from facesnap.webui.controls import control
 from facesnap.webui.events import in_browser, on_server
@@ -54,7 +54,7 @@ def build(tab: str) -> Accordion:
         with FormRow(elem_classes=["facesnap-row"]):
             page.show("settings", "speed")
             page.show("settings", "hires")
-        page.models()
+        weights.build(tab)
     page.connect()
     return page.accordion()
 
@@ -172,12 +172,6 @@ class _Page:
             )  # fmt: skip
             box.do_not_save_to_config = True
             self.savers[n] = gr.Button("Save" if n == 1 else f"Save (person {n})", elem_id=self.id(f"p{n}_save"))
-
-    def models(self) -> None:
-        """Where weights lie."""
-        with gr.Accordion("Models", open=False, elem_id=self.id("models")):
-            folder = hosting.folders().own
-            self.html("folder", markup.status([f"Adapters and packs lie in {folder}."]))
 
     def telling(self, n: int) -> list[Any]:
         return [self.get(part, name, n) for part, name in actions.TELLING]
