@@ -11,12 +11,16 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
+from facesnap.checkpoints.recipes import RECIPES
+from facesnap.download.catalogue import BASES, CATALOGUE, advice, for_family
 from facesnap.errors import FaceSnapError
-from facesnap.faces.encoder_files import SOURCES, SUFFIXES, encoder_parents
-from facesnap.faces.packs import PACK_SOURCES, RESEARCH_ONLY, installed_packs, pack_parents
+from facesnap.faces.encoder_files import SUFFIXES, encoder_parents
+from facesnap.faces.grey_face import PARSER_FILES, find_parser, parser_folders
+from facesnap.faces.packs import installed_packs, model_roots, pack_parents, webui_roots
 from facesnap.version import __version__
+from facesnap.webui.folders import Folders
+from facesnap.webui.model_list import Look, entries
 
 OK, NOTE, ERROR = "ok", "note", "error"
 
@@ -29,6 +33,8 @@ REQUIRED = {
     "transformers": ("transformers", "4.30"),
     "huggingface-hub": ("huggingface_hub", "0.20"),
     "tqdm": ("tqdm", "4.65"),
+    "requests": ("requests", "2.27"),
+    "filelock": ("filelock", "3.10"),
     "onnx": ("onnx", "1.13"),
     "insightface": ("insightface", "0.7.3"),
 }
@@ -86,6 +92,8 @@ def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = No
         *providers(),
         *packs(model_dirs),
         *encoders(model_dirs),
+        *weights(model_dirs),
+        *parsers(model_dirs),
     ]
 
 
@@ -192,12 +200,10 @@ def packs(model_dirs: Iterable[str]) -> Iterator[Finding]:
         licence = f"{pack.licence}, recogniser {pack.recogniser_sha256[:12]}"
         yield Finding(OK, f"pack {pack.name} in {pack.folder} ({licence})")
     if not found:
-        home = Path.home() / ".insightface" / "models" / "buffalo_l"
         yield Finding(
             NOTE,
             f"no face-analysis pack in: {', '.join(map(str, pack_parents(model_dirs)))}",
-            f"unpack {PACK_SOURCES['buffalo_l']} into {home} ({RESEARCH_ONLY}), "
-            f"or AuraFace ({PACK_SOURCES['auraface']}, commercial use allowed)",
+            f"{advice('buffalo_l', '')}, or {advice('auraface', '')}",
         )
 
 
@@ -215,8 +221,55 @@ def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "no image encoder in models/clip_vision or models/CLIP",
-            f"needed for adapters that use CLIP: {SOURCES['vit-h']}",
+            f"FaceID-Plus and PlusV2 need one: {advice('vit-h', '')}",
         )
+
+
+def weights(model_dirs: Iterable[str]) -> Iterator[Finding]:
+    """Which adapters there are, and what each public family lacks, with the command that fetches it."""
+    roots = model_roots(model_dirs)
+    places = [str(root) for root in roots]
+    found = {one.path.resolve(): one for root in roots for one in entries(Folders.of(root), places=places)}
+    for one in found.values():
+        if one.fits:
+            yield Finding(OK, f"adapter {one.title} ({one.path})")
+        else:
+            yield Finding(NOTE, f"adapter {one.path}: {one.note}", "fetch it again, or remove it")
+    where = "" if webui_roots() else f' --folder "{roots[0] if roots else "path/to/models"}"'
+    pairs = dict.fromkeys((item.families[0], item.base) for item in CATALOGUE if item.kind == "adapter")
+    look = Look(places)
+    for family, base in pairs:
+        mine = [one for one in found.values() if (one.family, one.base) == (family, base) and one.fits]
+        recipe, title = RECIPES[family], f"{RECIPES[family].title} for {BASES[base]}"
+        needs = {need for one in mine[:1] for need in one.needs} or {
+            look.pack(recipe.recogniser),
+            *([look.encoder(recipe.encoder)] if recipe.encoder else []),
+        }
+        missing = [need for need in sorted(needs, key=str) if not need.there]
+        names = [need.download for need in missing]
+        if not mine:
+            names.insert(0, for_family(family, base)[0].name)
+        if not names:
+            yield Finding(OK, f"{title}: everything is there")
+            continue
+        lacks = [*([] if mine else ["its adapter"]), *(need.what for need in missing)]
+        yield Finding(NOTE, f"{title}: {', '.join(lacks)} missing", f"facesnap download {' '.join(names)}{where}")
+
+
+def parsers(model_dirs: Iterable[str]) -> Iterator[Finding]:
+    """The face-parsing network, with which PuLID sees better."""
+    model_dirs = list(model_dirs)
+    file = find_parser(model_dirs)
+    if file is not None:
+        yield Finding(OK, f"face-parsing network {file}")
+        return
+    yield Finding(
+        NOTE,
+        f"no face-parsing network ({' or '.join(PARSER_FILES)}) in: "
+        f"{', '.join(map(str, parser_folders(model_dirs))) or 'no model folder is known'}",
+        "used by PuLID only, which else cuts the background of photos off by an ellipse: put "
+        "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth into one of them",
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -22,6 +22,10 @@ class PictureError(FaceSnapError):
     """A file is not a picture that can be read safely."""
 
 
+class TooLargeError(PictureError):
+    """A picture, or all pictures of a request together, hold too many pixels or bytes."""
+
+
 class NoFaceError(FaceSnapError):
     """No face, or not the face asked for, was found in a picture."""
 
@@ -46,6 +50,10 @@ class CheckpointError(FaceSnapError):
     """A checkpoint or identity file is damaged, of another kind, or does not fit."""
 
 
+class UnknownIdentityError(CheckpointError):
+    """There is no saved identity of a name."""
+
+
 class MissingWeightsError(CheckpointError):
     """A checkpoint that was asked for is not among the files of this machine."""
 
@@ -60,6 +68,10 @@ class AttachError(FaceSnapError):
 
 class SettingsError(FaceSnapError):
     """A setting is out of its range or does not fit the others."""
+
+
+class NameTakenError(SettingsError):
+    """Something of this name exists already."""
 
 
 class MissingDependencyError(FaceSnapError):
@@ -108,8 +120,10 @@ UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyEr
 def refusal(error: Exception) -> Exception:
     """The same error, dressed for the WebUIs' API, which reads the instance's `status_code` and `detail`.
 
-    503 where weights, a pack or a package are missing, 422 for every other FaceSnapError, 500 for the rest.
+    503 where weights, a pack or a package are missing, 413 where pictures are too large, 422 for every other
+    FaceSnapError, 500 for the rest.
     """
     if isinstance(error, FaceSnapError):
-        vars(error).update(status_code=503 if isinstance(error, UNAVAILABLE) else 422, detail=str(error))
+        status = 503 if isinstance(error, UNAVAILABLE) else 413 if isinstance(error, TooLargeError) else 422
+        vars(error).update(status_code=status, detail=str(error))
     return error

@@ -41,7 +41,10 @@ def infotext(
     }
     scores = [*portrait.similarity, *[None] * len(people)]
     shaped = Settings().speed if adapter.ffrnet is None else speed.value
-    settings = Settings(enabled=True, speed=shaped, people=tuple(_person(adapter, *one) for one in people))
+    card = any(one.match_model_card for _, one in people)
+    settings = Settings(
+        enabled=True, speed=shaped, model_card=card, people=tuple(_person(adapter, *one) for one in people)
+    )
     seen = [
         Seen(who.digest, who.references, score, pose_picture=one.pose.driver_digest if one.pose else "")
         for (who, one), score in zip(people, scores, strict=False)
@@ -106,6 +109,8 @@ def _own(settings: PersonSettings) -> dict[str, object]:
         own["LoRA"] = settings.lora
     if settings.lora_in_region:
         own["LoRA region"] = "masked"
+    if settings.pulid_mode is not None:
+        own["PuLID mode"] = settings.pulid_mode
     if settings.pose is not None and settings.pose.expression_gain != 1.0:
         own["expression gain"] = settings.pose.expression_gain
     return own

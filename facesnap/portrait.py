@@ -16,33 +16,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from facesnap.attach import Conditioning, LoraPart, Speed, Structure
+from facesnap.attach.region import union
 from facesnap.cache import ContentCache, FileDigests
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.faceid import loras_in_prompt
-from facesnap.errors import EncoderError, NoFaceError, PackError, SettingsError
+from facesnap.checkpoints.recipes import PULID_MODES, ModelCard, card_of
+from facesnap.errors import NoFaceError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
-from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.face import Choice, choose_face
+from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
-from facesnap.faces.recognisers import require_named
+from facesnap.faces.picture import read_picture, reduced
 from facesnap.faces.sighting import Seen, Sighting
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.basis import Basis
+from facesnap.mixing import check_encoder_kind, check_identity, mix, needed_encoder, rule_of
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
-from facesnap.models.pulid import PulidMixer
 from facesnap.models.unet_blocks import KeyValue
 from facesnap.shape import PoseSettings, Shape, Shapes
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 << 20
+Variant = tuple[float, ModelCard, int]  # s_struct, the model card that is followed, references where tokens are joined
 SCORE_STEPS = 3  # of the detection ladder: portraits made are upright, and a picture without a face must cost little
 
 
@@ -59,6 +61,9 @@ class PersonSettings:
         pose: of the face; None is the first reference's own.
         lora: 0..10, strength of the LoRA that the adapter brings; 0 is off, 1 is how it was trained.
         lora_in_region: the LoRA changes the region only; of use with a region.
+        pulid_mode: "fidelity" (None is the same), or "style", which leaves more of the prompt's style; PuLID only.
+        match_model_card: prepare and mix as the family's official example does where FaceSnap does otherwise; see
+            `facesnap.checkpoints.recipes.ModelCard`. A saved identity stays as it was made.
     """
 
     strength: float | None = None
@@ -74,8 +79,14 @@ class PersonSettings:
     pose: PoseSettings | None = None
     lora: float = 1.0
     lora_in_region: bool = False
+    pulid_mode: str | None = None
+    match_model_card: bool = False
 
     def __post_init__(self) -> None:
+        if self.pulid_mode not in (None, *PULID_MODES):
+            raise SettingsError(
+                f"PuLID's mode is {self.pulid_mode!r}.", expected=" or ".join(PULID_MODES), remedy="use one of these"
+            )
         if not 0.0 <= self.s_struct <= 5.0:
             raise SettingsError(
                 f"s_struct is {self.s_struct}.", expected="a number from 0 to 5", remedy="correct s_struct"
@@ -102,7 +113,7 @@ class Studio:
     Args:
         adapter: a loaded checkpoint.
         analyser: finds and embeds faces; not needed where identities come from files.
-        encoder: the CLIP image encoder; not needed by adapters without a CLIP branch.
+        encoder: the CLIP image encoder, PuLID's tower among them; not needed by adapters without a CLIP branch.
         cache_bytes: bound on what is kept between generations.
         basis: another face basis than the built-in one.
     """
@@ -111,13 +122,14 @@ class Studio:
         self,
         adapter: Adapter,
         analyser: FaceAnalyser | None = None,
-        encoder: ImageEncoder | None = None,
+        encoder: FaceEncoder | None = None,
         cache_bytes: int = CACHE_BYTES,
         basis: Basis | None = None,
     ) -> None:
         self.adapter, self.analyser, self.encoder = adapter, analyser, encoder
         if encoder is not None:
             adapter.check_encoder(encoder.fingerprint, encoder.name)
+            check_encoder_kind(adapter, encoder)
         self._cache = ContentCache(cache_bytes)
         self._digests = FileDigests()
         self._shapes = Shapes(analyser, self._cache, self._digests, basis)
@@ -129,9 +141,10 @@ class Studio:
         choose: Choice = "largest",
         name: str = "unnamed",
         names: Sequence[str] = (),
+        match_model_card: bool = False,
     ) -> Identity:
         """Who is on these photos (files, or RGB arrays); see `seen`."""
-        return self.seen(photos, choose, name, names).identity
+        return self.seen(photos, choose, name, names, match_model_card).identity
 
     def seen(
         self,
@@ -139,12 +152,14 @@ class Studio:
         choose: Choice = "largest",
         name: str = "unnamed",
         names: Sequence[str] = (),
+        match_model_card: bool = False,
     ) -> Seen:
         """Who is on these photos, and what was seen; found again without any work where nothing has changed.
 
         Args:
             photos: files, or RGB uint8 (H, W, 3). choose: which face of each. name: of the person.
             names: what messages call the photos; by default files by their path.
+            match_model_card: as in `PersonSettings`.
 
         Raises:
             PackError: no analyser. PictureError, NoFaceError: a photo cannot be used.
@@ -156,49 +171,43 @@ class Studio:
                 expected="a pack, to find and embed faces",
                 remedy="give --pack, or a saved identity instead of photos",
             )
-        analyser, levels = self.analyser, self.adapter.mixer.config.clip_levels
-        encoder = self._needed_encoder() if levels else None
-        key = ("identity", tuple(map(self._digests, photos)), choose, name, tuple(names), analyser.recogniser)
+        analyser, levels, card = self.analyser, self.adapter.mixer.config.clip_levels, self._card(match_model_card)
+        encoder = needed_encoder(self.adapter, self.encoder) if levels else None
+        if card.face != "largest" and choose == "largest":  # another choice was asked for, and is another person
+            choose = card.face
+        key = ("identity", tuple(map(self._digests, photos)), choose, name, tuple(names), analyser.recogniser, card)
 
         def make() -> Seen:
-            called: Sequence[str | None] = names or [None] * len(photos)
-            found = [analyser.faces(photo, name=one) for photo, one in zip(photos, called, strict=True)]
+            called: Sequence[str | None] = names or [str(p) if isinstance(p, Path) else None for p in photos]
+            pixels = [reduced(read_picture(p, name=n), card.longest) for p, n in zip(photos, called, strict=True)]
+            found = [analyser.faces(p, name=n) for p, n in zip(pixels, called, strict=True)]
             faces = [choose_face(one, choose) for one in found]
             landmarks = None if self.adapter.ffrnet is None else self._shapes.landmarks(faces)
-            identity = Identity.from_faces(faces, encoder, levels or (), name=name, landmarks=landmarks)
+            identity = Identity.from_faces(faces, encoder, levels or (), name, landmarks=landmarks, bgr=card.bgr)
             return Seen(identity, tuple(map(Sighting.of, faces, found)))
 
         seen: Seen = self._cache.get(key, make, lambda one: _identity_bytes(one.identity))
         self.check(seen.identity)
         return seen
 
+    def _card(self, match: bool) -> ModelCard:
+        """What the family's official example does otherwise; nothing where it is not to be followed."""
+        return card_of(self.adapter.spec.family) if match else ModelCard()
+
     def check(self, identity: Identity) -> None:
         """Raise IdentityMismatchError or EncoderError where an identity does not suit the adapter."""
-        spec, levels = self.adapter.spec, self.adapter.mixer.config.clip_levels
-        if spec.recogniser:
-            identity.require_recogniser(spec.recogniser, spec.recogniser_name)
-        else:  # public files name their recogniser only
-            require_named(f"identity '{identity.name}'", identity.recogniser, identity.alias, spec.recogniser_name)
-        if levels:
-            self.adapter.check_encoder(identity.encoder or "", identity.encoder_name or "")
-            missing = [level for level in levels if level not in identity.hidden]
-            if missing:
-                raise EncoderError(
-                    f"Identity '{identity.name}' has no CLIP hidden states of the levels {missing}.",
-                    expected=f"the levels {list(levels)} of {spec.encoder_name or 'its encoder'}",
-                    remedy="make the identity again with this adapter's encoder and these levels",
-                )
+        check_identity(self.adapter, identity)
 
     def conditioning(self, identity: Identity, settings: PersonSettings | None = None) -> Conditioning:
         """Keys and values of a person at every site, made once, with the settings of this generation."""
         settings = settings or PersonSettings()
         self.check(identity)
-        spec, key = self.adapter.spec, ("kv", identity.digest, settings.s_struct)
-        cond = self._cache.get(key, lambda: self._project(identity, settings.s_struct), _kv_bytes)
+        spec, variant = self.adapter.spec, self._variant(identity, settings)
+        cond = self._cache.get(("kv", identity.digest, variant), lambda: self._project(identity, variant), _kv_bytes)
         uncond = None
         if spec.uncond != "none":
-            key = ("uncond", "", settings.s_struct)
-            uncond = self._cache.get(key, lambda: self._project(None, settings.s_struct), _kv_bytes)
+            uncond = self._cache.get(("uncond", "", variant), lambda: self._project(None, variant), _kv_bytes)
+        rule, zero_tokens = rule_of(self.adapter, settings.pulid_mode)
         return Conditioning(
             cond,
             uncond,
@@ -208,8 +217,8 @@ class Studio:
             block_strengths=settings.block_strengths,
             region=settings.region,
             pictures=settings.pictures,
-            rule=spec.rule,
-            zero_tokens=spec.zero_tokens,
+            rule=rule,
+            zero_tokens=zero_tokens,
         )
 
     def shape(self, identity: Identity, settings: PersonSettings, size: tuple[int, int]) -> Shape | None:
@@ -245,11 +254,11 @@ class Studio:
         if shape is None:
             return None
         self.check(identity)
-        net = self._net(torch.device(device), dtype)
+        net, variant = self._net(torch.device(device), dtype), self._variant(identity, settings)
 
         def kept(key: str, who: Identity | None) -> list[KeyValue]:
-            full = ("ffrnet", key, settings.s_struct, net.conv_in.weight.device, net.dtype)
-            return self._cache.get(full, lambda: self._ffrnet_kv(net, who, settings.s_struct), _pairs_bytes)
+            full = ("ffrnet", key, variant, net.conv_in.weight.device, net.dtype)
+            return self._cache.get(full, lambda: self._ffrnet_kv(net, who, variant), _pairs_bytes)
 
         return Structure(
             net,
@@ -271,15 +280,7 @@ class Studio:
         if self.adapter.lora is None or strength == 0.0:
             return []
         wanted = [settings for settings in people if settings.lora != 0.0]
-        regions = [settings.region if settings.lora_in_region else None for settings in wanted]
-        region: Tensor | None = None
-        for part in regions:
-            if part is None:
-                region = None
-                break
-            if region is not None and part.shape != region.shape:
-                part = F.interpolate(part[None, None].float(), region.shape, mode="area")[0, 0]  # (H, W)
-            region = part if region is None else torch.maximum(region, part)
+        region = union([settings.region if settings.lora_in_region else None for settings in wanted])
         return [LoraPart(self.adapter.lora, strength, region=region)]
 
     def _structure_strength(self, settings: PersonSettings) -> float:
@@ -306,74 +307,30 @@ class Studio:
         return self._placed[1]
 
     @torch.no_grad()
-    def _ffrnet_kv(self, net: FFRNet, identity: Identity | None, s_struct: float) -> list[KeyValue]:
+    def _ffrnet_kv(self, net: FFRNet, identity: Identity | None, variant: Variant) -> list[KeyValue]:
         """K and V of the ID tokens at every site of FFRNet."""
         assert self.adapter.ffrnet_spec is not None
-        groups = self._tokens(identity, s_struct)
+        groups = self._tokens(identity, variant)
         tokens = torch.cat([groups[name].tokens for name in self.adapter.ffrnet_spec.groups], dim=1)  # (1, T, D)
         return net.project_tokens(tokens)
 
-    def _project(self, identity: Identity | None, s_struct: float) -> SiteKV:
-        return self.adapter.projections.keys_values(self._tokens(identity, s_struct))
+    def _project(self, identity: Identity | None, variant: Variant) -> SiteKV:
+        return self.adapter.projections.keys_values(self._tokens(identity, variant))
 
-    def _tokens(self, identity: Identity | None, s_struct: float) -> dict[str, TokenGroup]:
+    def _tokens(self, identity: Identity | None, variant: Variant) -> dict[str, TokenGroup]:
         """The mixer's ID tokens, made once; None stands for nobody (the unconditional tokens)."""
-        key = ("tokens", "" if identity is None else identity.digest, s_struct)
-        return self._cache.get(key, lambda: self._mix(identity, s_struct), _tokens_bytes)
+        s_struct, card, references = variant
+        key = ("tokens", "" if identity is None else identity.digest, variant)
 
-    @torch.no_grad()
-    def _mix(self, identity: Identity | None, s_struct: float) -> dict[str, TokenGroup]:
-        """The mixer, on the CPU in float32."""
-        mixer, levels = self.adapter.mixer, self.adapter.mixer.config.clip_levels
-        if next(mixer.parameters()).dtype != torch.float32:
-            mixer = copy.deepcopy(mixer).float()  # a copy: another thread may be using the adapter's own
-        if isinstance(mixer, PulidMixer):
-            return self._mix_pulid(mixer, identity)
-        if identity is None:
-            zero = self._needed_encoder().encode_zero(levels) if levels else {}
-            return mixer(
-                torch.zeros(1, 1, mixer.config.id_width),
-                {level: zero[level].cpu().float()[None] for level in levels},  # (1, P, W) -> (1, 1, P, W)
-                s_struct=s_struct,
-            )
-        return mixer(
-            self._vectors(identity)[None],
-            {level: identity.hidden[level].float()[None] for level in levels},  # (1, R, P, W)
-            f_fused=torch.from_numpy(identity.f_id(self.adapter.spec.id_vector))[None],
-            weights=torch.from_numpy(identity.weights)[None],
-            s_struct=s_struct,
-        )
+        def make() -> dict[str, TokenGroup]:
+            return mix(self.adapter, identity, self.encoder, s_struct, card, references)
 
-    def _mix_pulid(self, mixer: PulidMixer, identity: Identity | None) -> dict[str, TokenGroup]:
-        """PuLID looks at faces with an image tower of its own, which is not part of this version."""
-        if identity is None:
-            return mixer.unconditional()
-        raise self._no_tower()
+        return self._cache.get(key, make, _tokens_bytes)
 
-    def _no_tower(self) -> EncoderError:
-        return EncoderError(
-            f"The adapter {self.adapter.spec.name!r} looks at faces with {self.adapter.spec.encoder_name}.",
-            expected="that image tower and a face prepared for it, which this version of FaceSnap does not have",
-            remedy="choose a FaceID or InstantID adapter",
-        )
-
-    def _vectors(self, identity: Identity) -> Tensor:
-        """(R, 512), each reference's own vector in the form that the adapter wants."""
-        vectors = identity.embeddings
-        if self.adapter.spec.id_vector == "normed":
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return torch.from_numpy(vectors.astype(np.float32))
-
-    def _needed_encoder(self) -> ImageEncoder:
-        if isinstance(self.adapter.mixer, PulidMixer):
-            raise self._no_tower()
-        if self.encoder is None:
-            raise EncoderError(
-                f"The adapter {self.adapter.spec.name!r} needs a CLIP image encoder, and none was given.",
-                expected=self.adapter.spec.encoder_name or "the encoder that it was trained with",
-                remedy="give --encoder FILE",
-            )
-        return self.encoder
+    def _variant(self, identity: Identity, settings: PersonSettings) -> Variant:
+        """All of the settings that ID tokens depend on: a key of caches."""
+        card = self._card(settings.match_model_card)
+        return settings.s_struct, card, identity.references if card.joins else 1
 
     def generate(
         self,

@@ -179,21 +179,29 @@ class Shapes:
             LandmarkError: the identity holds no landmarks, or a value of the pose is out of its range.
             PackError, PictureError, NoFaceError: the driver picture cannot be used.
         """
-        source = self._source(identity)
-        driver: Fit | PoseSpec = pose.numbers
-        if pose.driver is not None:
-            driver = source if isinstance(pose.driver, str) else self._driver(pose, pose.driver)
+        source, driver = self.fits(identity, pose)
         points = recombine(
             self.basis,
             source,
-            driver,
+            driver or PoseSpec(),
             size=size,
-            override=pose.numbers if isinstance(driver, Fit) else None,
+            override=pose.numbers,
             expression_gain=pose.expression_gain,
             framing=pose.framing,
         )
-        doubts = source.doubts + (driver.doubts if isinstance(driver, Fit) and driver is not source else ())
+        doubts = source.doubts + (driver.doubts if driver is not None and driver is not source else ())
         return Shape(Landmarks(points), size, tuple(dict.fromkeys(doubts)))
+
+    def fits(self, identity: Identity, pose: PoseSettings) -> tuple[Fit, Fit | None]:
+        """What `shape` recombines: the person's fit, and the driver's, None for a pose by numbers alone.
+
+        Raises:
+            As `shape` does.
+        """
+        source = self._source(identity)
+        if pose.driver is None:
+            return source, None
+        return source, source if isinstance(pose.driver, str) else self._driver(pose, pose.driver)
 
     def pictures(self, shape: Shape, view: View, config: FFRNetConfig) -> Pictures:
         """`draw`, kept by content."""

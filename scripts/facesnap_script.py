@@ -2,7 +2,7 @@
 
 from modules import script_callbacks, scripts, shared
 
-from facesnap.webui import accordion, generation, lists, options, xyz
+from facesnap.webui import accordion, generation, lists, options, routes, xyz
 from facesnap.webui.hosting import current_host, studios
 
 HOST = current_host()
@@ -21,10 +21,13 @@ class FaceSnapScript(scripts.Script):
         return made.components
 
     def process(self, p, *args):
-        generation.begin(HOST, studios(), p, args)
+        generation.begin(HOST, studios(), p, args, shared.opts)
 
     def postprocess_image(self, p, pp, *args):
         generation.after_picture(p, pp.image)
+
+    def postprocess(self, p, processed, *args):
+        generation.finish(p, processed)
 
 
 def add_axes():
@@ -37,3 +40,4 @@ script_callbacks.on_before_ui(add_axes)
 script_callbacks.on_cfg_denoiser(HOST.before_step)
 script_callbacks.on_ui_settings(lambda: options.register(shared))
 script_callbacks.on_after_component(accordion.PAGES.after_component)
+script_callbacks.on_app_started(routes.register)

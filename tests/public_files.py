@@ -87,7 +87,7 @@ def pulid_v11_shapes(
     return out
 
 
-SMALL = {"hidden": 96, "clip": 80, "vit": 48, "vector": 40, "width": 64, "queries": 12}
+SMALL = {"hidden": 96, "clip": 80, "vit": 64, "vector": 40, "width": 64, "queries": 12}
 
 
 def projection_shapes(family: str, context: int, small: bool = True) -> Shapes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -64,3 +67,15 @@ def token_weights(region: Tensor, latent: tuple[int, int], tokens: int, tile: Ti
     if tuple(x.shape[-2:]) != (gh, gw):
         x = F.adaptive_avg_pool2d(x, (gh, gw))
     return x.flatten()  # (1, 1, gh, gw) -> (gh * gw,)
+
+
+def union(regions: Sequence[Tensor | None]) -> Tensor | None:
+    """Where any of several maps (H, W) is, in the first one's size; None, everywhere, if one of them is None."""
+    found: Tensor | None = None
+    for region in regions:
+        if region is None:
+            return None
+        if found is not None and region.shape != found.shape:
+            region = F.interpolate(region[None, None].float(), found.shape, mode="area")[0, 0]  # (H, W)
+        found = region if found is None else torch.maximum(found, region)
+    return found

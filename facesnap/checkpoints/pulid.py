@@ -13,6 +13,7 @@ from facesnap.checkpoints.detection import Detection, Source, choose
 from facesnap.checkpoints.recipes import RECIPES
 
 FAMILIES = ("pulid-v1", "pulid-v1.1")
+TOWER_WIDTH = 1024  # of EVA02-CLIP-L's hidden states
 
 
 def families_of(state: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -31,7 +32,7 @@ def decide(options: Sequence[str], source: Source) -> Detection:
 def load(
     state: Mapping[str, Tensor], source: Source, detection: Detection, topology: Topology | None = None
 ) -> Adapter:
-    """The adapter. Its faithful mode is set; PuLID's style mode is `recipes.PULID_STYLE`.
+    """The adapter, in fidelity mode; see `recipes.PULID_MODES`.
 
     Raises:
         CheckpointError: tensors missing, extra, of a wrong shape or not finite.
@@ -41,5 +42,8 @@ def load(
     read = layout.read_processors(found["processors"], source.path.name, "id", topology)
     tensors = {f"mixer.{name}": tensor for name, tensor in found["image_proj"].items()} | read.tensors
     recipe = RECIPES[detection.family]
-    spec = faceid.spec_of(recipe, detection.family, read.base, source, encoder=recipe.encoder)
+    states = found["image_proj"]["mapping_0.0.weight"]
+    published = states.ndim == 2 and states.shape[1] == TOWER_WIDTH
+    # Another width than the published tower's was trained with one that the file does not name.
+    spec = faceid.spec_of(recipe, detection.family, read.base, source, encoder=recipe.encoder if published else "")
     return parts.build(tensors, spec, None, None, source.path.name, source.sha256, detection)

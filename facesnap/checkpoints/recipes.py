@@ -1,6 +1,6 @@
 """How each public family wants its inputs prepared, and what it suggests.
 
-Pictures are RGB everywhere. `model_card` says where the official example does otherwise.
+Pictures are RGB everywhere. `ModelCard` says where the official example does otherwise, which a switch follows.
 """
 
 from __future__ import annotations
@@ -11,8 +11,39 @@ from facesnap.attach.conditioning import Rule
 
 VIT_H = "ViT-H/14 1280x32 proj1024"  # ImageEncoder.name of CLIP-ViT-H-14-laion2B-s32B-b79K
 EVA_TOWER = "EVA02-CLIP-L-14-336"
+# PuLID's modes: (rule, zero tokens). Its recipe is the first; the other one leaves the prompt's style alone.
+PULID_MODES = {"fidelity": (Rule.ORTHO_V2, 8), "style": (Rule.ORTHO, 16)}
 RESEARCH = "non-commercial research only, as the insightface pack that it was trained with"
-FACEID_CARD = "the official example takes the detector's first face, not the largest"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Where a family's official example differs from what FaceSnap does by itself.
+
+    Attributes:
+        face: which face it takes of several: "largest", or "first", the one that the detector is surest of.
+        bgr: the encoder gets the crop in BGR order, which tints pictures.
+        joins: several photos' tokens are joined (the first's, and of the others those of their vectors) instead of
+            averaged by quality.
+        longest: larger photos are first reduced to this many pixels on their longer side, or None.
+    """
+
+    face: str = "largest"
+    bgr: bool = False
+    joins: bool = False
+    longest: int | None = None
+
+    @property
+    def text(self) -> str:
+        """For people; empty where nothing differs."""
+        said = (
+            (self.face == "first", "takes the face that the detector is surest of, not the largest"),
+            (self.bgr, "gives the encoder the crop in BGR order, which tints pictures"),
+            (self.joins, "joins several photos' tokens instead of averaging them"),
+            (self.longest, f"first reduces photos to {self.longest} pixels on their longer side"),
+        )
+        found = [words for differs, words in said if differs]
+        return f"the official example {', and '.join(found)}" if found else ""
 
 
 @dataclass(frozen=True)
@@ -22,7 +53,7 @@ class Recipe:
     Attributes:
         title: for people.
         pack: face-analysis pack. recogniser: key of `facesnap.faces.recognisers.RECOGNISERS`.
-        id_vector: "normed" or "raw". face: which face the official code takes of several.
+        id_vector: "normed" or "raw".
         encoder: of the image tokens, or "". crop: what it looks at. levels: its hidden states.
         uncond: as in AdapterSpec. rule, zero_tokens: as in Conditioning.
         strength: suggested; structure: suggested strength of the ControlNet that belongs to the family, or None.
@@ -30,7 +61,7 @@ class Recipe:
             InstantID, app_v1_1.py (ToTheBeginning/PuLID) with a model that is not distilled. None: PuLID v1's example
             only runs SDXL-Lightning.
         side: suggested side of the picture, where it is another than the base model's.
-        licence: of the weights, with their limits. model_card: where the official example differs.
+        licence: of the weights, with their limits. card: where the official example differs.
     """
 
     title: str
@@ -38,7 +69,6 @@ class Recipe:
     recogniser: str
     id_vector: str
     licence: str
-    face: str = "largest"
     encoder: str = ""
     crop: str = ""
     levels: tuple[int, ...] = ()
@@ -49,12 +79,12 @@ class Recipe:
     structure: float | None = None
     cfg: float | None = None
     side: int | None = None
-    model_card: str = ""
+    card: ModelCard = ModelCard()
 
 
 def _faceid(title: str, **more: object) -> Recipe:
     values = {"pack": "buffalo_l", "recogniser": "w600k_r50", "id_vector": "normed", "licence": RESEARCH, "cfg": 7.5}
-    return Recipe(**({"title": title, "face": "first", "model_card": FACEID_CARD} | values | more))  # type: ignore
+    return Recipe(**({"title": title, "card": ModelCard(face="first")} | values | more))  # type: ignore
 
 
 def _plus(title: str) -> Recipe:
@@ -63,11 +93,11 @@ def _plus(title: str) -> Recipe:
         encoder=VIT_H,
         crop="aligned by five points to 224 x 224",
         levels=(-2,),
-        model_card=f"{FACEID_CARD}, and gives the encoder the crop in BGR order, which tints pictures",
+        card=ModelCard(face="first", bgr=True),
     )
 
 
-def _pulid(title: str, cfg: float | None = None) -> Recipe:
+def _pulid(title: str, *, joins: bool, cfg: float | None = None) -> Recipe:
     return Recipe(
         title,
         pack="antelopev2",
@@ -78,9 +108,10 @@ def _pulid(title: str, cfg: float | None = None) -> Recipe:
         crop="aligned to 512 x 512, background white, face grey, bicubic to 336",
         levels=(4, 8, 12, 16, 20),
         uncond="zeros",
-        rule=Rule.ORTHO_V2,
-        zero_tokens=8,
+        rule=PULID_MODES["fidelity"][0],
+        zero_tokens=PULID_MODES["fidelity"][1],
         strength=0.8,
+        card=ModelCard(joins=joins, longest=1024),
         cfg=cfg,
     )
 
@@ -102,8 +133,11 @@ RECIPES = {
         cfg=5.0,
         side=1016,  # at exactly 1024 watermarks of its training pictures show through
     ),
-    "pulid-v1": _pulid("PuLID v1"),
-    "pulid-v1.1": _pulid("PuLID v1.1", cfg=7.0),
+    "pulid-v1": _pulid("PuLID v1", joins=True),
+    "pulid-v1.1": _pulid("PuLID v1.1", joins=False, cfg=7.0),
 }
-# PuLID's other mode: (rule, zero tokens); its recipe is the faithful one.
-PULID_STYLE = (Rule.ORTHO, 16)
+
+
+def card_of(family: str) -> ModelCard:
+    """The official example of a family; of FaceSnap's own adapters there is none, and nothing differs."""
+    return RECIPES[family].card if family in RECIPES else ModelCard()

@@ -53,7 +53,7 @@ def report(analyser: FaceAnalyser, found: dict[str, list[Face]], chosen: dict[st
             "photo": photo,
             "size": list(faces[0].picture_size),
             "chosen": faces.index(chosen[photo]),
-            "faces": [face.report() for face in faces],
+            "faces": [face.json() for face in faces],
         }
         for photo, faces in found.items()
     ]

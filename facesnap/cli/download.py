@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accept-licence", "--accept-license", action="store_true",
                         help="you have read the licence and accept it; no question is asked")  # fmt: skip
     parser.add_argument("--mirror", default="", metavar="URL",
-                        help="stands for https://huggingface.co (as HF_ENDPOINT), for packs for https://github.com")  # fmt: skip
+                        help="in place of https://huggingface.co (as HF_ENDPOINT) and https://github.com")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a report as JSON on stdout")
 
 

@@ -15,14 +15,15 @@ from tqdm import tqdm
 
 from facesnap.attach import Speed
 from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.recipes import PULID_MODES
 from facesnap.checkpoints.registry import FAMILIES, load_adapter
 from facesnap.cli.landmarks import add_pose_arguments, pose_of
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
-from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture
+from facesnap.faces.tower import load_encoder
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
 from facesnap.infotext import infotext, save_png
 from facesnap.portrait import PersonSettings, Portrait, Studio
@@ -39,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--base", required=True, type=Path, help="diffusers folder or single-file checkpoint")
     model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint or public adapter")
     model.add_argument("--family", choices=FAMILIES, help="of the adapter, where tensors and name leave a choice")
-    model.add_argument("--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l")
+    model.add_argument(
+        "--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l, eva02-clip-l-14-336 (PuLID)"
+    )
     model.add_argument(
         "--config", type=Path, help="diffusers folder with the configuration of a single-file checkpoint"
     )
@@ -60,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="factor for sites below BLOCK (input.4, middle, output.3.1.0)")  # fmt: skip
     person.add_argument("--lora", type=float, default=1.0, help="strength of the LoRA inside a FaceID file, 0 to 10")
     person.add_argument("--lora-in-region", action="store_true", help="that LoRA changes the region only")
+    person.add_argument("--pulid-mode", choices=PULID_MODES, help="style leaves more of the prompt's style (fidelity)")
+    person.add_argument("--match-model-card", action="store_true",
+                        help="follow the official example where it differs (see `facesnap inspect`)")  # fmt: skip
     person.add_argument("--region", type=Path, help="grey picture: where the person is, white is everywhere")
     structure = parser.add_argument_group("structure", "the face's shape through FFRNet, where the adapter brings one")
     structure.add_argument("--structure", type=float, metavar="W", help="0 (off) to 10 (the adapter's suggestion)")
@@ -98,12 +104,13 @@ def run(args: argparse.Namespace) -> int:
         offload=args.offload,
     )
     adapter.check_unet(host.topology)  # before the slow part
-    encoder = ImageEncoder.load(find_encoder(args.encoder, args.model_dir)) if args.encoder else None
+    encoder = load_encoder(find_encoder(args.encoder, args.model_dir), args.model_dir) if args.encoder else None
     studio = Studio(adapter, analyser_from(args) if sees_faces(args) else None, encoder)
     if args.identity:
         identity = Identity.load(args.identity)
     else:
-        identity = studio.identity(args.reference, args.choose, name=args.reference[0].stem)
+        name = args.reference[0].stem
+        identity = studio.identity(args.reference, args.choose, name, match_model_card=args.match_model_card)
     settings = PersonSettings(
         strength=args.strength,
         s_struct=args.s_struct,
@@ -113,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
         region=_region(args.region) if args.region else None,
         lora=args.lora,
         lora_in_region=args.lora_in_region,
+        pulid_mode=args.pulid_mode,
+        match_model_card=args.match_model_card,
         structure=args.structure,
         structure_start=args.structure_window[0],
         structure_end=args.structure_window[1],
@@ -155,6 +164,8 @@ def make_pictures(
     sheet = args.out / "contact_sheet.png"
     _sheet(args, studio.adapter, identity, portraits, shape).save(sheet)
     report = {"identity": identity.name, "references": identity.references, "pictures": files, "sheet": str(sheet)}
+    if identity.told:
+        report["encoder pictures"] = identity.told
     if shape is not None:
         report["structure"] = _save_landmarks(args, shape)
     return report

@@ -9,9 +9,9 @@ from pathlib import Path
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import CheckpointError
 from facesnap.faces import FaceAnalyser
-from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
 from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity, similarity
+from facesnap.faces.tower import load_encoder
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.shape import landmarks_of
 
@@ -25,8 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make = actions.add_parser("make", help="identity from one or several photos of one person")
     make.add_argument("photos", nargs="+", metavar="PHOTO")
     make.add_argument("--out", type=Path, required=True, help=f"file to write (*{IDENTITY_SUFFIX})")
-    make.add_argument("--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l")
-    make.add_argument("--levels", type=int, nargs="+", default=list(PENULTIMATE), help="encoder levels (%(default)s)")
+    make.add_argument(
+        "--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l, eva02-clip-l-14-336 (PuLID)"
+    )
+    make.add_argument("--levels", type=int, nargs="+", help="encoder levels (-2; for PuLID's tower 4 8 12 16 20)")
     make.add_argument("--name", help="the person's name (default: the first photo's)")
     make.add_argument("--keep-crops", action="store_true", help="also store the aligned 224 px face crops")
 
@@ -55,7 +57,7 @@ def _make(args: argparse.Namespace) -> int:
             expected=f"a name that ends in {IDENTITY_SUFFIX}.",
             remedy="change --out.",
         )
-    encoder = ImageEncoder.load(find_encoder(args.encoder, args.model_dir)) if args.encoder else None
+    encoder = load_encoder(find_encoder(args.encoder, args.model_dir), args.model_dir) if args.encoder else None
     analyser = analyser_from(args)
     faces = [analyser.face(Path(photo), args.choose, name=photo) for photo in args.photos]
     name = args.name or Path(args.photos[0]).stem
@@ -99,6 +101,7 @@ def describe(identity: Identity) -> dict:
         "recogniser": f"{identity.alias} ({identity.recogniser[:12]})",
         "encoder": f"{identity.encoder_name} ({identity.encoder[:12]})" if identity.encoder else None,
         "levels": {str(level): list(states.shape) for level, states in identity.hidden.items()},
+        "encoder_pictures": identity.told or None,
         "references": identity.references,
         "scores": [round(float(score), 4) for score in identity.scores],
         "weights": [round(float(weight), 4) for weight in identity.weights],

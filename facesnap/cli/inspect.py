@@ -64,5 +64,5 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "strength": spec.strength,
         "suggested CFG": recipe.cfg if recipe else None,
         "licence": spec.licence,
-        "official example": recipe.model_card or None if recipe else None,
+        "official example": recipe.card.text or None if recipe else None,
     }

@@ -19,7 +19,7 @@ def add_choose_argument(parser: Options) -> None:
     parser.add_argument(
         "--choose",
         default="largest",
-        help="largest, leftmost, central, or an index from the largest (0) down",
+        help="largest, leftmost, central, first (the detector is surest), or an index from the largest (0) down",
     )
 
 

@@ -188,9 +188,10 @@ def for_family(family: str, base: str = "") -> list[Item]:
     return [item for item in CATALOGUE if family in item.families and item.base in ("", base)]
 
 
-def command_for(name: str) -> str:
-    """The command that fetches a pack or an encoder, or "" where the catalogue lacks it."""
-    return next((item.command for item in CATALOGUE if _plain(item.name) == _plain(name)), "")
+def advice(name: str, otherwise: str) -> str:
+    """What a message tells people to do about a missing item: the command, or `otherwise` if the catalogue lacks it."""
+    item = next((item for item in CATALOGUE if _plain(item.name) == _plain(name)), None)
+    return otherwise if item is None else f"run `{item.command}` (licence: {item.licence})"
 
 
 def _plain(name: str) -> str:

@@ -99,12 +99,7 @@ def fetch(
         NotOnServerError, AccessError, ServerError, DiskFullError, StoppedError. DownloadError: the folder cannot be
             written to.
     """
-    if not accept:
-        raise LicenceError(
-            f"The licence of {item.title} was not accepted: {item.licence}.",
-            expected=f"your consent to it (see {item.page})",
-            remedy=f"read it and run `{item.command} --accept-licence`, or answer yes",
-        )
+    require_consent(item, accept)
     stop, report = stop or Event(), progress or _silent
     targets = [target(file, places) for file in item.files]
     try:
@@ -129,6 +124,16 @@ def fetch(
             remedy="correct its permissions, or choose another folder with --folder",
         ) from error
     return targets[0].parent if item.kind == "pack" and not item.files[0].unpack else targets[0]
+
+
+def require_consent(item: Item, accept: bool) -> None:
+    """Raise a LicenceError where the user has not accepted the licence of an item."""
+    if not accept:
+        raise LicenceError(
+            f"The licence of {item.title} was not accepted: {item.licence}.",
+            expected=f"your consent to it (see {item.page})",
+            remedy=f"read it, and answer yes, tick its box or run `{item.command} --accept-licence`",
+        )
 
 
 def _lock(place: Path, places: Places) -> FileLock:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facesnap.download.catalogue import CATALOGUE, find
-from facesnap.download.fetch import Places, Progress, fetch, is_there
-from facesnap.errors import FaceSnapError, LicenceError
+from facesnap.download.fetch import Places, Progress, fetch, is_there, require_consent
+from facesnap.errors import FaceSnapError
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,7 @@ class Downloads:
             SettingsError: there is no such item. LicenceError: not accepted.
         """
         item = find(name)
-        if not accept:
-            raise LicenceError(
-                f"The licence of {item.title} was not accepted: {item.licence}.",
-                expected=f"your consent to it (see {item.page})",
-                remedy="read it and tick the box",
-            )
+        require_consent(item, accept)
         with self._lock:
             running = self._states.get(item.name)
             if running is not None and running.state == RUNNING:

@@ -22,8 +22,8 @@ from facesnap.errors import AccessError, ChecksumError, DiskFullError, NotOnServ
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 1 << 20
-TRIES = 5  # in a row without a single new byte
+BLOCK = 1 << 16  # what a broken connection may lose
+TRIES, PAUSE = 5, 1.0  # in a row without a new block; seconds before the second, twice as many before the third, ...
 TIMEOUT = (10, 60)  # seconds: to connect, between two bytes
 MOST_BYTES = 16 << 30  # of a file whose size the server does not tell
 LATER = "check the connection and run it again: what has arrived is kept; a proxy is taken from HTTPS_PROXY, another \
@@ -83,11 +83,14 @@ def probe(address: str) -> Remote:
         NotOnServerError, AccessError, ServerError.
     """
     try:
-        with requests.head(address, headers=_plain({}), timeout=TIMEOUT, allow_redirects=True) as answer:
-            if not answer.ok:
-                raise refusal(answer.status_code, address)
-            length, tag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
-            return Remote(address, address, int(length) if length.isdigit() else None, tag)
+        answer = requests.head(address, headers=_plain({}), timeout=TIMEOUT, allow_redirects=True)
+        if answer.status_code in (403, 405, 501):  # addresses signed for GET alone
+            answer = requests.get(address, headers=_plain({}), timeout=TIMEOUT, stream=True)
+            answer.close()  # its head is enough
+        if not answer.ok:
+            raise refusal(answer.status_code, address)
+        length, tag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
+        return Remote(address, address, int(length) if length.isdigit() else None, tag)
     except requests.RequestException as error:
         raise ServerError(
             f"{address} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER
@@ -127,6 +130,7 @@ def receive(remote: Remote, part: Path, advance: Advance, stop: Event) -> None:
                 remedy=LATER,
             )
         logger.info("%s: %s after %d bytes, trying again", part.name, reason, after)
+        stop.wait(failures * PAUSE)
 
 
 def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Event) -> bool:
@@ -136,6 +140,8 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Even
         if answer.status_code == 416:  # the part is longer than the file, or the size was never told
             part.unlink()
             return False
+        if answer.status_code >= 500 or answer.status_code == 429:
+            raise requests.HTTPError(f"HTTP {answer.status_code}")  # passes, mostly
         if not answer.ok:
             raise refusal(answer.status_code, remote.page)
         resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import zipfile
 import zlib
@@ -22,7 +23,7 @@ def unpack(archive: Path, folder: Path, inside: Mapping[str, str], stop: Event) 
     """The ONNX files of a zip, wherever they lie in it, side by side in a new folder; all of them or none.
 
     Args:
-        folder: must not exist. inside: name -> sha256 of files that are known.
+        folder: does not exist, or is empty. inside: name -> sha256 of files that are known.
 
     Raises:
         ChecksumError: damaged, unsafe, or not what was published. DiskFullError, OSError, StoppedError.
@@ -43,6 +44,8 @@ def unpack(archive: Path, folder: Path, inside: Mapping[str, str], stop: Event) 
             found = sha256_of(beside / name, stop) if (beside / name).is_file() else "nothing"
             if found != expected:
                 raise _bad(archive, f"its {name} has the sha256 {found[:16]}, not {expected[:16]}")
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where somebody made it and left it empty
         beside.rename(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise _bad(archive, f"it is damaged ({error})") from error

@@ -14,7 +14,10 @@ import torch
 from PIL import Image
 
 from facesnap.errors import EncoderError, MissingDependencyError
+from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.encoder_files import StateDict, VisionConfig, read_config, read_tensors, vision_tensors
+from facesnap.faces.face import Face
+from facesnap.faces.face_encoder import Encoded
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,6 +35,8 @@ class ImageEncoder:
             in float32 or float16, another for another training.
         name: for people, such as "ViT-H/14 1280x32 proj1024".
     """
+
+    levels: tuple[int, ...] = PENULTIMATE
 
     def __init__(self, model: Any, config: VisionConfig, fingerprint: str, device: torch.device) -> None:
         self._model = model
@@ -81,6 +86,12 @@ class ImageEncoder:
     def tokens(self) -> int:
         """1 + P: the class token and the patches."""
         return 1 + (self.config.image_size // self.config.patch) ** 2
+
+    def see(self, faces: Sequence[Face], levels: Sequence[int] = PENULTIMATE, *, bgr: bool = False) -> Encoded:
+        """As `facesnap.faces.face_encoder.FaceEncoder`, of the aligned 224 px crops."""
+        crops = [face.crop(ENCODER_SIZE) for face in faces]
+        hidden = self.encode([crop[:, :, ::-1] for crop in crops] if bgr else crops, levels)
+        return Encoded({level: states.cpu() for level, states in hidden.items()})
 
     def encode(
         self, crops: Sequence[np.ndarray] | np.ndarray, levels: Sequence[int] = PENULTIMATE

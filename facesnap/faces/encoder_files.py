@@ -38,18 +38,21 @@ KNOWN = {
     "vit-h": ("CLIP-ViT-H-14-laion2B-s32B-b79K", "CLIP-ViT-H-14", "clip_h", "image_encoder"),
     "vit-bigg": ("CLIP-ViT-bigG-14-laion2B-39B-b160k", "CLIP-ViT-bigG", "clip_g"),
     "vit-l": ("clip-vit-large-patch14", "CLIP-ViT-L-14", "clip_vitl", "clip_l"),
-}
-# What adapters call them (ImageEncoder.name).
-KEYS = {
-    "ViT-H/14 1280x32 proj1024": "vit-h",
-    "ViT-bigG/14 1664x48 proj1280": "vit-bigg",
-    "ViT-L/14 1024x24 proj768": "vit-l",
+    "eva02-clip-l-14-336": (
+        "EVA02_CLIP_L_336_psz14_s6B",
+        "EVA02-CLIP-L-14-336",
+        "eva02_large_patch14_clip_336.merged2b_s6b_b61k",
+        "eva02_clip_l_336",
+    ),
 }
 SOURCES = {
     "vit-h": "https://huggingface.co/h94/IP-Adapter (models/image_encoder/model.safetensors)",
     "vit-bigg": "https://huggingface.co/h94/IP-Adapter (sdxl_models/image_encoder/model.safetensors)",
     "vit-l": "https://huggingface.co/openai/clip-vit-large-patch14 (model.safetensors)",
+    "eva02-clip-l-14-336": "https://huggingface.co/QuanSun/EVA-CLIP (EVA02_CLIP_L_336_psz14_s6B.pt)",
 }
+# Where the hub's client keeps what other programs have fetched with it: (repository, file).
+HUB_FILES = {"eva02-clip-l-14-336": ("QuanSun/EVA-CLIP", "EVA02_CLIP_L_336_psz14_s6B.pt")}
 # Attention heads are not in the tensors: by width, as published; any other width has heads of 64.
 HEADS_BY_WIDTH = {1280: 16, 1408: 16, 1664: 16}
 
@@ -242,7 +245,7 @@ def _config_beside(path: Path, width: int, layers: int) -> dict:
 
 
 def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike] = ()) -> Path:
-    """An encoder file by path, by the folder it is in, by file name, or as "vit-h", "vit-bigg", "vit-l".
+    """An encoder file by path, by the folder it is in, by file name, or by a key of `KNOWN` such as "vit-h".
 
     Raises:
         EncoderError: it is in none of the usual places; says which, and where to download it.
@@ -267,12 +270,16 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
                 return entry
             if entry.is_dir() and entry.name.lower() in stems and (file := _file_in(entry)):
                 return file
+    if file := _in_hub_cache(key):
+        return file
+    from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+
     source = SOURCES.get(key, f"the encoder that the adapter names, for example {SOURCES['vit-h']}")
     places = ", ".join(map(str, parents)) or "no model folder is known"
     raise EncoderError(
         f"Image encoder '{name}' was not found.",
         expected=f"a file, or one of that name in: {places}.",
-        remedy=f"download {source} and give its path.",
+        remedy=f"{advice(key, f'download {source}')}, or give its path.",
     )
 
 
@@ -281,6 +288,13 @@ def encoder_parents(model_dirs: Iterable[str | os.PathLike] = ()) -> list[Path]:
     roots = model_roots(model_dirs)
     parents = [root / parent for root in roots for parent in (*ENCODER_PARENTS, ".")]
     return list(dict.fromkeys(parents + [root / ANNOTATOR_PARENT for root in webui_roots()]))
+
+
+def _in_hub_cache(key: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(*HUB_FILES[key]) if key in HUB_FILES else None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _file_in(folder: Path) -> Path | None:

@@ -11,7 +11,10 @@ from facesnap.errors import EncoderError
 from facesnap.faces.encoder import fingerprint_of
 from facesnap.faces.encoder_files import KNOWN, SOURCES, SUFFIXES, encoder_parents, find_encoder
 
-CLASS_EMBEDDINGS = ("vision_model.embeddings.class_embedding", "visual.class_embedding", "class_embedding")
+CLASS_EMBEDDINGS = (
+    "vision_model.embeddings.class_embedding", "visual.class_embedding", "class_embedding",
+    "visual.cls_token", "visual.trunk.cls_token", "cls_token",  # of EVA-CLIP's tower
+)  # fmt: skip
 WELL_KNOWN = {"ViT-H": "vit-h", "ViT-bigG": "vit-bigg", "ViT-L": "vit-l"}
 
 
@@ -30,16 +33,26 @@ def encoder_of(fingerprint: str, name: str, model_dirs: Iterable[str | os.PathLi
         for file in candidates(model_dirs):
             if _fingerprint(file, file.stat().st_mtime_ns) == fingerprint:
                 return file
-    known = WELL_KNOWN.get(name.split("/")[0], "")
+    known = key_of(name)
     try:
-        return find_encoder(known or name, model_dirs)
+        return find_encoder(known, model_dirs)
     except EncoderError as error:
+        from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+
         places = ", ".join(map(str, encoder_parents(model_dirs))) or "no folder of models is known"
         raise EncoderError(
             f"The image encoder {name} was not found.",
             expected=f"{' or '.join(KNOWN.get(known, ('its .safetensors file',)))} in one of: {places}",
-            remedy=f"download {SOURCES.get(known, 'the encoder that comes with the adapter')} into models/clip_vision",
+            remedy=advice(
+                known,
+                f"download {SOURCES.get(known, 'the encoder that comes with the adapter')} into models/clip_vision",
+            ),
         ) from error
+
+
+def key_of(name: str) -> str:
+    """What `find_encoder` and the catalogue call an encoder that adapters call by its `ImageEncoder.name`."""
+    return WELL_KNOWN.get(name.split("/")[0], name)
 
 
 def candidates(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Path]:

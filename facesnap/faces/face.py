@@ -11,7 +11,7 @@ import numpy as np
 from facesnap.errors import NoFaceError, SettingsError
 from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
 
-CHOICES = ("largest", "leftmost", "central")
+CHOICES = ("largest", "leftmost", "central", "first")
 Choice = str | int
 # Variance of the Laplacian of a 112 px crop (grey 0..255) at which sharpness counts one half: a face that is
 # visibly out of focus lies below it, an ordinary portrait several times above.
@@ -51,6 +51,11 @@ class Quality:
             "size": "small in the photo",
         }
         return tuple(f"the face is {word}" for part, word in said.items() if getattr(self, part) < DOUBTFUL)
+
+    def json(self) -> dict[str, float]:
+        """Score and parts, rounded."""
+        parts = ("score", "detection", "sharpness", "frontalness", "size")
+        return {part: round(float(getattr(self, part)), 4) for part in parts}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,27 +97,20 @@ class Face:
         """Of the box, px^2."""
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
-    def report(self) -> dict[str, Any]:
-        """What can be told of it as JSON: places in pixels, quality; neither picture nor vector."""
-        quality = self.quality
+    def crop(self, size: int = RECOGNISER_SIZE) -> np.ndarray:
+        """Aligned crop (size, size, 3) RGB uint8, upright however the face lies in the picture."""
+        return aligned_crop(self.picture, self.kps, size)
+
+    def json(self) -> dict[str, Any]:
+        """What was found, as numbers that JSON has."""
         return {
             "box": [round(float(value), 2) for value in self.box],
             "points": [[round(float(value), 2) for value in point] for point in self.kps],
             "score": round(self.score, 4),
             "found_by": self.found_by,
             "embedding_norm": round(float((self.embedding**2).sum() ** 0.5), 4),
-            "quality": {
-                "score": round(quality.score, 4),
-                "detection": round(quality.detection, 4),
-                "sharpness": round(quality.sharpness, 4),
-                "frontalness": round(quality.frontalness, 4),
-                "size": round(quality.size, 4),
-            },
+            "quality": self.quality.json(),
         }
-
-    def crop(self, size: int = RECOGNISER_SIZE) -> np.ndarray:
-        """Aligned crop (size, size, 3) RGB uint8, upright however the face lies in the picture."""
-        return aligned_crop(self.picture, self.kps, size)
 
 
 def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
@@ -136,6 +134,8 @@ def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
 def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
     """One of several faces: "largest", "leftmost", "central", or an index from the largest (0) down.
 
+    "first" is the one that the detector is surest of, which it lists first.
+
     Raises:
         NoFaceError: there are not so many faces.
         SettingsError: the choice is none of these.
@@ -157,6 +157,8 @@ def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
         return min(by_size, key=lambda face: float(face.box[0]))
     if choose == "central":
         return min(by_size, key=_distance_to_centre)
+    if choose == "first":
+        return max(faces, key=lambda face: face.score)
     raise SettingsError(
         f"Choice of face '{choose}'.",
         expected=f"{', '.join(CHOICES)} or an index.",

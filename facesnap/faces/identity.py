@@ -15,13 +15,13 @@ import torch
 
 from facesnap.errors import CheckpointError, IdentityMismatchError, NoFaceError, SettingsError
 from facesnap.faces.align import ENCODER_SIZE
-from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
 from facesnap.faces.face import Face
+from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.stored_landmarks import TENSOR_PREFIX, StoredLandmarks
 
 FORMAT, VERSION = "facesnap-identity", "1"
 EMBEDDING_WIDTH = 512
-HIDDEN_PREFIX = "hidden."
+HIDDEN_PREFIX, VECTORS = "hidden.", "class_vectors"
 CONTRADICTION = 1e-3  # length of the weighted sum of unit vectors; strangers give about 0.7
 LOWEST_WEIGHT = 1e-3  # no reference is dropped: its tokens enter attention with log weight
 
@@ -37,7 +37,9 @@ class Identity:
         weights: (R,) float32, positive, sum 1, by quality.
         scores: (R,) float32, quality of each reference, 0..1.
         hidden: level -> (R, 1 + P, W), the encoder's hidden states on the CPU; empty without an encoder.
+        class_vectors: (R, V) of length 1, the class vectors of an encoder that gives some (PuLID's); else None.
         encoder, encoder_name: the encoder's fingerprint and name, or None.
+        told: how the encoder's pictures were made; see `facesnap.faces.face_encoder.Encoded`.
         crops: (R, 224, 224, 3) RGB uint8, only if asked for.
         landmarks: of every reference, or None; needed for FFRNet only.
     """
@@ -53,6 +55,8 @@ class Identity:
     encoder_name: str | None = None
     crops: np.ndarray | None = field(default=None, repr=False)
     landmarks: StoredLandmarks | None = field(default=None, repr=False)
+    class_vectors: torch.Tensor | None = field(default=None, repr=False)
+    told: str = ""
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -67,15 +71,20 @@ class Identity:
     def from_faces(
         cls,
         faces: Sequence[Face],
-        encoder: ImageEncoder | None = None,
-        levels: Sequence[int] = PENULTIMATE,
+        encoder: FaceEncoder | None = None,
+        levels: Sequence[int] | None = None,
         name: str = "unnamed",
         keep_crops: bool = False,
         landmarks: StoredLandmarks | None = None,
+        *,
+        bgr: bool = False,
     ) -> Identity:
         """From one face for each reference. No picture is kept unless keep_crops is set.
 
-        `landmarks` are those of the faces, in their order; see facesnap.shape.landmarks_of.
+        Args:
+            levels: of the encoder's hidden states; its own where None.
+            landmarks: those of the faces, in their order; see facesnap.shape.landmarks_of.
+            bgr: show the encoder faces with red and blue swapped.
 
         Raises:
             NoFaceError: no face.
@@ -87,8 +96,8 @@ class Identity:
         for face in faces[1:]:
             _require(face.recogniser, face.alias, first.recogniser, first.alias, face.source)
         scores = np.array([face.quality.score for face in faces], dtype=np.float32)
-        crops = np.stack([face.crop(ENCODER_SIZE) for face in faces])  # (R, 224, 224, 3)
-        hidden = {} if encoder is None else {k: v.cpu() for k, v in encoder.encode(crops, levels).items()}
+        crops = np.stack([face.crop(ENCODER_SIZE) for face in faces]) if keep_crops else None  # (R, 224, 224, 3)
+        seen = Encoded({}) if encoder is None else encoder.see(faces, levels or encoder.levels, bgr=bgr)
         return cls(
             name=name,
             recogniser=first.recogniser,
@@ -96,11 +105,13 @@ class Identity:
             embeddings=np.stack([face.embedding for face in faces]).astype(np.float32),
             weights=quality_weights(scores),
             scores=scores,
-            hidden=hidden,
+            hidden=seen.hidden,
             encoder=encoder.fingerprint if encoder else None,
             encoder_name=encoder.name if encoder else None,
-            crops=crops if keep_crops else None,
+            crops=crops,
             landmarks=landmarks,
+            class_vectors=seen.class_vectors,
+            told=seen.told,
         )
 
     @property
@@ -132,9 +143,11 @@ class Identity:
         digest = hashlib.sha256(json.dumps([self.recogniser, self.encoder, sorted(self.hidden)]).encode())
         for array in (self.embeddings, self.weights):
             digest.update(np.ascontiguousarray(array).tobytes())
-        for level in sorted(self.hidden):
-            tensor = self.hidden[level]
-            digest.update(f"{level} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        seen: dict[int | str, torch.Tensor] = {level: self.hidden[level] for level in sorted(self.hidden)}
+        if self.class_vectors is not None:
+            seen[VECTORS] = self.class_vectors
+        for key, tensor in seen.items():
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
         if self.landmarks is not None:
             digest.update(self.landmarks.content)
@@ -146,6 +159,8 @@ class Identity:
 
         tensors = {key: torch.from_numpy(np.ascontiguousarray(getattr(self, key))) for key in _ARRAYS}
         tensors |= {f"{HIDDEN_PREFIX}{level}": tensor.contiguous() for level, tensor in self.hidden.items()}
+        if self.class_vectors is not None:
+            tensors[VECTORS] = self.class_vectors.contiguous()
         if self.crops is not None:
             tensors["crops"] = torch.from_numpy(np.ascontiguousarray(self.crops))
         if self.landmarks is not None:
@@ -160,7 +175,7 @@ class Identity:
             "scores": " ".join(f"{score:.3f}" for score in self.scores),
         }
         if self.encoder is not None:
-            metadata |= {"encoder": self.encoder, "encoder_name": self.encoder_name or ""}
+            metadata |= {"encoder": self.encoder, "encoder_name": self.encoder_name or "", "told": self.told}
         if self.landmarks is not None:
             metadata |= self.landmarks.metadata()
         path = Path(path)
@@ -260,6 +275,12 @@ def _problem(identity: Identity) -> str | None:
             return f"hidden states of level {level} of shape {tuple(tensor.shape)} for {count} references"
         if not torch.isfinite(tensor).all():
             return f"hidden states of level {level} are not finite"
+    vectors = identity.class_vectors
+    if vectors is not None:
+        if vectors.ndim != 2 or len(vectors) != count or not vectors.is_floating_point() or not identity.hidden:
+            return f"class vectors of shape {tuple(vectors.shape)} for {count} references"
+        if not torch.isfinite(vectors).all():
+            return "class vectors that are not finite"
     if identity.crops is not None and identity.crops.shape != (count, ENCODER_SIZE, ENCODER_SIZE, 3):
         return f"crops of shape {identity.crops.shape}"
     return None if identity.landmarks is None else identity.landmarks.problem(count)
@@ -275,7 +296,7 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str], pa
         level = key.removeprefix(HIDDEN_PREFIX)
         if key.startswith(HIDDEN_PREFIX) and level.lstrip("-").isdigit():
             hidden[int(level)] = tensor
-        elif key not in (*_ARRAYS, "crops", *stored):
+        elif key not in (*_ARRAYS, "crops", VECTORS, *stored):
             unknown.append(key)
     if missing or unknown:
         raise _not_identity(path, f"lacks {missing} and has {unknown} that are unknown")
@@ -294,6 +315,8 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str], pa
         encoder_name=metadata.get("encoder_name"),
         crops=tensors["crops"].numpy() if "crops" in tensors else None,
         landmarks=landmarks,
+        class_vectors=tensors.get(VECTORS),
+        told=metadata.get("told", ""),
         **{key: tensors[key].numpy() for key in _ARRAYS},
     )
 

@@ -213,12 +213,14 @@ def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
 
 
 def _missing(name: str, tried: list[Path]) -> PackError:
+    from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+
     key = name.lower()
     source = PACK_SOURCES.get(key)
     home = Path.home() / ".insightface" / "models" / name
     offers = ", ".join(f"{pack} ({licence})" for pack, licence in PACK_LICENCES.items())
     if source:
-        remedy = f"download {source} into {home} (licence of its weights: {PACK_LICENCES[key]})."
+        remedy = advice(key, f"unpack {source} into {home} (licence of its weights: {PACK_LICENCES[key]})") + "."
     else:
         remedy = f"give the folder of a pack, or put one into {home}. Well-known packs: {offers}."
     return PackError(

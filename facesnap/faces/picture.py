@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile
 
-from facesnap.errors import PictureError
+from facesnap.errors import PictureError, TooLargeError
 
 logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 64_000_000
 # Formats whose decoders run in process, check sizes before decoding and know their files by a signature.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+_DECODING = threading.RLock()  # what must be switched around a decoder is global in Pillow and in `warnings`
 ROWS_AT_ONCE = 1024  # conversions of wide samples go by strips, so that their memory stays small
 
 PictureSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
@@ -68,7 +70,7 @@ def read_picture(source: PictureSource, *, name: str | None = None) -> np.ndarra
         name: what error messages call it; by default the path, or the kind of source.
 
     Raises:
-        PictureError: it is missing, no picture, damaged, empty or over 64 megapixels.
+        PictureError: it is missing, no picture, damaged or empty. TooLargeError: it is over 64 megapixels.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, name or f"array of shape {source.shape}")
@@ -85,6 +87,18 @@ def read_picture(source: PictureSource, *, name: str | None = None) -> np.ndarra
         expected="a path, bytes, an open binary file, a Pillow image or a numpy array.",
         remedy="pass one of these.",
     )
+
+
+def reduced(pixels: np.ndarray, longest: int | None) -> np.ndarray:
+    """A picture (H, W, 3) with at most so many pixels on its longer side; as it is where that is None."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    if longest is None or max(height, width) <= longest:
+        return pixels
+    factor = longest / max(height, width)
+    size = (max(1, int(width * factor)), max(1, int(height * factor)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
 
 
 def _from_path(path: Path, name: str) -> np.ndarray:
@@ -225,12 +239,13 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 @contextmanager
 def _whole_files_only() -> Iterator[None]:
     """Pillow's global switch for truncated files, off: hosts turn it on, which would give half-grey faces."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+    with _DECODING:
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -244,8 +259,8 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise _too_large(name, f"{width} x {height} pixels")
 
 
-def _too_large(name: str, reason: str) -> PictureError:
-    return PictureError(
+def _too_large(name: str, reason: str) -> TooLargeError:
+    return TooLargeError(
         f"{name}: too large ({reason}).",
         expected=f"at most {MAX_PIXELS // 1_000_000} megapixels.",
         remedy="scale the picture down; 2 megapixels are plenty for a portrait.",

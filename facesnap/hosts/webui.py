@@ -76,16 +76,20 @@ class WebUI(ABC):
     def interrupted(self) -> bool:
         """Whether the user has interrupted or skipped the running job."""
 
-    def enlist(self, p: Any, prepare: Prepare, passes: str = "both") -> Generation:
+    def enlist(
+        self, p: Any, prepare: Prepare, passes: str = "both", on_failure: Callable[[Exception], None] | None = None
+    ) -> Generation:
         """Attach people around the sampling of `p`; to be called from a script's `process`, as often as it comes.
 
         Args:
             p: the host's processing object.
             prepare: see `Prepare`.
             passes: "both", "first" or "second": the passes of a hires generation that have the people in them.
+            on_failure: told of the error that ends a sampling, before it is raised.
         """
         generation = self._of(p)
         generation.prepare, generation.passes, generation.error = prepare, passes, None
+        generation.on_failure = on_failure
         generation.wrap()
         return generation
 
@@ -140,7 +144,7 @@ class Generation(ABC):
     Attributes:
         p: the host's processing object.
         prepare: makes the parts; None: nothing is attached. passes: see `WebUI.enlist`.
-        error: raised in the sampling's place.
+        error: raised in the sampling's place. on_failure: see `WebUI.enlist`.
         plan: the row plan of what is attached.
         left_alone: whether the host has switched to a model that the people do not fit.
     """
@@ -150,6 +154,7 @@ class Generation(ABC):
         self.prepare: Prepare | None = None
         self.passes = "both"
         self.error: Exception | None = None
+        self.on_failure: Callable[[Exception], None] | None = None
         self.plan = RowPlan(())
         self.left_alone = False
         self.attachment: Attachment | None = None
@@ -190,8 +195,12 @@ class Generation(ABC):
             result = inner(*args, **kwargs)
             self._check_called()
             return result
-        except FaceSnapError as error:
-            raise refusal(error) from error.__cause__
+        except Exception as error:
+            if self.on_failure is not None:
+                self.on_failure(error)
+            if isinstance(error, FaceSnapError):
+                raise refusal(error) from error.__cause__
+            raise
         finally:
             self._stop()
 

@@ -128,7 +128,7 @@ def _pose_of_driver(basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int,
     margin = (np.array(size) - zoom * np.array(view.size)) / 2
     scale = view.scale * zoom
     if framing == "keep framing":
-        scale *= _extent(basis.shape(driver.a)) / _extent(own)
+        scale *= head_extent(basis.shape(driver.a)) / head_extent(own)
     return replace(view, scale=scale, translation=view.translation * zoom + margin, size=size)
 
 
@@ -156,8 +156,8 @@ def _over(position: tuple[float | None, float | None] | None, below: Sequence[fl
     return tuple(old if new is None else new for new, old in zip(position or (None, None), below, strict=True))
 
 
-def _extent(shape: np.ndarray) -> float:
-    """|S|, the Frobenius norm about the centre."""
+def head_extent(shape: np.ndarray) -> float:
+    """|S|, the Frobenius norm of a face (72, 3) about its centre: the size that "keep framing" keeps."""
     return float(np.linalg.norm(shape - shape.mean(0)))
 
 

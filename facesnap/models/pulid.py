@@ -150,6 +150,7 @@ class PulidMixer(nn.Module):
         f_fused: Tensor | None = None,
         weights: Tensor | None = None,
         s_struct: float = 1.0,
+        join: bool = False,
     ) -> dict[str, TokenGroup]:
         """Mix; several references as PuLID's own: v1 averages their tokens, v1.1 looks at all of them together.
 
@@ -158,6 +159,7 @@ class PulidMixer(nn.Module):
             class_vector: (B, R, class_width), the tower's class vector, brought to length 1.
             f_fused: not used: every reference's vector goes in. weights: (B, R), of v1's average; equal where None.
             s_struct: 1.
+            join: v1 joins the first reference's tokens and those of the others' vectors, as its demo does.
 
         Returns:
             "id": (B, T, D).
@@ -172,17 +174,30 @@ class PulidMixer(nn.Module):
         if self.config.queries:
             return {"id": TokenGroup(self._query(vectors, states))}
         tokens = self._flat(vectors.flatten(0, 1), [s.flatten(0, 1) for s in states])  # (B*R, T, D)
-        tokens = tokens.unflatten(0, f_id.shape[:2])
+        tokens = tokens.unflatten(0, f_id.shape[:2])  # (B, R, T, D)
+        if join:
+            return {"id": TokenGroup(self._joined(tokens))}
         share = f_id.new_ones(f_id.shape[:2]) if weights is None else weights
         share = (share / share.sum(-1, keepdim=True))[..., None, None]  # (B, R, 1, 1)
         return {"id": TokenGroup((tokens * share).sum(1))}
 
-    def unconditional(self) -> dict[str, TokenGroup]:
-        """The tokens of nobody: zeros in the place of every input, (1, T, D)."""
+    def unconditional(self, references: int = 1) -> dict[str, TokenGroup]:
+        """The tokens of nobody: zeros in the place of every input, (1, T, D).
+
+        Args:
+            references: beside tokens that were joined of so many references, as v1's demo has it.
+        """
         c, like = self.config, next(self.parameters())
         hidden = like.new_zeros(1, 1, TOWER_TOKENS, c.clip_width)
         vector = like.new_zeros(1, 1, c.class_width)
-        return self(like.new_zeros(1, 1, ID_WIDTH), dict.fromkeys(TOWER_LEVELS, hidden), class_vector=vector)
+        one = self(like.new_zeros(1, 1, ID_WIDTH), dict.fromkeys(TOWER_LEVELS, hidden), class_vector=vector)
+        if references == 1 or c.queries:
+            return one
+        return {"id": TokenGroup(self._joined(one["id"].tokens[:, None].expand(-1, references, -1, -1)))}
+
+    def _joined(self, tokens: Tensor) -> Tensor:
+        """(B, R, T, D) -> (B, T + (R - 1) * tokens, D)."""
+        return torch.cat((tokens[:, 0], tokens[:, 1:, : self.config.tokens].flatten(1, 2)), dim=1)
 
     def _flat(self, vectors: Tensor, states: list[Tensor]) -> Tensor:
         """v1: (N, V), five (N, P, W) -> (N, tokens + 5, D)."""

@@ -15,6 +15,7 @@ from facesnap.webui.fields import (
     ExpressionMix,
     FaceChoice,
     Field,
+    Json,
     Kind,
     Number,
     Picture,
@@ -46,6 +47,9 @@ class PoseValues(Kind):
                 raise wrong(name, value, f"{', '.join(POSE_NUMBERS)}, each at most once, such as yaw=20")
             found[key] = POSE[key].kind.parse_text(number, f"{key} of {name}")
         return found
+
+    def schema(self) -> Json:
+        return {"type": "string"}
 
     def text(self, value: dict[str, float]) -> str:
         return " ".join(f"{key}={POSE[key].kind.text(number)}" for key, number in value.items())

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from facesnap.errors import CheckpointError, MissingWeightsError
+from facesnap.download.catalogue import find
+from facesnap.errors import CheckpointError, MissingWeightsError, SettingsError
 from facesnap.webui.headers import ADAPTER, FAMILY, SUFFIXES, Header, read_header
 
 OWN = "FaceSnap"
@@ -115,8 +116,16 @@ def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
     raise MissingWeightsError(
         f"There is no adapter {name!r}.",
         expected=f"one of {', '.join(file.name for file in files)}" if files else "an adapter in models/FaceSnap",
-        remedy="correct the name, or put the file into models/FaceSnap and refresh the list",
+        remedy=f"correct the name, or {_get(name)} and refresh the list",
     )
+
+
+def _get(name: str) -> str:
+    """How to come by an adapter."""
+    try:
+        return f"run `{find(name).command}`"
+    except SettingsError:
+        return "put the file into models/FaceSnap"
 
 
 def _files(parents: Iterable[Path]) -> Iterator[tuple[Path, Header]]:

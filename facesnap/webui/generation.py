@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,9 @@ from facesnap.webui import infotext, xyz
 from facesnap.webui.options import MOST_PEOPLE_KEY
 from facesnap.webui.people import unused_pose
 from facesnap.webui.pictures import decode
+from facesnap.webui.results import RESULTS, PersonFound, Result
 from facesnap.webui.settings import Box, Person, Settings, parse
+from facesnap.webui.sources import resolve
 from facesnap.webui.studios import Prepared, Studios
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class Job:
         p: the processing object; copies of it carry a job that is not theirs. settings: as read, axes applied.
         prepared: for the UNet that the generation begins with. score: whether results are compared with the people.
         seen: what the infotext tells of each person. similarity: for each picture made, of each person.
+        result: what the API's route tells.
     """
 
     p: Any
@@ -37,6 +41,7 @@ class Job:
     prepared: Prepared
     score: bool
     seen: list[infotext.Seen]
+    result: Result
     similarity: list[tuple[float | None, ...]] = field(default_factory=list)
 
     @property
@@ -46,12 +51,13 @@ class Job:
         return infotext.fields(self.settings, infotext.Named(self.settings.adapter or spec.name, digest), self.seen)
 
 
-def begin(host: WebUI, studios: Studios, p: Any, args: Sequence[Any]) -> Settings | None:
+def begin(host: WebUI, studios: Studios, p: Any, args: Sequence[Any], host_options: Any = None) -> Settings | None:
     """A script's `process`: never raises, because the hosts swallow it and make the picture all the same.
 
     Args:
         host: who owns the UNet. studios: what generations share.
         p: the host's processing object. args: what the WebUI hands the script.
+        host_options: the host's `opts`, which say where the API's pictures may come from.
 
     Returns:
         The settings where FaceSnap is on, else None.
@@ -64,14 +70,19 @@ def begin(host: WebUI, studios: Studios, p: Any, args: Sequence[Any]) -> Setting
         if not settings.enabled:
             host.release(p)
             return None
-        _enlist(host, studios, p, settings, options)
+        _enlist(host, studios, p, resolve(settings, options, host_options), options)
         return settings
     except FaceSnapError as error:
-        host.refuse(p, error)
+        _refuse(host, p, error)
     except Exception as error:  # kept on p, and raised from its sampling
         logger.exception("FaceSnap failed before the sampling")
-        host.refuse(p, error)
+        _refuse(host, p, error)
     return None
+
+
+def _refuse(host: WebUI, p: Any, error: Exception) -> None:
+    host.refuse(p, error)
+    RESULTS.begin().finish(error)
 
 
 def after_picture(p: Any, image: Any) -> None:
@@ -83,12 +94,35 @@ def after_picture(p: Any, image: Any) -> None:
     job: Job | None = getattr(p, "facesnap_job", None)
     if job is None or job.p is not p or not job.score:
         return
-    people = [seen.identity for seen in job.prepared.people]
+    people = [known.identity for known in job.prepared.people]
     found = tuple(job.prepared.studio.similarity(image, identity) for identity in people)
+    for n, similarity in enumerate(found, 1):
+        job.result.score(n, len(job.similarity), similarity)
     job.similarity.append(found)
     job.seen = [replace(seen, similarity=value) for seen, value in zip(job.seen, found, strict=True)]
     _forget(p, keep=(NOTE,))
     p.extra_generation_params.update(job.fields)
+
+
+def finish(p: Any, processed: Any) -> None:
+    """A script's `postprocess`: what the answer of the API tells, beyond the pictures' infotexts.
+
+    Args:
+        processed: the host's result; its `extra_generation_params` are part of the API's `info`.
+    """
+    job: Job | None = getattr(p, "facesnap_job", None)
+    if job is None or job.p is not p:
+        return
+    job.result.finish()
+    told = job.result.infotext()
+    for n, person in enumerate(job.prepared.people):
+        prefix = infotext.key_prefix(n)
+        if person.sightings:
+            told[f"{prefix} faces"] = ", ".join(f"{one.index} of {one.faces}" for one in person.sightings)
+        if job.similarity:
+            values = (found[n] for found in job.similarity)
+            told[f"{prefix} similarity"] = ", ".join("none" if one is None else f"{one:.3f}" for one in values)
+    processed.extra_generation_params.update(told)
 
 
 def _forget(p: Any, keep: Sequence[str] = ()) -> None:
@@ -100,6 +134,7 @@ def _forget(p: Any, keep: Sequence[str] = ()) -> None:
 def _enlist(host: WebUI, studios: Studios, p: Any, settings: Settings, options: Mapping[str, Any]) -> None:
     size, init = picture_size(p), (getattr(p, "init_images", None) or [None])[0]
     made: dict[tuple[str, ...], Prepared] = {}
+    began = time.perf_counter()
 
     def prepare(topology: Topology) -> Parts:
         if topology.names not in made:
@@ -116,13 +151,27 @@ def _enlist(host: WebUI, studios: Studios, p: Any, settings: Settings, options: 
         host.tell(p, f"without FaceSnap: {error}")
         p.extra_generation_params.update(infotext.skipped(error))
         return
-    host.enlist(p, prepare, settings.hires)
     prepared = made[topology.names]
-    seen = [_seen(person, one.identity) for person, one in zip(settings.people, prepared.people, strict=True)]
-    p.facesnap_job = job = Job(p, settings, prepared, options["facesnap_score"], seen)
+    p.facesnap_job = job = _job(p, settings, prepared, options["facesnap_score"], time.perf_counter() - began)
+    host.enlist(p, prepare, settings.hires, job.result.finish)
     p.extra_generation_params.update(job.fields)
     for note in _notes(p, settings, prepared):
         host.note(p, note)
+        job.result.note(note)
+
+
+def _job(p: Any, settings: Settings, prepared: Prepared, score: bool, seconds: float) -> Job:
+    seen = [_seen(person, one.identity) for person, one in zip(settings.people, prepared.people, strict=True)]
+    found = [
+        PersonFound(person.identity, one.identity.digest, one.sightings)
+        for person, one in zip(settings.people, prepared.people, strict=True)
+    ]
+    adapter = prepared.studio.adapter
+    result = RESULTS.begin(adapter=adapter.spec.name, digest=adapter.digest, people=found, seconds=seconds)
+    for n, doubts in enumerate(prepared.doubts, 1):
+        for doubt in doubts:
+            result.warn(n, doubt)
+    return Job(p, settings, prepared, score, seen, result)
 
 
 def picture_size(p: Any) -> tuple[int, int]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
+import threading
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from facesnap.errors import CheckpointError, SettingsError
+from facesnap.errors import NameTakenError, SettingsError, UnknownIdentityError
 from facesnap.faces.identity import Identity
 from facesnap.webui.fields import Text
 from facesnap.webui.headers import IDENTITY, read_header
 
 SUFFIX = ".safetensors"
 _NAME = Text(longest=80)
+_WRITING = threading.Lock()  # two clients that save one name at once
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class IdentityStore:
         """The identity of a name; case counts only where two names differ by nothing else.
 
         Raises:
-            CheckpointError: there is none, or its file is damaged.
+            UnknownIdentityError: there is none. CheckpointError: its file is damaged.
         """
         return Identity.load(self._entry(name).path)
 
@@ -63,39 +67,68 @@ class IdentityStore:
         """Keep an identity under its name.
 
         Raises:
-            SettingsError: the name is empty or not one line, or is taken and `replace` is false.
+            SettingsError: the name is empty or not one line. NameTakenError: it is taken and `replace` is false.
         """
-        name = _NAME.read(identity.name, "the identity's name")
-        if not name or name.lower() == "none":
-            raise SettingsError("The identity has no name.", expected="one line of text", remedy="give it a name")
-        taken = [entry for entry in self.entries() if entry.name.casefold() == name.casefold()]
-        if taken and not replace:
-            raise SettingsError(
-                f"There is an identity '{taken[0].name}' already.",
-                expected="a new name",
-                remedy="choose another name, or delete the old identity first",
-            )
-        path = self.folder / f"{secrets.token_hex(16)}{SUFFIX}"
-        identity.save(path)
-        for entry in taken:
-            entry.path.unlink(missing_ok=True)
+        name = self.checked_name(identity.name)
+        identity = dataclasses.replace(identity, name=name)
+        with _WRITING:
+            taken = self._taken(name)
+            if taken and not replace:
+                raise _taken_error(taken[0].name)
+            path = self.folder / f"{secrets.token_hex(16)}{SUFFIX}"
+            identity.save(path)
+            for entry in taken:
+                entry.path.unlink(missing_ok=True)
         return Entry(name, path, identity.references, identity.alias)
 
+    def require_free(self, name: str) -> str:
+        """A name as `save` will write it. Raises what `save` raises, before any work is done for it."""
+        name = self.checked_name(name)
+        taken = self._taken(name)
+        if taken:
+            raise _taken_error(taken[0].name)
+        return name
+
+    @staticmethod
+    def checked_name(name: str) -> str:
+        """A name without spaces around it. Raises SettingsError where it is empty or not one line."""
+        name = _NAME.read(name, "the identity's name")
+        if not name or name.lower() == "none":
+            raise SettingsError("The identity has no name.", expected="one line of text", remedy="give it a name")
+        return name
+
+    def _taken(self, name: str) -> list[Entry]:
+        return [entry for entry in self.entries() if _key(entry.name) == _key(name)]
+
     def delete(self, name: str) -> None:
-        """Remove an identity's file. Raises CheckpointError where there is none of that name."""
-        self._entry(name).path.unlink(missing_ok=True)
+        """Remove an identity's file. Raises UnknownIdentityError where there is none of that name."""
+        with _WRITING:
+            self._entry(name).path.unlink(missing_ok=True)
 
     def _entry(self, name: str) -> Entry:
         entries = self.entries()
-        for same in (lambda a: a == name, lambda a: a.casefold() == name.strip().casefold()):
+        for same in (lambda a: a == name, lambda a: _key(a) == _key(name.strip())):
             for entry in entries:
                 if same(entry.name):
                     return entry
-        raise CheckpointError(
+        raise UnknownIdentityError(
             f"There is no saved identity '{name[:80]}'.",
             expected=f"one of {', '.join(entry.name for entry in entries)}" if entries else "a saved identity",
             remedy="correct the name, refresh the list, or give reference photos",
         )
+
+
+def _key(name: str) -> str:
+    """What two names have in common that people take for the same."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _taken_error(name: str) -> NameTakenError:
+    return NameTakenError(
+        f"There is an identity '{name}' already.",
+        expected="a new name",
+        remedy="choose another name, or delete the old identity first",
+    )
 
 
 @lru_cache(maxsize=1024)

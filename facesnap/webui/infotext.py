@@ -77,7 +77,7 @@ def fields(settings: Settings, adapter: Named | None = None, seen: Sequence[Seen
     written = {f"{NAME} adapter": str(adapter)} if adapter != Named() else {}
     written |= _changed(SETTINGS, settings, NAME, settings.preset, skip=("enabled", "adapter"))
     for n, person in enumerate(settings.people):
-        prefix = _prefix(n)
+        prefix = key_prefix(n)
         written |= _who(prefix, person, seen[n] if n < len(seen) else Seen(references=len(person.references)))
         written |= _changed(PERSON, person, prefix, settings.preset, skip=("identity", "region"))
         written |= _changed(POSE, person.pose, prefix, settings.preset)
@@ -119,7 +119,7 @@ def _changed(
     return written
 
 
-def _prefix(n: int) -> str:
+def key_prefix(n: int) -> str:
     return NAME if n == 0 else f"{NAME} {n + 1}"
 
 
@@ -178,7 +178,7 @@ def _count(texts: Mapping[str, str]) -> int:
 def _restore_person(
     n: int, texts: Mapping[str, str], preset: str, identities: Mapping[str, str] | None, notes: _Notes
 ) -> Person:
-    prefix, who = _prefix(n), f"person {n + 1}"
+    prefix, who = key_prefix(n), f"person {n + 1}"
     given = {name: PRESETS[preset][name] for name, declared in PERSON.items() if declared.preset}
     given |= _restore(PERSON, texts, prefix, preset, notes, skip=("identity",))
     named = _named(texts, f"{prefix} identity", notes)

@@ -22,6 +22,7 @@ from facesnap.webui.fields import (
     table,
 )
 
+VERSION = 1  # of the settings as the API has them: goes up when a key changes its meaning or goes
 PEOPLE = 3  # shown in the UI; a WebUI option raises it
 MOST_PEOPLE = 8
 PRESETS: dict[str, dict[str, Any]] = {
@@ -191,6 +192,16 @@ class Settings:
     hires: str = setting(
         Choice(("both", "first", "second")), "both", "Passes",
         "With hires. fix: act in both passes, the first or the second alone.", infotext="hires pass",
+    )  # fmt: skip
+    pulid_mode: str = setting(
+        Choice(("fidelity", "style")), "fidelity", "PuLID mode",
+        "fidelity: the most alike. style: leaves more of the prompt's style. Only PuLID's adapters use it.",
+        infotext="PuLID mode",
+    )  # fmt: skip
+    model_card: bool = setting(
+        Switch(), False, "Match the model card",
+        "Prepare photos and mix tokens as the adapter's official example does, where FaceSnap does it better: for "
+        "comparisons.", infotext="model card",
     )  # fmt: skip
     on_error: str | None = setting(
         Choice(("stop", "skip")), None, "If FaceSnap cannot act",

@@ -5,7 +5,7 @@ Nothing is loaded or hashed for it: names and shapes tell (see `headers`), remem
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 from facesnap.checkpoints import registry
 from facesnap.checkpoints.detection import Detection, Source
 from facesnap.checkpoints.recipes import RECIPES, Recipe
+from facesnap.download.catalogue import advice
 from facesnap.errors import CheckpointError, EncoderError
-from facesnap.faces.encoder_files import KEYS, find_encoder
+from facesnap.faces.encoder_files import find_encoder
+from facesnap.faces.encoder_search import key_of
 from facesnap.faces.packs import is_installed
 from facesnap.faces.recognisers import RECOGNISERS
 from facesnap.webui.fields import Number
@@ -77,13 +79,14 @@ class Entry:
     note: str
 
 
-def entries(folders: Folders, base: str | None = None) -> list[Entry]:
+def entries(folders: Folders, base: str | None = None, places: Sequence[str] | None = None) -> list[Entry]:
     """All adapters in the folders, those that fit first, then by name.
 
     Args:
         base: of the loaded model, "sd15" or "sdxl"; None where none is loaded, then everything fits.
+        places: where packs and encoders are looked for, `folders.packs` where None.
     """
-    look = _Look(folders)
+    look = Look(folders.packs if places is None else places)
     found = [_entry(file, base, look) for file in list_adapters(folders)]
     return sorted(found, key=lambda entry: (not entry.fits, entry.name.lower()))
 
@@ -103,7 +106,7 @@ class _Facts:
     defaults: dict[str, float] = field(default_factory=dict)
 
 
-def _entry(file: ModelFile, base: str | None, look: _Look) -> Entry:
+def _entry(file: ModelFile, base: str | None, look: Look) -> Entry:
     header = file.header
     facts = _own(header.metadata) if header.kind == ADAPTER else _public(file)
     fits = not header.problem and (not base or not header.base or header.base == base)
@@ -125,7 +128,7 @@ def _entry(file: ModelFile, base: str | None, look: _Look) -> Entry:
         strength=facts.defaults["strength"],
         defaults=facts.defaults,
         hint=_hint(facts.recipe, header.base),
-        needs=() if header.problem else tuple(look.needs(facts)),
+        needs=() if header.problem else _needs(facts, look),
         licence=facts.licence,
         note=header.problem or facts.note,
     )
@@ -199,42 +202,50 @@ def _hint(recipe: Recipe | None, base: str) -> str:
     return " · ".join(parts)
 
 
-class _Look:
-    """What lies in the folders, each thing looked for once."""
+def _needs(facts: _Facts, look: Look) -> tuple[Need, ...]:
+    found = [look.pack(facts.recogniser)] if facts.recogniser else []
+    if facts.encoder:
+        found.append(look.encoder(facts.encoder))
+    if facts.family == "instantid":
+        net = facts.structure
+        found.append(Need(f"IdentityNet{f' ({net.name})' if net else ''}", net is not None, "" if net else "instantid"))
+    return tuple(found)
 
-    def __init__(self, folders: Folders) -> None:
-        self._places = folders.packs
+
+class Look:
+    """What lies in the folders, each thing looked for once.
+
+    Args:
+        places: folders of models, as `facesnap.faces.packs` takes them.
+    """
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self._places = places
         self._known: dict[str, bool] = {}
 
-    def needs(self, facts: _Facts) -> list[Need]:
-        found = []
-        if facts.recogniser:
-            found.append(self._pack(facts.recogniser))
-        if facts.encoder:
-            key = KEYS.get(facts.encoder, facts.encoder.lower())
-            found.append(Need(f"image encoder {facts.encoder}", self._there(key), key))
-        if facts.family == "instantid":
-            there = facts.structure is not None
-            found.append(Need("IdentityNet" + (f" ({facts.structure.name})" if facts.structure else ""), there,
-                              "" if there else "instantid"))  # fmt: skip
-        return found
-
-    def _pack(self, recogniser: str) -> Need:
-        """A pack that holds the recogniser; by its sha256 where that is all a file tells."""
+    def pack(self, recogniser: str) -> Need:
+        """A pack that holds the recogniser, a key of RECOGNISERS or its sha256, where that is all a file tells."""
         known = {one.sha256: name for name, one in RECOGNISERS.items()}
         name = known.get(recogniser, recogniser)
         if name not in RECOGNISERS:
             return Need(f"a pack with the recogniser {name[:20]}", None)
         packs = RECOGNISERS[name].packs
-        return Need(f"pack {' or '.join(packs)}", any(self._there(pack, pack=True) for pack in packs), packs[0])
+        return Need(f"pack {' or '.join(packs)}", any(map(self._has_pack, packs)), packs[0])
 
-    def _there(self, name: str, pack: bool = False) -> bool:
+    def encoder(self, name: str) -> Need:
+        """An encoder by its `ImageEncoder.name`."""
+        key = key_of(name)
+        return Need(f"image encoder {name}", self._has_encoder(key), key.lower() if advice(key, "") else "")
+
+    def _has_pack(self, name: str) -> bool:
         if name not in self._known:
-            self._known[name] = is_installed(name, self._places) if pack else self._encoder(name)
+            self._known[name] = is_installed(name, self._places)
         return self._known[name]
 
-    def _encoder(self, name: str) -> bool:
-        try:
-            return find_encoder(name, self._places).is_file()
-        except EncoderError:
-            return False
+    def _has_encoder(self, key: str) -> bool:
+        if key not in self._known:
+            try:
+                self._known[key] = find_encoder(key, self._places).is_file()
+            except EncoderError:
+                self._known[key] = False
+        return self._known[key]

@@ -9,10 +9,11 @@ import torch
 
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.face import Choice
+from facesnap.models.pulid import PulidMixer
 from facesnap.portrait import PersonSettings
 from facesnap.webui.pictures import decode
 from facesnap.webui.poses import pose_settings
-from facesnap.webui.settings import Box, Person
+from facesnap.webui.settings import Box, Person, Settings
 
 REGION_SIDE = 256  # cells of the map of a region given as a box
 
@@ -32,11 +33,14 @@ def face_choice(person: Person) -> Choice:
     return int(person.face) if person.face.isdigit() else person.face
 
 
-def person_settings(person: Person, number: int, adapter: Adapter, init: Any = None) -> PersonSettings:
+def person_settings(
+    settings: Settings, person: Person, number: int, adapter: Adapter, init: Any = None
+) -> PersonSettings:
     """What the studio is told of one person.
 
     Args:
-        number: from 1, for messages. adapter: without an FFRNet there are no landmarks.
+        settings: of the whole generation. number: the person's from 1, for messages.
+        adapter: without an FFRNet there are no landmarks; only PuLID's has a mode.
         init: the picture that img2img starts from, or None.
 
     Raises:
@@ -57,6 +61,8 @@ def person_settings(person: Person, number: int, adapter: Adapter, init: Any = N
         pose=pose,
         lora=person.lora,
         lora_in_region=person.lora_in_region,
+        match_model_card=settings.model_card,
+        pulid_mode=settings.pulid_mode if isinstance(adapter.mixer, PulidMixer) else None,
     )
 
 

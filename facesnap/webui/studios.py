@@ -11,19 +11,21 @@ from typing import Any
 
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.registry import load_adapter
+from facesnap.checkpoints.registry import NATIVE, load_adapter
+from facesnap.download.catalogue import advice
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
-from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.encoder_search import encoder_of
+from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
-from facesnap.faces.recognisers import require_named
+from facesnap.faces.recognisers import RECOGNISERS, require_named
 from facesnap.faces.sighting import Seen
+from facesnap.faces.tower import load_encoder
 from facesnap.hosts.webui import Parts
 from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
 from facesnap.webui.folders import Folders, find_adapter, list_adapters
-from facesnap.webui.headers import ADAPTER
 from facesnap.webui.identities import IdentityStore
+from facesnap.webui.model_list import Entry, entries
 from facesnap.webui.people import face_choice, person_settings, reference_pictures
 from facesnap.webui.settings import Person, Settings
 
@@ -63,7 +65,7 @@ class Studios:
         self.folders, self.options, self.cache_bytes = folders, options, cache_bytes
         self._studio: tuple[tuple[Any, ...], Studio] | None = None
         self._analyser: tuple[tuple[Path, str], FaceAnalyser] | None = None
-        self._encoder: tuple[tuple[Path, int], ImageEncoder] | None = None
+        self._encoder: tuple[tuple[Path, int], FaceEncoder] | None = None
         self._lock = threading.RLock()
 
     def prepare(
@@ -80,8 +82,12 @@ class Studios:
         settings.require_people()
         with self._lock:
             studio = self.studio(settings.adapter, topology, _sees_faces(settings))
-            known = [self.seen(studio, person, n) for n, person in enumerate(settings.people, 1)]
-            wanted = [person_settings(person, n, studio.adapter, init) for n, person in enumerate(settings.people, 1)]
+            card = settings.model_card
+            known = [self.seen(studio, person, n, card) for n, person in enumerate(settings.people, 1)]
+            wanted = [
+                person_settings(settings, person, n, studio.adapter, init)
+                for n, person in enumerate(settings.people, 1)
+            ]
             return _prepared(studio, known, wanted, Speed(settings.speed), size)
 
     def studio(self, name: str, topology: Topology, sees_faces: bool = True) -> Studio:
@@ -114,12 +120,12 @@ class Studios:
             logger.info("%s", error)
             return None
 
-    def seen(self, studio: Studio, person: Person, number: int) -> Seen:
+    def seen(self, studio: Studio, person: Person, number: int, match_model_card: bool = False) -> Seen:
         """Who a person of the settings is: photos are analysed once as long as they are the same."""
         if person.identity:
             return Seen(IdentityStore(self.folders().identities).load(person.identity))
         pictures, names = reference_pictures(person, number)
-        return studio.seen(pictures, face_choice(person), f"person {number}", names)
+        return studio.seen(pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card)
 
     def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:
         """The analyser of the pack that the settings page names or, for an adapter, of one with its recogniser.
@@ -147,29 +153,35 @@ class Studios:
         yield from installed_packs(folders.packs)
 
     def _file(self, name: str, base: str) -> Path:
-        """An adapter's file by name or hash; without a name the first that was made for the base model."""
+        """An adapter's file by name or hash; without a name the first that fits the base model, our own before
+        others, those with all they need before those without."""
         folders = self.folders()
-        files = list_adapters(folders)
         if name:
-            return find_adapter(name, files).path
-        for file in files:
-            if file.header.kind == ADAPTER and file.header.base == base:
-                return file.path
-        raise MissingWeightsError(
-            f"There is no FaceSnap adapter for {base} among {len(files)} adapters.",
-            expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
-            remedy="put one there and refresh the list of models, or choose another base model",
-        )
+            return find_adapter(name, list_adapters(folders)).path
+        listed = entries(folders, base)
+        fitting = [one for one in listed if one.fits and one.base == base and one.family]
+        if not fitting:
+            raise MissingWeightsError(
+                f"There is no adapter for {base} among {len(listed)} adapters.",
+                expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
+                remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
+                "or choose another base model",
+            )
+        return min(fitting, key=_preference).path
 
-    def _encoder_of(self, adapter: Adapter) -> ImageEncoder | None:
+    def _encoder_of(self, adapter: Adapter) -> FaceEncoder | None:
         if not adapter.mixer.config.clip_levels:
             return None
         file = encoder_of(adapter.spec.encoder, adapter.spec.encoder_name, self.folders().packs)
         key = (file, file.stat().st_mtime_ns)
         if self._encoder is None or self._encoder[0] != key:
             self._encoder = None
-            self._encoder = (key, ImageEncoder.load(file))
+            self._encoder = (key, load_encoder(file, self.folders().packs))
         return self._encoder[1]
+
+
+def _preference(entry: Entry) -> tuple[bool, bool]:
+    return any(need.there is False for need in entry.needs), entry.family != NATIVE
 
 
 def _sees_faces(settings: Settings) -> bool:
@@ -177,21 +189,21 @@ def _sees_faces(settings: Settings) -> bool:
 
 
 def _prepared(
-    studio: Studio, known: Sequence[Seen], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
+    studio: Studio, everybody: Sequence[Seen], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
 ) -> Prepared:
     people, structures, doubts = [], [], []
     net = studio.adapter.ffrnet
-    for seen, one in zip(known, wanted, strict=True):
-        people.append(studio.conditioning(seen.identity, one))
-        doubtful = [doubt for sighting in seen.sightings for doubt in sighting.doubts]
+    for known, one in zip(everybody, wanted, strict=True):
+        people.append(studio.conditioning(known.identity, one))
+        doubtful = [doubt for sighting in known.sightings for doubt in sighting.quality.doubts]
         if net is not None:
-            structure = studio.structure(seen.identity, one, size, "cpu", net.dtype)
-            shape = studio.shape(seen.identity, one, size)
+            structure = studio.structure(known.identity, one, size, "cpu", net.dtype)
+            shape = studio.shape(known.identity, one, size)
             structures += [] if structure is None else [structure]
             doubtful += [] if shape is None else shape.doubts
         doubts.append(tuple(dict.fromkeys(doubtful)))
     parts = Parts(people, structures, speed, studio.loras(wanted))
-    return Prepared(parts, studio, tuple(known), tuple(doubts))
+    return Prepared(parts, studio, tuple(everybody), tuple(doubts))
 
 
 def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
@@ -209,8 +221,13 @@ def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
     raise PackError(
         f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
         expected=f"the pack with {spec.recogniser_name or spec.recogniser[:10]} in one of: {places}",
-        remedy="download that pack and unpack it there",
+        remedy=_get_pack(spec.recogniser_name),
     )
+
+
+def _get_pack(recogniser: str) -> str:
+    otherwise = "download that pack and unpack it there"
+    return advice(RECOGNISERS[recogniser].packs[0], otherwise) if recogniser in RECOGNISERS else otherwise
 
 
 def _is_named(pack: Pack, name: str) -> bool:

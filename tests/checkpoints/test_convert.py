@@ -14,7 +14,7 @@ from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.registry import load_adapter
 from facesnap.cli import main
-from facesnap.errors import EncoderError, IdentityMismatchError
+from facesnap.errors import IdentityMismatchError
 from facesnap.faces.identity import Identity
 from facesnap.faces.recognisers import RECOGNISERS
 from facesnap.portrait import PersonSettings, Studio
@@ -110,14 +110,6 @@ def test_public_files_name_their_recogniser(tmp_path: Path) -> None:
         ):
             with pytest.raises(IdentityMismatchError, match=rf"{wanted} \(pack {pack}.*--pack {pack}"):
                 studio.check(_identity(recogniser, alias))
-
-
-def test_pulid_tells_that_its_tower_is_missing(tmp_path: Path) -> None:
-    path = write(public_state("pulid-v1", widths_of(ldm_of("sdxl")), CONTEXT["sdxl"]), tmp_path, "pulid-v1", "sdxl")
-    studio = Studio(load_adapter(path))
-    identity = _identity(RECOGNISERS["glintr100"].sha256, "antelopev2")
-    with pytest.raises((EncoderError, IdentityMismatchError), match="EVA02-CLIP-L-14-336"):
-        studio.conditioning(identity)
 
 
 def test_one_lora_for_all_people(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from facesnap.attach import Conditioning, LoraPart, RowPlan, Rule, attach
 from facesnap.attach.topology import ip_adapter_order, read_topology
 from facesnap.checkpoints import layout
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.recipes import PULID_STYLE, RECIPES
+from facesnap.checkpoints.recipes import PULID_MODES, RECIPES
 from facesnap.checkpoints.registry import load_adapter
 from facesnap.errors import CheckpointError
 from facesnap.models.layers import TokenGroup
@@ -124,7 +124,7 @@ def test_pulids_style_mode(tmp_path: Path) -> None:
     state = public_state("pulid-v1.1", widths_of(ldm), CONTEXT["sdxl"])
     adapter = load_adapter(write(state, tmp_path, "pulid-v1.1", "sdxl"))
     assert (adapter.spec.rule, adapter.spec.zero_tokens) == (Rule.ORTHO_V2, 8)
-    rule, zeros = PULID_STYLE
+    rule, zeros = PULID_MODES["style"]
     batch, given = Batch.draw("sdxl"), inputs("pulid-v1.1")
     results = []
     for options in ({}, {"rule": rule, "zero_tokens": zeros}):

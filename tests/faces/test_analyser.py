@@ -75,7 +75,7 @@ def test_a_missing_pack_says_where_and_under_which_licence(elsewhere: Path) -> N
     with pytest.raises(PackError) as caught:
         find_pack("buffalo_l", [elsewhere / "my"])
     text = str(caught.value)
-    assert "buffalo_l.zip" in text and "non-commercial" in text and str(elsewhere / "my") in text
+    assert "facesnap download buffalo_l" in text and "non-commercial" in text and str(elsewhere / "my") in text
     with pytest.raises(PackError, match=r"Apache-2\.0"):
         find_pack("something", [])
 

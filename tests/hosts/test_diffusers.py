@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import StableDiffusionPipeline
 
 from facesnap.attach import Conditioning
 from facesnap.demo import untrained
 from facesnap.errors import AttachError, HostError, SettingsError, TopologyError
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
-from tests.networks import CONTEXT, POOLED, diffusers_unet, projections_for, token_groups
+from tests.networks import CONTEXT, projections_for, token_groups
+from tests.pipelines import save_sdxl_pipeline
 
 SIZE = (72, 88)
 
@@ -168,7 +168,7 @@ def test_an_inpaint_model_is_refused(folder: Path, tmp_path: Path) -> None:
 
 def test_sdxl(folder: Path, tmp_path: Path) -> None:
     """Two text encoders, the vector y, its own sites."""
-    host = DiffusersHost.load(_sdxl(folder, tmp_path / "xl"), device="cpu")
+    host = DiffusersHost.load(save_sdxl_pipeline(folder, tmp_path / "xl"), device="cpu")
     assert host.topology.base == "sdxl"
     projections = projections_for(host.unet, CONTEXT["sdxl"])
     kv = projections.keys_values(token_groups(CONTEXT["sdxl"]))
@@ -177,25 +177,6 @@ def test_sdxl(folder: Path, tmp_path: Path) -> None:
     made = _pixels(host, [person], cfg=5.0, count=2)
     assert all(np.abs(a - b).mean() > 2 for a, b in zip(bare, made, strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(bare, _pixels(host, [], cfg=5.0, count=2), strict=True))
-
-
-def _sdxl(folder: Path, out: Path) -> Path:
-    """An untrained SDXL pipeline on the miniature's VAE and tokenizer."""
-    sd15 = StableDiffusionPipeline.from_pretrained(folder)
-    words = len(sd15.tokenizer)
-    encoders = []
-    for kind, width in ((CLIPTextModel, CONTEXT["sdxl"] - POOLED), (CLIPTextModelWithProjection, POOLED)):
-        config = CLIPTextConfig(
-            vocab_size=words, hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            projection_dim=POOLED, bos_token_id=words - 2, eos_token_id=words - 1,
-        )  # fmt: skip
-        encoders.append(untrained.draw(kind(config), len(encoders)))
-    pipeline = StableDiffusionXLPipeline(
-        vae=sd15.vae, text_encoder=encoders[0], text_encoder_2=encoders[1], tokenizer=sd15.tokenizer,
-        tokenizer_2=sd15.tokenizer, unet=diffusers_unet("sdxl"), scheduler=sd15.scheduler,
-    )  # fmt: skip
-    pipeline.save_pretrained(out)
-    return out
 
 
 def test_a_pipeline_of_another_kind_is_refused(host) -> None:

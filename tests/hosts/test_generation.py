@@ -21,9 +21,10 @@ from facesnap.hosts.webui import NOTE
 from facesnap.models.mixer import FacialAttributeMixer
 from facesnap.webui import options
 from facesnap.webui.folders import Folders
-from facesnap.webui.generation import after_picture, begin
+from facesnap.webui.generation import after_picture, begin, finish
 from facesnap.webui.identities import IdentityStore
 from facesnap.webui.infotext import SKIPPED, VERSION
+from facesnap.webui.results import KEY, RESULTS
 from facesnap.webui.studios import Studios
 from facesnap.webui.xyz import NOTES
 from tests.checkpoints.test_families import widths_of
@@ -68,6 +69,7 @@ def run(world, shared, astronaut):  # noqa: F811
         begin(world.host, shared, p, args)
         return p, sampled(p)
 
+    run.studios = shared
     return run
 
 
@@ -138,6 +140,28 @@ def test_similarity_is_told_picture_by_picture(run, snap, page, astronaut) -> No
     nested = SimpleNamespace(**vars(p))  # a copy, as ADetailer makes one
     after_picture(nested, Image.fromarray(astronaut))
     assert len(p.facesnap_job.similarity) == 2
+    processed = SimpleNamespace(extra_generation_params=dict(p.extra_generation_params))
+    finish(p, processed)
+    told = processed.extra_generation_params
+    assert told["FaceSnap similarity"].endswith(", none") and told["FaceSnap faces"] == "0 of 1"
+    result = RESULTS.get(told[KEY]).json()
+    assert result["state"] == "finished" and result["people"][0]["references"][0]["faces"] == 1
+    assert result["people"][0]["similarity"][1] is None and result["people"][0]["similarity"][0] > 0.99
+
+
+def test_the_api_is_told_of_failures(run, snap, world) -> None:  # noqa: F811
+    with pytest.raises(NoFaceError):
+        run({**snap, "references": [Image.new("RGB", (200, 200), "grey")]})
+    assert "No face was found" in RESULTS.last()[0].json()["error"]
+
+    def fail(denoiser) -> None:
+        raise RuntimeError("planted")
+
+    p = processing(world, width=64, height=64, prompt="", before_step=fail)
+    begin(world.host, run.studios, p, [snap])
+    with pytest.raises(RuntimeError, match="planted"):
+        sampled(p)
+    assert RESULTS.last()[0].json()["error"] == "planted"
 
 
 def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_pack) -> None:  # noqa: F811
@@ -150,6 +174,9 @@ def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_
                       prompt="a person <lora:ip-adapter-faceid_sd15_lora:0.6>")  # fmt: skip
         assert distance(made, bare) > 1e-2
         assert distance(run({**snap, "adapter": file.stem, "lora": 0})[1], made) > 1e-2
+        own = (models / "FaceSnap" / "untrained.safetensors").rename(models / "untrained.safetensors")
+        assert torch.equal(run({**snap, "pose": {"source": "canvas", "yaw": 30}})[1], made)  # the only one that fits
+        own.rename(models / "FaceSnap" / "untrained.safetensors")
         note = p.extra_generation_params[NOTE]
         assert "the pose is not used" in note and "applied twice" in note
         shutil.rmtree(pack)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.live.checkpoints import Checkpoints, survey
-from tests.live.webui import ROOT, WebUI, to_text
+from tests.live.webui import ROOT, Auth, WebUI, to_text
 
 FOLDER = os.environ.get("FACESNAP_WEBUI", "")
 
@@ -80,14 +80,23 @@ def webui(
     checkpoints: Checkpoints, extension: Path, probe: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WebUI]:
     """A WebUI with the extension, the probe, a face pack, an encoder and untrained adapters."""
-    data = tmp_path_factory.mktemp("webui")
-    checkpoints.write_adapters(data / "models" / "FaceSnap", face_pack)
-    shutil.copytree(face_pack, data / "models" / "FaceSnap" / "test_pack")
-    webui = WebUI(Path(FOLDER), data, checkpoints.folder, {"facesnap": extension, "facesnap_probe": probe})
-    webui.use(checkpoints.first.name)
-    webui.pictures(steps=1)  # Forge loads its checkpoint for the first picture
+    webui = start(tmp_path_factory.mktemp("webui"), checkpoints, extension, probe, face_pack)
     yield webui
     webui.stop()
+
+
+def start(
+    data: Path, checkpoints: Checkpoints, extension: Path, probe: Path, pack: Path, flags: Sequence[str] = (),
+    auth: Auth = None,
+) -> WebUI:  # fmt: skip
+    """A WebUI that has made its first picture. flags: further ones; auth: what its requests bring."""
+    checkpoints.write_adapters(data / "models" / "FaceSnap", pack)
+    shutil.copytree(pack, data / "models" / "FaceSnap" / "test_pack")
+    extensions = {"facesnap": extension, "facesnap_probe": probe}
+    webui = WebUI(Path(FOLDER), data, checkpoints.folder, extensions, flags, auth)
+    webui.use(checkpoints.first.name)
+    webui.pictures(steps=1)  # Forge loads its checkpoint for the first picture
+    return webui
 
 
 @pytest.fixture(scope="session")

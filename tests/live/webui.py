@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ FLAGS = [
     "--do-not-download-clip",
 ]
 BOOT_SECONDS = 240
+Auth = tuple[str, str] | None
 
 
 class WebUI:
@@ -43,10 +45,14 @@ class WebUI:
     Args:
         folder: of the WebUI. data: its data folder, made anew. checkpoints: folder of checkpoints.
         extensions: name -> folder with the files to copy, of the extensions it has.
+        flags: further ones. auth: (user, password) that requests bring.
     """
 
-    def __init__(self, folder: Path, data: Path, checkpoints: Path, extensions: dict[str, Path]) -> None:
-        self.folder, self.data = folder, data
+    def __init__(
+        self, folder: Path, data: Path, checkpoints: Path, extensions: dict[str, Path],
+        flags: Sequence[str] = (), auth: Auth = None,
+    ) -> None:  # fmt: skip
+        self.folder, self.data, self.auth = folder, data, auth
         self.forge = (folder / "modules_forge").is_dir()
         for name, source in extensions.items():
             shutil.copytree(source, data / "extensions" / name, dirs_exist_ok=True)
@@ -58,7 +64,7 @@ class WebUI:
             [
                 _python(folder), "launch.py", *FLAGS, *(["--always-cpu"] if self.forge else ["--use-cpu", "all"]),
                 "--port", str(self.port), "--data-dir", str(data), "--ckpt-dir", str(checkpoints),
-                *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")),
+                *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")), *flags,
             ],
             cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COMMANDLINE_ARGS": ""},
@@ -88,11 +94,15 @@ class WebUI:
         self.process.wait()
         self._log.close()
 
-    def request(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        """GET, or POST where there is a body -> status, JSON."""
+    def request(
+        self, path: str, body: dict[str, Any] | None = None, method: str | None = None, auth: Auth | str = "own"
+    ) -> tuple[int, Any]:
+        """GET, or POST where there is a body, or another method -> status, JSON. auth: others than its own, or None."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
+        if pair := self.auth if auth == "own" else auth:
+            headers["Authorization"] = "Basic " + base64.b64encode(":".join(pair).encode()).decode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=600) as answer:
                 return answer.status, json.loads(answer.read() or b"null")

@@ -2,7 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from fastapi.testclient import TestClient
+
+    from facesnap.webui.routes.service import Service
+    from tests.webui.standin.server import Server
 
 settings.register_profile("webui", deadline=None)
 settings.load_profile("webui")
+
+
+@pytest.fixture(scope="module")
+def server(face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A stand-in for AUTOMATIC1111 with a loaded checkpoint, an untrained adapter for it and a real pack."""
+    from tests.webui.standin.server import running
+
+    with running(tmp_path_factory.mktemp("server"), face_pack) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def service(server: Server) -> Service:
+    """What the routes of `client` work with."""
+    return server.service()
+
+
+@pytest.fixture(scope="module")
+def client(server: Server, service: Service) -> Iterator[TestClient]:
+    """A client of our routes alone."""
+    from fastapi.testclient import TestClient
+
+    from tests.webui.standin.server import with_routes
+
+    with TestClient(with_routes(server, service=service)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def photo(astronaut: np.ndarray) -> str:
+    """A portrait as a client sends it."""
+    from tests.webui.standin.pictures import png
+
+    return png(astronaut)

@@ -77,7 +77,12 @@ def people(draw: st.DrawFn) -> Person:
     return Person(**given, pose=draw(POSES))
 
 
-SETTINGS_OBJECTS = st.builds(Settings, **_fields(SETTINGS), people=st.lists(people(), max_size=3).map(tuple))
+def settings_objects(most: int) -> st.SearchStrategy[Settings]:
+    """Settings with up to so many people."""
+    return st.builds(Settings, **_fields(SETTINGS), people=st.lists(people(), max_size=most).map(tuple))
+
+
+SETTINGS_OBJECTS = settings_objects(3)
 
 # What JSON can hold, Python's own NaN and infinity included, biased towards values that nearly fit.
 _KEYS = st.sampled_from([*SETTINGS, *PERSON, *POSE, "people", "pose", "w", "h", "middle", "smile"]) | st.text(

@@ -32,7 +32,7 @@ class Driver:
 
     def __call__(self, name: str) -> Locator:
         """One of FaceSnap's controls in the present tab."""
-        return self.page.locator(f"#facesnap_{self.tab}_{name}")
+        return self.page.locator(f"#facesnap_{self.tab}_{name}").first  # Gradio 3 gives an HTML block's id twice
 
     def own(self, name: str) -> Locator:
         """One of the host's controls in the present tab."""
@@ -67,7 +67,7 @@ class Driver:
         return self(name).locator("input[type=number]")
 
     def text(self, name: str) -> Locator:
-        return self(name).locator("textarea, input[type=text]").first
+        return self(name).locator("textarea, input:not([type=file])").first
 
     def fill(self, name: str, text: str) -> None:
         box = self.text(name)

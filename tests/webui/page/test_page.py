@@ -42,7 +42,7 @@ def test_the_notice_is_shown_once(visit, models: Path) -> None:
     expect(page("consent")).to_be_hidden()
     page.switch_to("img2img")
     expect(page("consent")).to_be_hidden()
-    page.page.wait_for_timeout(500)
+    page.page.wait_for_timeout(1500)
     assert (models / "FaceSnap" / ".consent").is_file()
 
 

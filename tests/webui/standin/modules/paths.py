@@ -1,1 +1,1 @@
-models_path = ""  # the page sets it
+models_path = "models"  # the page sets it

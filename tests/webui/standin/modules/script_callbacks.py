@@ -1,5 +1,6 @@
 _handlers = []
 callbacks = {"ui_settings": [], "before_ui": [], "after_component": []}
+_app_started = []
 
 
 def on_cfg_denoiser(callback):
@@ -34,3 +35,13 @@ def run(name, *args, **kwargs):
 
 def clear():
     _handlers.clear()
+    _app_started.clear()
+
+
+def on_app_started(callback):
+    _app_started.append(callback)
+
+
+def app_started_callback(demo, app):
+    for handler in _app_started:
+        handler(demo, app)

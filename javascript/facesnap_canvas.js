@@ -1,0 +1,177 @@
+// The pose canvas of a tab, put together, and its life in the page.
+
+(function (facesnap) {
+    "use strict";
+
+    const TICK = 250; // ms: controls that the WebUI changes by itself raise no events
+    const PATIENCE = 120; // ticks to wait for a scene
+    const BACKDROPS = {none: "None", result: "Last result"};
+    const EMPTY = "Add a reference photo or choose an identity: the face appears here.";
+
+    facesnap.nameOf = (person) =>
+        person.name && !/^person \d+$/.test(person.name) ? `${person.number} ${person.name}` : `Person ${person.number}`;
+
+    /** A person's pose in words, for screen readers. */
+    facesnap.describe = (person, resolved) => {
+        const {yaw, pitch, roll, x, y, size} = resolved.numbers;
+        const share = (value) => `${Math.round(100 * value)} percent`;
+        return `${facesnap.nameOf(person)}: yaw ${yaw.toFixed(0)}, pitch ${pitch.toFixed(0)}, roll ${roll.toFixed(0)} ` +
+            `degrees, ${share(x)} from the left, ${share(y)} from the top, size ${share(size)}`;
+    };
+
+    class PoseCanvas {
+        constructor(tab) {
+            this.page = new facesnap.CanvasPage(tab);
+            this.model = new facesnap.CanvasModel((what) => this.changed(what));
+            this.drawing = new facesnap.Drawing(this.model);
+            this.input = new facesnap.CanvasInput(this.model, this.drawing);
+            const backdrops = tab === "img2img" ? {...BACKDROPS, init: "Init image"} : BACKDROPS;
+            this.panel = new facesnap.CanvasPanel(this.model, backdrops, {
+                refresh: () => this.load(),
+                backdrop: (kind) => { this.backdrop = kind; this.tick(); },
+                network: (on) => { this.drawing.network = on; this.changed("view"); },
+            });
+            this.backdrop = "none";
+            this.waiting = null; // {for: what was asked, old: the answer before, ticks}
+            this.drawn = ""; // what the scene was made from
+            this.failure = "";
+            this.writing = null;
+            this.frame = null;
+            this.root = this.build();
+        }
+
+        build() {
+            const make = facesnap.makeElement;
+            const {panel} = this;
+            this.empty = make("div", {class: "facesnap-empty"}, EMPTY);
+            const hint = make("p", {class: "facesnap-hint", title: facesnap.canvasHelp},
+                "Drag the face to move it, the nose knob to turn, the ring to tilt, its squares or the wheel to size.");
+            return make("div", {class: "facesnap-canvas-root"},
+                make("div", {class: "facesnap-head"}, panel.people, panel.views),
+                panel.tools,
+                make("div", {class: "facesnap-body"},
+                    make("div", {class: "facesnap-frame"}, this.drawing.svg, this.empty, hint),
+                    make("div", {class: "facesnap-side"}, panel.pose, panel.mix)),
+                panel.status);
+        }
+
+        /** Put it into its place, once more if Gradio has made the place anew. */
+        mount() {
+            const place = this.page.container;
+            if (!place) return false;
+            if (this.root.parentNode !== place) {
+                place.replaceChildren(this.root);
+                new ResizeObserver(() => this.changed("view")).observe(this.drawing.svg);
+            }
+            return true;
+        }
+
+        changed(what) {
+            if (what === "state" && this.writing === null) {
+                this.writing = setTimeout(() => this.write(), facesnap.canvasWriteAfter);
+            }
+            if (this.frame === null) this.frame = requestAnimationFrame(() => this.draw());
+        }
+
+        write() {
+            this.writing = null;
+            for (const person of this.model.people.filter((one) => !one.problem)) this.page.write(person.number, person.state);
+        }
+
+        draw() {
+            this.frame = null;
+            this.empty.hidden = this.model.people.length > 0;
+            this.root.toggleAttribute("data-empty", this.model.people.length === 0);
+            if (this.model.scene) this.drawing.draw();
+            else this.drawing.svg.setAttribute("viewBox", `0 0 ${this.model.size.join(" ")}`);
+            this.panel.draw(this.message());
+        }
+
+        /** What is to be said, most urgent first. */
+        message() {
+            const person = this.model.current;
+            const say = (text, kind = "plain") => ({text, kind});
+            if (this.waiting) return say("Reading the photos...");
+            if (this.failure) return say(this.failure, "error");
+            if (!person) return say("");
+            const name = facesnap.nameOf(person);
+            const driver = (person.drivers || {})[person.state.source];
+            if (person.error) return say(`${name}: ${person.error}`, "error");
+            if (person.problem) return say(`${name}: ${person.problem}`, "error");
+            if (person.state.source === "none") return say(`${name}: the pose source is "none", so no landmarks act.`);
+            if (driver && driver.error) return say(`${name}: ${driver.error}`, "error");
+            if (person.state.source !== "canvas" && !driver) {
+                const what = {picture: "pose picture", init: "init image"}[person.state.source];
+                return say(`${name}: the pose source is the ${what}, but there is none.`, "error");
+            }
+            const doubts = [...person.doubts, ...((driver || {}).doubts || [])];
+            return say(doubts.length ? `${name}: low confidence: ${[...new Set(doubts)].join("; ")}` : "", "doubt");
+        }
+
+        /** Follow the page. Nothing is done while the canvas cannot be seen. */
+        tick() {
+            if (!this.mount() || !facesnap.canvasVisible(this.root)) return;
+            const size = this.page.size();
+            if (size) this.model.resize(size);
+            this.drawing.setBackdrop(this.page.backdrop(this.backdrop));
+            this.receive();
+            const telling = this.page.telling();
+            if (!this.waiting && telling !== this.drawn && telling === this.before) this.load(); // settled
+            this.before = telling;
+            this.follow();
+        }
+
+        follow() {
+            if (!this.model.scene || this.input.busy || this.model.before || this.writing !== null) return;
+            for (const {number} of this.model.people) {
+                const news = this.page.news(number, this.model.scene);
+                if (news) this.model.follow(number, ...news);
+            }
+        }
+
+        load() {
+            this.drawn = this.page.telling();
+            this.failure = "";
+            if (!this.drawn) this.clear();
+            else if (this.page.container) {
+                this.waiting = {old: this.page.answer, ticks: 0};
+                if (!this.page.ask()) this.waiting = null;
+            }
+            this.changed("view");
+        }
+
+        clear() {
+            if (this.model.scene) this.model.show({...this.model.scene, people: []});
+        }
+
+        receive() {
+            if (!this.waiting) return;
+            const answer = this.page.answer;
+            if (answer === this.waiting.old) {
+                if (++this.waiting.ticks < PATIENCE) return;
+                this.failure = "The WebUI does not answer. Press Refresh to try again.";
+            }
+            this.waiting = null;
+            const scene = this.failure ? {error: this.failure} : JSON.parse(answer);
+            this.failure = scene.error || "";
+            if (scene.error) this.clear();
+            else this.model.show(scene);
+            this.changed("view");
+        }
+    }
+
+    facesnap.canvases = {};
+
+    function start() {
+        for (const tab of ["txt2img", "img2img"]) {
+            if (facesnap.canvases[tab]) continue;
+            const canvas = new PoseCanvas(tab);
+            if (!canvas.mount()) continue;
+            facesnap.canvases[tab] = canvas;
+            setInterval(() => canvas.tick(), TICK);
+            canvas.tick();
+        }
+    }
+
+    onUiLoaded(start);
+})((window.facesnap = window.facesnap || {}));

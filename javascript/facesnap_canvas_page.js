@@ -1,0 +1,145 @@
+// The pose canvas and the page of the WebUI: reads the tab's size and pictures, reads and writes the controls of each
+// person, and fetches the scene through a hidden button. Works with the pages of Gradio 3 and 4.
+
+(function (facesnap) {
+    "use strict";
+
+    const NOBODY = ["", "none"]; // what the list of identities shows where none is chosen
+    const WRITE_AFTER = 80; // ms: a drag does not write at every move
+
+    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
+    const visible = (one) => Boolean(one) && one.offsetParent !== null;
+
+    /** What an element's pictures and files are, short enough to compare: an address may hold a whole photo. */
+    function contentsOf(element) {
+        if (!element) return "";
+        const addresses = [...element.querySelectorAll("img")].map((one) => one.src);
+        const links = [...element.querySelectorAll("a[href]")].map((one) => one.href);
+        return [...addresses, ...links].map((one) => `${one.length}:${one.slice(-80)}`).join(" ");
+    }
+
+    function setText(field, text) {
+        if (!field || field.value === text) return;
+        field.value = text;
+        field.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+
+    class CanvasPage {
+        constructor(tab) {
+            this.tab = tab;
+            this.seen = new Map(); // person's number -> what its controls said last, as text
+        }
+
+        find(name) {
+            return root().querySelector(`#facesnap_${this.tab}_${name}`);
+        }
+
+        get container() {
+            return this.find("canvas");
+        }
+
+        // ----- the picture to be made
+
+        /** (width, height) of the tab, or null while its fields are not there. */
+        size() {
+            const number = (name) => {
+                const field = root().querySelector(`#${this.tab}_${name} input[type=number]`);
+                return field ? Number(field.value) : NaN;
+            };
+            const image = visible(root().querySelector("#img2img_tab_resize_by")) && this.initImage();
+            const found = image
+                ? [image.naturalWidth, image.naturalHeight].map((side) => Math.round(side * number("scale")))
+                : [number("width"), number("height")];
+            return found.every((side) => side >= 1 && side <= 16384) ? found.map(Math.round) : null;
+        }
+
+        initImage() {
+            if (this.tab !== "img2img") return null;
+            const found = [...root().querySelectorAll("#mode_img2img img")];
+            return found.find((one) => visible(one) && one.naturalWidth > 1) || null;
+        }
+
+        /** The address of a backdrop, or "". */
+        backdrop(kind) {
+            if (kind === "init") return (this.initImage() || {}).src || "";
+            if (kind !== "result") return "";
+            const gallery = root().querySelector(`#${this.tab}_gallery`);
+            const shown = gallery && (gallery.querySelector(".preview img") || gallery.querySelector("img"));
+            return shown ? shown.src : "";
+        }
+
+        // ----- who is drawn
+
+        /** Changes whenever another scene is needed; "" where nobody is given. */
+        telling() {
+            const parts = [];
+            let anybody = false;
+            for (let n = 1; this.find(`p${n}_references`) || this.find(`p${n}_identity`); n++) {
+                const photos = contentsOf(this.find(`p${n}_references`));
+                const text = (name) => ((this.find(`p${n}_${name} input`) || {}).value || "").trim();
+                anybody = anybody || photos !== "" || !NOBODY.includes(text("identity").toLowerCase());
+                parts.push([photos, text("identity"), text("face"), contentsOf(this.find(`p${n}_pose_image`))]);
+            }
+            const init = this.initImage();
+            return anybody ? JSON.stringify([parts, init ? `${init.src.length}:${init.src.slice(-80)}` : ""]) : "";
+        }
+
+        get answer() {
+            const field = this.find("canvas_scene textarea") || this.find("canvas_scene input");
+            return field ? field.value : "";
+        }
+
+        ask() {
+            const button = this.find("canvas_scene_load");
+            if (button) button.click();
+            return Boolean(button);
+        }
+
+        // ----- the controls of a person
+
+        field(number, name) {
+            const id = `p${number}_pose_${name}`;
+            return this.find(`${id} textarea`) || this.find(`${id} input`);
+        }
+
+        radio(number, name, value) {
+            const choices = root().querySelectorAll(`#facesnap_${this.tab}_p${number}_pose_${name} input[type=radio]`);
+            return [...choices].find((one) => (value === undefined ? one.checked : one.value === value)) || null;
+        }
+
+        said(number) {
+            const text = (name) => (this.field(number, name) || {value: ""}).value;
+            const choice = (name, otherwise) => (this.radio(number, name) || {value: otherwise}).value;
+            return {
+                source: choice("source", "reference"), framing: choice("framing", "keep framing"),
+                values: text("values"), expression: text("expression"),
+            };
+        }
+
+        /** The state that the controls of a person say, if they say another than last time: [state, problem]. */
+        news(number, scene) {
+            const said = this.said(number);
+            const key = JSON.stringify(said);
+            if (this.seen.get(number) === key) return null;
+            this.seen.set(number, key);
+            const {source, framing} = said;
+            try {
+                const numbers = facesnap.poseText.readNumbers(said.values, scene.ranges);
+                const expression = facesnap.poseText.readExpression(said.expression, Object.keys(scene.presets));
+                return [{source, framing, numbers, expression}, ""];
+            } catch (error) {
+                return [null, error.message];
+            }
+        }
+
+        write(number, state) {
+            setText(this.field(number, "values"), facesnap.poseText.writeNumbers(state.numbers));
+            setText(this.field(number, "expression"), facesnap.poseText.writeExpression(state.expression));
+            const choice = this.radio(number, "source", state.source);
+            if (choice && !choice.checked) choice.click();
+            this.seen.set(number, JSON.stringify(this.said(number)));
+        }
+    }
+
+    Object.assign(facesnap, {CanvasPage, canvasVisible: visible, canvasWriteAfter: WRITE_AFTER});
+})((window.facesnap = window.facesnap || {}));

@@ -1,0 +1,87 @@
+"""A page with FaceSnap's controls and the pose canvas, served by the Gradio that is installed, in a real Chromium.
+
+The host's page script is tests/webui/standin/page.js; the extension's files are put where the WebUIs put them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from playwright.sync_api import Browser, Page, Route
+
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.identity import Identity
+from facesnap.shape import Shapes
+from facesnap.webui import accordion, canvas
+from facesnap.webui.pictures import decode
+from facesnap.webui.settings import Person, columns
+
+ROOT = Path(__file__).resolve().parents[2]
+TABS = ("txt2img", "img2img")
+
+
+def identities(shapes: Shapes, known: dict[str, Identity]) -> Callable[[Person, int], Identity]:
+    """Gives the identity of a person of the settings: a known one by name, or made from the photos."""
+
+    def identity_of(person: Person, number: int) -> Identity:
+        if person.identity:
+            return known[person.identity]
+        assert isinstance(shapes.analyser, FaceAnalyser)
+        photos = [decode(one, f"reference {n}") for n, one in enumerate(person.references, 1)]
+        faces = [shapes.analyser.face(one, name=f"reference {n}") for n, one in enumerate(photos, 1)]
+        return Identity.from_faces(faces, name=f"person {number}", landmarks=shapes.landmarks(faces))
+
+    return identity_of
+
+
+@contextmanager
+def served(shapes: Shapes, known: dict[str, Identity], result: np.ndarray | None = None) -> Iterator[str]:
+    """The address of a page with the controls of both tabs. result: a picture in the gallery of txt2img."""
+    with gr.Blocks() as page, gr.Tabs():
+        for tab in TABS:
+            with gr.Tab(tab):
+                _host(tab, result)
+                made = accordion.build(tab)
+                by_id = {column.elem_id(tab): one for column, one in zip(columns(), made, strict=True)}
+                init = gr.Image(type="pil", elem_id="img2img_image", label="Init") if tab == "img2img" else None
+                canvas.build(tab, by_id, identities(shapes, known), lambda: shapes, init)
+    address = page.launch(prevent_thread_lock=True, quiet=True, show_api=False)[1]
+    try:
+        yield address
+    finally:
+        page.close()
+
+
+def _host(tab: str, result: np.ndarray | None) -> None:
+    """What the hosts' own tabs have that the canvas looks at."""
+    gr.Textbox(label="Prompt", elem_id=f"{tab}_prompt")
+    with gr.Row():
+        width = gr.Slider(64, 2048, 512, step=8, label="Width", elem_id=f"{tab}_width")
+        height = gr.Slider(64, 2048, 512, step=8, label="Height", elem_id=f"{tab}_height")
+    swap = gr.Button("Swap", elem_id=f"{tab}_swap")
+    swap.click(lambda w, h: (h, w), [width, height], [width, height])
+    if result is not None and tab == "txt2img":
+        gr.Gallery([result], label="Result", elem_id=f"{tab}_gallery")
+
+
+def opened(browser: Browser, address: str, **context: Any) -> Page:
+    """The page with the extension's files in its head; context: viewport, has_touch and so on."""
+    page = browser.new_context(**context).new_page()
+    page.route(address, _with_extension)
+    page.goto(address)
+    page.wait_for_function("window.facesnap && facesnap.canvases && facesnap.canvases.txt2img", timeout=60_000)
+    return page
+
+
+def _with_extension(route: Route) -> None:
+    answer = route.fetch()
+    files = [ROOT / "tests" / "webui" / "standin" / "page.js", *sorted((ROOT / "javascript").glob("*.js"))]
+    scripts = "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in files)
+    style = f"<style>{(ROOT / 'style.css').read_text(encoding='utf-8')}</style>"
+    body = answer.text().replace("</head>", f"{scripts}{style}</head>", 1)
+    route.fulfill(response=answer, body=body)
