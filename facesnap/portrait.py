@@ -8,7 +8,6 @@ same person pays nothing.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from facesnap.mixing import check_encoder_kind, check_identity, mix, needed_enco
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
+from facesnap.models.tensors import copied_to
 from facesnap.models.unet_blocks import KeyValue
 from facesnap.shape import PoseSettings, Shape, Shapes
 
@@ -237,14 +237,17 @@ class Studio:
         identity: Identity,
         settings: PersonSettings | None = None,
         size: tuple[int, int] = (512, 512),
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Structure | None:
         """FFRNet's part of a person for a picture of a size (width, height); None where it is off.
 
+        K and V of the ID tokens are made in float32 on the CPU and stay there: the attachment takes them along.
+
         Args:
-            device, dtype: where and in what the network computes, best those of the UNet. The adapter's own stays
-                where it is.
+            device, dtype: where and in what the network computes, best those of the UNet; the adapter's own stays
+                where it is. None: the adapter's own network, on the CPU in the dtype of its file, for hosts that
+                place it themselves (`facesnap.hosts.memory`).
 
         Raises:
             As `shape`; IdentityMismatchError or EncoderError where the identity does not suit the adapter.
@@ -254,12 +257,13 @@ class Studio:
         if shape is None:
             return None
         self.check(identity)
-        net, variant = self._net(torch.device(device), dtype), self._variant(identity, settings)
+        variant = self._variant(identity, settings)
 
         def kept(key: str, who: Identity | None) -> list[KeyValue]:
-            full = ("ffrnet", key, variant, net.conv_in.weight.device, net.dtype)
-            return self._cache.get(full, lambda: self._ffrnet_kv(net, who, variant), _pairs_bytes)
+            full = ("ffrnet", key, variant)
+            return self._cache.get(full, lambda: self._ffrnet_kv(who, variant), _pairs_bytes)
 
+        net = self._net(None if device is None else torch.device(device), dtype)
         return Structure(
             net,
             cond=kept(identity.digest, identity),
@@ -295,21 +299,24 @@ class Studio:
             )
         return 0.0
 
-    def _net(self, device: torch.device, dtype: torch.dtype) -> FFRNet:
+    def _net(self, device: torch.device | None, dtype: torch.dtype | None) -> FFRNet:
         """FFRNet on a device in a dtype; a copy where the adapter's own is elsewhere."""
         net = self.adapter.ffrnet
         assert net is not None
-        if (net.conv_in.weight.device, net.dtype) == (device, dtype):
+        own = (net.conv_in.weight.device, net.dtype)
+        wanted = (device or own[0], dtype or own[1])
+        if own == wanted:
             return net
-        if self._placed is None or self._placed[0] != (device, dtype):
+        if self._placed is None or self._placed[0] != wanted:
             self._placed = None  # free the former before the next is made
-            self._placed = ((device, dtype), copy.deepcopy(net).to(device, dtype))
+            self._placed = (wanted, copied_to(net, *wanted))
         return self._placed[1]
 
     @torch.no_grad()
-    def _ffrnet_kv(self, net: FFRNet, identity: Identity | None, variant: Variant) -> list[KeyValue]:
+    def _ffrnet_kv(self, identity: Identity | None, variant: Variant) -> list[KeyValue]:
         """K and V of the ID tokens at every site of FFRNet."""
-        assert self.adapter.ffrnet_spec is not None
+        net = self.adapter.ffrnet
+        assert net is not None and self.adapter.ffrnet_spec is not None
         groups = self._tokens(identity, variant)
         tokens = torch.cat([groups[name].tokens for name in self.adapter.ffrnet_spec.groups], dim=1)  # (1, T, D)
         return net.project_tokens(tokens)

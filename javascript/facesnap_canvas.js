@@ -4,7 +4,7 @@
     "use strict";
 
     const TICK = 250; // ms: controls that the WebUI changes by itself raise no events
-    const PATIENCE = 120; // ticks to wait for a scene
+    const PATIENCE = 480; // ticks to wait for a scene
     const BACKDROPS = {none: "None", result: "Last result"};
     const EMPTY = "Add a reference photo or choose an identity: the face appears here.";
 
@@ -37,32 +37,32 @@
             this.failure = "";
             this.writing = null;
             this.frame = null;
+            this.spokenAt = 0; // steps that could be undone then
             this.root = this.build();
+            new ResizeObserver(() => this.changed("view")).observe(this.drawing.svg);
         }
 
         build() {
             const make = facesnap.makeElement;
             const {panel} = this;
-            this.empty = make("div", {class: "facesnap-empty"}, EMPTY);
-            const hint = make("p", {class: "facesnap-hint", title: facesnap.canvasHelp},
+            this.empty = make("div", {class: "facesnap-canvas-empty"}, EMPTY);
+            this.spoken = make("div", {class: "facesnap-canvas-spoken", role: "status", "aria-live": "polite"});
+            const hint = make("p", {class: "facesnap-canvas-hint", title: facesnap.canvasHelp},
                 "Drag the face to move it, the nose knob to turn, the ring to tilt, its squares or the wheel to size.");
             return make("div", {class: "facesnap-canvas-root"},
-                make("div", {class: "facesnap-head"}, panel.people, panel.views),
+                make("div", {class: "facesnap-canvas-head"}, panel.people, panel.views),
                 panel.tools,
-                make("div", {class: "facesnap-body"},
-                    make("div", {class: "facesnap-frame"}, this.drawing.svg, this.empty, hint),
-                    make("div", {class: "facesnap-side"}, panel.pose, panel.mix)),
-                panel.status);
+                make("div", {class: "facesnap-canvas-body"},
+                    make("div", {class: "facesnap-canvas-frame"}, this.drawing.svg, this.empty, hint, panel.status),
+                    make("div", {class: "facesnap-canvas-side"}, panel.pose, panel.mix)),
+                this.spoken);
         }
 
         /** Put it into its place, once more if Gradio has made the place anew. */
         mount() {
             const place = this.page.container;
             if (!place) return false;
-            if (this.root.parentNode !== place) {
-                place.replaceChildren(this.root);
-                new ResizeObserver(() => this.changed("view")).observe(this.drawing.svg);
-            }
+            if (this.root.parentNode !== place) place.replaceChildren(this.root);
             return true;
         }
 
@@ -85,6 +85,16 @@
             if (this.model.scene) this.drawing.draw();
             else this.drawing.svg.setAttribute("viewBox", `0 0 ${this.model.size.join(" ")}`);
             this.panel.draw(this.message());
+            this.speak();
+        }
+
+        /** After each edit, the pose in words for who does not see it. */
+        speak() {
+            const person = this.model.current;
+            const resolved = person && this.model.resolved(person);
+            if (this.model.before || !resolved || this.model.past.length === this.spokenAt) return;
+            this.spokenAt = this.model.past.length;
+            this.spoken.textContent = facesnap.describe(person, resolved);
         }
 
         /** What is to be said, most urgent first. */
@@ -105,7 +115,7 @@
                 return say(`${name}: the pose source is the ${what}, but there is none.`, "error");
             }
             const doubts = [...person.doubts, ...((driver || {}).doubts || [])];
-            return say(doubts.length ? `${name}: low confidence: ${[...new Set(doubts)].join("; ")}` : "", "doubt");
+            return doubts.length ? say(`${name}: low confidence: ${[...new Set(doubts)].join("; ")}`, "doubt") : say("");
         }
 
         /** Follow the page. Nothing is done while the canvas cannot be seen. */
@@ -156,6 +166,7 @@
             this.failure = scene.error || "";
             if (scene.error) this.clear();
             else this.model.show(scene);
+            this.page.forget(); // who comes back has other controls than they had
             this.changed("view");
         }
     }
@@ -164,12 +175,9 @@
 
     function start() {
         for (const tab of ["txt2img", "img2img"]) {
-            if (facesnap.canvases[tab]) continue;
             const canvas = new PoseCanvas(tab);
-            if (!canvas.mount()) continue;
             facesnap.canvases[tab] = canvas;
             setInterval(() => canvas.tick(), TICK);
-            canvas.tick();
         }
     }
 

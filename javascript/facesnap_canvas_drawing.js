@@ -41,12 +41,12 @@
         constructor(model) {
             this.model = model;
             this.network = false; // the landmark picture as the network sees it
-            this.svg = element("svg", {class: "facesnap-stage", role: "group", preserveAspectRatio: "xMidYMid meet"});
-            this.ground = element("rect", {class: "facesnap-ground", x: 0, y: 0}, this.svg);
-            this.backdrop = element("image", {class: "facesnap-backdrop", x: 0, y: 0, "aria-hidden": "true"}, this.svg);
-            this.thirds = element("path", {class: "facesnap-thirds"}, this.svg);
+            this.svg = element("svg", {class: "facesnap-canvas-stage", role: "group", preserveAspectRatio: "xMidYMid meet"});
+            this.ground = element("rect", {class: "facesnap-canvas-ground", x: 0, y: 0}, this.svg);
+            this.backdrop = element("image", {class: "facesnap-canvas-backdrop", x: 0, y: 0, "aria-hidden": "true"}, this.svg);
+            this.thirds = element("path", {class: "facesnap-canvas-thirds"}, this.svg);
             this.faces = element("g", {}, this.svg);
-            this.outside = element("path", {class: "facesnap-outside", "fill-rule": "evenodd"}, this.svg);
+            this.outside = element("path", {class: "facesnap-canvas-outside", "fill-rule": "evenodd"}, this.svg);
             this.handles = new Handles(this.svg);
         }
 
@@ -64,6 +64,7 @@
         }
 
         setBackdrop(address) {
+            if (address === (this.backdrop.getAttribute("href") || "")) return; // it may hold a whole photo
             if (address) this.backdrop.setAttribute("href", address);
             else this.backdrop.removeAttribute("href");
         }
@@ -73,8 +74,8 @@
             const margin = this.network ? 0 : Math.round(MARGIN * Math.max(w, h));
             const view = [-margin, -margin, w + 2 * margin, h + 2 * margin];
             this.svg.setAttribute("viewBox", view.join(" "));
-            this.svg.style.setProperty("--facesnap-aspect", String(view[2] / view[3]));
-            this.svg.classList.toggle("facesnap-network", this.network);
+            this.svg.style.setProperty("--facesnap-canvas-aspect", String(view[2] / view[3]));
+            this.svg.classList.toggle("facesnap-canvas-network", this.network);
             this.svg.setAttribute("aria-label", `Pose canvas, a picture of ${w} by ${h} pixels`);
             for (const part of [this.ground, this.backdrop]) {
                 part.setAttribute("width", w);
@@ -105,12 +106,12 @@
         }
 
         newFace(number) {
-            const face = element("g", {class: "facesnap-face", tabindex: 0, role: "group", "data-number": number});
+            const face = element("g", {class: "facesnap-canvas-face", tabindex: 0, role: "group", "data-number": number});
             face.style.setProperty("--person", colourOf(number));
-            for (const name of ["area", "lines", "dots"]) element("path", {class: `facesnap-${name}`}, face);
-            face.querySelector(".facesnap-area").dataset.handle = "move";
-            element("g", {class: "facesnap-parts"}, face);
-            element("text", {class: "facesnap-tag", "aria-hidden": "true"}, face);
+            for (const name of ["area", "lines", "dots"]) element("path", {class: `facesnap-canvas-${name}`}, face);
+            face.querySelector(".facesnap-canvas-area").dataset.handle = "move";
+            element("g", {class: "facesnap-canvas-parts"}, face);
+            element("text", {class: "facesnap-canvas-tag", "aria-hidden": "true"}, face);
             const next = [...this.faces.children].find((one) => Number(one.dataset.number) > number);
             this.faces.insertBefore(face, next || null); // in their order, which Tab follows
             return face;
@@ -118,8 +119,8 @@
 
         drawFace(face, person, points) {
             const {scene} = this.model;
-            const part = (name) => face.querySelector(`.facesnap-${name}`);
-            face.classList.toggle("facesnap-selected", person.number === this.model.selected);
+            const part = (name) => face.querySelector(`.facesnap-canvas-${name}`);
+            face.classList.toggle("facesnap-canvas-selected", person.number === this.model.selected);
             face.setAttribute("aria-label", facesnap.describe(person, this.model.resolved(person)));
             const outline = hull(points);
             part("area").setAttribute("d", `${trace(outline)}Z`);
@@ -128,14 +129,25 @@
             part("lines").style.strokeWidth = 1.2 * this.unit;
             part("dots").setAttribute("d", dots(points));
             part("dots").style.strokeWidth = 3.6 * this.unit;
-            const tag = part("tag");
-            const top = outline.reduce((best, point) => (point[1] < best[1] ? point : best));
-            tag.textContent = facesnap.nameOf(person);
-            tag.setAttribute("x", top[0]);
-            tag.setAttribute("y", top[1] - 10 * this.unit);
-            tag.style.fontSize = `${12 * this.unit}px`;
-            tag.style.strokeWidth = 3 * this.unit;
+            this.drawTag(part("tag"), person, outline);
             this.drawParts(part("parts"), points);
+        }
+
+        /** Who it is, where there are several: above the face or, of the selected one, above its ring. */
+        drawTag(tag, person, outline) {
+            const {unit, model} = this;
+            let [x, y] = outline.reduce((best, point) => (point[1] < best[1] ? point : best));
+            let below = Math.max(...outline.map((point) => point[1]));
+            if (person.number === model.selected) {
+                const {centre, ring} = geometryOf(model.resolved(person), model.size, unit);
+                [x, y, below] = [centre[0], centre[1] - ring, centre[1] + ring];
+            }
+            const room = this.svg.viewBox.baseVal.y + 24 * unit;
+            tag.textContent = model.people.length > 1 ? facesnap.nameOf(person) : "";
+            tag.setAttribute("x", x);
+            tag.setAttribute("y", y - 14 * unit > room ? y - 14 * unit : below + 22 * unit);
+            tag.style.fontSize = `${12 * unit}px`;
+            tag.style.strokeWidth = 3 * unit;
         }
 
         /** The network's picture: a disc for each point in its part's colour, as facesnap/landmarks/render.py. */
@@ -163,19 +175,19 @@
     /** Ring, tilt knob, four size squares and the nose knob. Their invisible hit areas are larger for fingers. */
     class Handles {
         constructor(svg) {
-            this.group = element("g", {class: "facesnap-handles", "aria-hidden": "true"}, svg);
+            this.group = element("g", {class: "facesnap-canvas-handles", "aria-hidden": "true"}, svg);
             this.ring = this.handle("circle", "roll", "Drag to tilt the head", "ring");
-            this.gaze = element("path", {class: "facesnap-gaze"}, this.group);
+            this.gaze = element("path", {class: "facesnap-canvas-gaze"}, this.group);
             this.corners = [45, 135, 225, 315].map(() => this.handle("rect", "scale", "Drag to size the face", "corner"));
             this.knob = this.handle("circle", "roll", "Drag to tilt the head (roll)", "knob");
             this.nose = this.handle("circle", "look", "Drag to turn the head (yaw, pitch)", "nose");
         }
 
         handle(shape, name, title, kind) {
-            const group = element("g", {class: `facesnap-handle facesnap-${kind}`, "data-handle": name}, this.group);
+            const group = element("g", {class: `facesnap-canvas-handle facesnap-canvas-${kind}`, "data-handle": name}, this.group);
             element("title", {}, group).textContent = title;
-            const hit = element("circle", {class: "facesnap-hit"}, group);
-            const mark = element(shape, {class: "facesnap-mark"}, group);
+            const hit = element("circle", {class: "facesnap-canvas-hit"}, group);
+            const mark = element(shape, {class: "facesnap-canvas-mark"}, group);
             return {group, hit, mark};
         }
 
@@ -194,7 +206,7 @@
             this.ring.mark.style.strokeWidth = 1.4 * unit;
             this.ring.hit.style.strokeWidth = 1.2 * reach;
             this.dot(this.knob, round(0), 7 * unit, reach, unit);
-            this.dot(this.nose, tip, 7 * unit, reach, unit);
+            this.dot(this.nose, tip, 6 * unit, reach, unit);
             this.gaze.setAttribute("d", trace([centre, tip]));
             this.gaze.style.strokeWidth = 2 * unit;
             this.corners.forEach((corner, n) => {

@@ -21,12 +21,14 @@
             svg.addEventListener("pointerdown", (event) => this.down(event));
             svg.addEventListener("pointermove", (event) => this.move(event));
             for (const name of ["pointerup", "pointercancel"]) svg.addEventListener(name, (event) => this.up(event));
+            // Neither scroll nor zoom the page under a finger that drags; touch-action does not reach inside an SVG.
+            svg.addEventListener("touchstart", (event) => this.pointers.size && event.preventDefault(), {passive: false});
             svg.addEventListener("wheel", (event) => this.wheel(event), {passive: false});
             svg.addEventListener("keydown", (event) => this.key(event));
             svg.addEventListener("keyup", () => this.keyEnd());
             svg.addEventListener("focusout", () => this.keyEnd());
             svg.addEventListener("focusin", (event) => {
-                const face = event.target.closest(".facesnap-face");
+                const face = event.target.closest(".facesnap-canvas-face");
                 if (face) model.select(Number(face.dataset.number));
             });
         }
@@ -38,11 +40,11 @@
         // ----- pointers
 
         down(event) {
-            const handle = event.target.closest("[data-handle]");
+            const handle = this.under(event);
             if (event.button !== 0 || (!handle && !this.pointers.size)) return;
             event.preventDefault();
             if (this.pointers.size === 0) {
-                const face = handle.closest(".facesnap-face");
+                const face = handle.closest(".facesnap-canvas-face");
                 const number = face ? Number(face.dataset.number) : this.model.selected;
                 this.model.select(number);
                 this.focus(number);
@@ -51,6 +53,14 @@
             this.drawing.svg.setPointerCapture(event.pointerId);
             this.pointers.set(event.pointerId, this.drawing.at(event));
             this.grasp(handle ? handle.dataset.handle : "move");
+        }
+
+        /** The handle or face under a pointer; where faces overlap, the selected one's. */
+        under(event) {
+            const handle = event.target.closest("[data-handle]");
+            if (!handle || !handle.closest(".facesnap-canvas-face")) return handle;
+            const all = this.drawing.svg.getRootNode().elementsFromPoint(event.clientX, event.clientY);
+            return all.find((one) => one.matches(".facesnap-canvas-selected > [data-handle]")) || handle;
         }
 
         focus(number) {
@@ -132,10 +142,11 @@
         // ----- wheel: only over a face, so that the page scrolls elsewhere
 
         wheel(event) {
-            const face = event.target.closest(".facesnap-face, .facesnap-handles");
-            if (!face || this.drag) return;
+            const handle = this.under(event);
+            if (!handle || this.drag) return;
             event.preventDefault();
-            if (face.dataset.number) this.model.select(Number(face.dataset.number));
+            const face = handle.closest(".facesnap-canvas-face");
+            if (face) this.model.select(Number(face.dataset.number));
             const resolved = this.model.resolved(this.model.current);
             if (!resolved) return;
             const lines = event.deltaMode === 1 ? 30 : 1; // Firefox counts lines
@@ -159,7 +170,7 @@
                 else model.undo();
                 return;
             }
-            if (command || event.altKey || !event.target.closest(".facesnap-face")) return;
+            if (command || event.altKey || !event.target.closest(".facesnap-canvas-face")) return;
             const resolved = model.resolved(model.current);
             const change = resolved && this.changeOf(event, resolved.numbers);
             if (!change) return;

@@ -70,7 +70,7 @@
             return resolved && facesnap.pose.points(this.scene, person, resolved, this.size);
         }
 
-        /** What may be copied: [name, words] of the selected person's drivers that show a face. */
+        /** What may be copied: the names of the selected person's drivers that show a face. */
         copyable() {
             const drivers = (this.current && this.current.drivers) || {};
             return Object.keys(drivers).filter((name) => !drivers[name].error);

@@ -18,6 +18,9 @@
         return [...addresses, ...links].map((one) => `${one.length}:${one.slice(-80)}`).join(" ");
     }
 
+    /** What is typed into: Gradio makes one of two elements of a text box, and an input of a list. */
+    const textField = (element) => element && element.querySelector("textarea, input");
+
     function setText(field, text) {
         if (!field || field.value === text) return;
         field.value = text;
@@ -28,6 +31,7 @@
         constructor(tab) {
             this.tab = tab;
             this.seen = new Map(); // person's number -> what its controls said last, as text
+            this.states = new Map(); // person's number -> the state that this stands for
         }
 
         find(name) {
@@ -76,7 +80,7 @@
             let anybody = false;
             for (let n = 1; this.find(`p${n}_references`) || this.find(`p${n}_identity`); n++) {
                 const photos = contentsOf(this.find(`p${n}_references`));
-                const text = (name) => ((this.find(`p${n}_${name} input`) || {}).value || "").trim();
+                const text = (name) => (textField(this.find(`p${n}_${name}`)) || {value: ""}).value.trim();
                 anybody = anybody || photos !== "" || !NOBODY.includes(text("identity").toLowerCase());
                 parts.push([photos, text("identity"), text("face"), contentsOf(this.find(`p${n}_pose_image`))]);
             }
@@ -85,8 +89,7 @@
         }
 
         get answer() {
-            const field = this.find("canvas_scene textarea") || this.find("canvas_scene input");
-            return field ? field.value : "";
+            return (textField(this.find("canvas_scene")) || {value: ""}).value;
         }
 
         ask() {
@@ -98,8 +101,7 @@
         // ----- the controls of a person
 
         field(number, name) {
-            const id = `p${number}_pose_${name}`;
-            return this.find(`${id} textarea`) || this.find(`${id} input`);
+            return textField(this.find(`p${number}_pose_${name}`));
         }
 
         radio(number, name, value) {
@@ -116,6 +118,11 @@
             };
         }
 
+        /** Read everybody's controls anew. */
+        forget() {
+            this.seen.clear();
+        }
+
         /** The state that the controls of a person say, if they say another than last time: [state, problem]. */
         news(number, scene) {
             const said = this.said(number);
@@ -126,18 +133,22 @@
             try {
                 const numbers = facesnap.poseText.readNumbers(said.values, scene.ranges);
                 const expression = facesnap.poseText.readExpression(said.expression, Object.keys(scene.presets));
-                return [{source, framing, numbers, expression}, ""];
+                this.states.set(number, {source, framing, numbers, expression});
+                return [this.states.get(number), ""];
             } catch (error) {
                 return [null, error.message];
             }
         }
 
+        /** Write a person's state into the controls, unless it came from there. */
         write(number, state) {
+            if (this.states.get(number) === state) return;
             setText(this.field(number, "values"), facesnap.poseText.writeNumbers(state.numbers));
             setText(this.field(number, "expression"), facesnap.poseText.writeExpression(state.expression));
             const choice = this.radio(number, "source", state.source);
             if (choice && !choice.checked) choice.click();
             this.seen.set(number, JSON.stringify(this.said(number)));
+            this.states.set(number, state);
         }
     }
 

@@ -34,11 +34,11 @@
                 begin();
                 change(value);
             };
-            const events = {oninput: take, onchange: done};
+            const events = {oninput: take, onchange: done, onblur: done};
             const box = {type: "number", min: limits[0], max: limits[1], step: "any", "aria-label": label, title: help};
             this.slider = make("input", {type: "range", min: range[0], max: range[1], step, "aria-label": label, ...events});
             this.box = make("input", {...box, ...events});
-            this.element = make("div", {class: "facesnap-row", title: help}, make("span", {}, label), this.slider, this.box);
+            this.element = make("div", {class: "facesnap-canvas-row", title: help}, make("span", {}, label), this.slider, this.box);
         }
 
         show(value, decimals, disabled) {
@@ -47,6 +47,9 @@
                 if (field === document.activeElement && field.type === "number") continue; // is being typed
                 field.value = disabled ? "" : Number(value.toFixed(decimals));
             }
+            const {min, max} = this.slider;
+            const fill = disabled ? 0 : (100 * (value - min)) / (max - min);
+            this.slider.style.setProperty("--fill", `${facesnap.pose.clamp(fill, 0, 100)}%`);
         }
     }
 
@@ -55,7 +58,7 @@
         constructor(model, backdrops, actions) {
             this.model = model;
             const button = (label, title, onclick) => make("button", {type: "button", title, onclick}, label);
-            this.people = make("div", {class: "facesnap-people", role: "group", "aria-label": "People"});
+            this.people = make("div", {class: "facesnap-canvas-people", role: "group", "aria-label": "People"});
             this.undo = button("Undo", "Undo (Ctrl+Z)", () => model.undo());
             this.redo = button("Redo", "Redo (Ctrl+Y)", () => model.redo());
             this.mirror = button("Mirror", "Mirror the pose left to right (M)", () => model.mirror());
@@ -71,20 +74,20 @@
                 ...Object.entries(backdrops).map(([value, label]) => make("option", {value}, label)));
             this.network = make("input", {type: "checkbox", onchange: (event) => actions.network(event.target.checked)});
             this.refresh = button("Refresh", "Read the photos again", actions.refresh);
-            this.tools = make("div", {class: "facesnap-tools", role: "toolbar", "aria-label": "Pose canvas"},
+            this.tools = make("div", {class: "facesnap-canvas-tools", role: "toolbar", "aria-label": "Pose canvas"},
                 group("Edit", this.undo, this.redo, this.mirror, this.front, this.reset, this.resetAll),
                 group("Copy from", ...Object.values(this.copies)),
             );
-            this.views = make("div", {class: "facesnap-views"},
+            this.views = make("div", {class: "facesnap-canvas-views"},
                 make("label", {title: "A picture to pose over, dimmed"}, "Backdrop", this.backdrop),
                 make("label", {title: "The landmark picture that the network gets"}, this.network, "Network's picture"),
                 this.refresh,
             );
-            this.status = make("div", {class: "facesnap-status", role: "status", "aria-live": "polite"});
+            this.status = make("div", {class: "facesnap-canvas-status", role: "status", "aria-live": "polite"});
             this.numbers = {};
             this.expressions = {};
-            this.pose = make("fieldset", {class: "facesnap-pose"}, make("legend", {}, "Pose"));
-            this.mix = make("fieldset", {class: "facesnap-mix"}, make("legend", {}, "Expression"));
+            this.pose = make("fieldset", {class: "facesnap-canvas-pose"}, make("legend", {}, "Pose"));
+            this.mix = make("fieldset", {class: "facesnap-canvas-mix"}, make("legend", {}, "Expression"));
         }
 
         /** The rows need the scene: its ranges and its presets. */
@@ -153,7 +156,7 @@
     }
 
     function group(label, ...children) {
-        return make("div", {class: "facesnap-group", role: "group", "aria-label": label}, make("span", {}, label), ...children);
+        return make("div", {class: "facesnap-canvas-group", role: "group", "aria-label": label}, make("span", {}, label), ...children);
     }
 
     Object.assign(facesnap, {CanvasPanel: Panel, makeElement: make});

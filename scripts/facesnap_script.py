@@ -29,6 +29,9 @@ class FaceSnapScript(scripts.Script):
     def postprocess(self, p, processed, *args):
         generation.finish(p, processed)
 
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        HOST.before_sampling(p, kwargs.get("x"))
+
 
 def add_axes():
     grid = xyz.find_grid(scripts.scripts_data)
@@ -38,6 +41,7 @@ def add_axes():
 
 script_callbacks.on_before_ui(add_axes)
 script_callbacks.on_cfg_denoiser(HOST.before_step)
+script_callbacks.on_model_loaded(lambda model: HOST.free())
 script_callbacks.on_ui_settings(lambda: options.register(shared))
 script_callbacks.on_after_component(accordion.PAGES.after_component)
 script_callbacks.on_app_started(routes.register)

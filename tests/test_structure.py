@@ -153,7 +153,10 @@ def test_the_network_is_placed_where_the_unet_computes(world) -> None:
     assert half.net.dtype == torch.bfloat16 and world.adapter.ffrnet.dtype == torch.float32
     assert studio.structure(identity).net is world.adapter.ffrnet
     assert studio.structure(identity, dtype=torch.bfloat16).net is half.net  # placed once
-    assert all(k.dtype == v.dtype == torch.bfloat16 for k, v in half.cond)
+    for name, own in world.adapter.ffrnet.named_parameters():
+        assert torch.equal(half.net.get_parameter(name), own.bfloat16())
+    assert all(k.dtype == v.dtype == torch.float32 for k, v in half.cond)  # the network takes them as it wants them
+    assert studio.structure(identity, device="cpu").cond is half.cond  # made once, for any device
 
 
 def test_identity_files_need_no_photo_and_no_face_model(world, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from facesnap.attach.attachment import Attachment, attach
 from facesnap.attach.conditioning import Conditioning, Rule
 from facesnap.attach.lora import LoraPart
+from facesnap.attach.networks import Networks
 from facesnap.attach.rows import Row, RowPlan, Tile
 from facesnap.attach.structure import Pictures, Speed, Structure, View
 from facesnap.attach.topology import Topology, read_topology
@@ -11,6 +12,7 @@ __all__ = [
     "Attachment",
     "Conditioning",
     "LoraPart",
+    "Networks",
     "Pictures",
     "Row",
     "RowPlan",

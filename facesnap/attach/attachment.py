@@ -21,6 +21,7 @@ from facesnap.attach.call import UNetCall
 from facesnap.attach.conditioning import Conditioning
 from facesnap.attach.inputs import read_inputs
 from facesnap.attach.lora import LoraInjection, LoraPart
+from facesnap.attach.networks import Networks
 from facesnap.attach.residuals import ResidualInjection
 from facesnap.attach.rows import RowPlan
 from facesnap.attach.structure import Speed, Structure
@@ -46,11 +47,12 @@ class Attachment:
         structures: Sequence[Structure] = (),
         speed: Speed = Speed.BALANCED,
         loras: Sequence[LoraPart] = (),
+        networks: Networks | None = None,
     ) -> None:
         self.unet, self.topology, self.plan = unet, topology, plan
         self.loras = LoraInjection(topology, loras)
         self.tokens = TokenInjection(topology, people)
-        self.residuals = ResidualInjection(topology, structures, speed)
+        self.residuals = ResidualInjection(topology, structures, speed, networks)
         self.calls = 0
         self.active_calls = 0
         self._handles: list[RemovableHandle] = []
@@ -75,6 +77,12 @@ class Attachment:
         self.tokens.call = None
         self.loras.clear()
         self.residuals.clear()
+
+    def close(self) -> None:
+        """Take all hooks off and free what was made for the UNet's device. May be called again."""
+        self.remove()
+        self.tokens.free()
+        self.residuals.free()
 
     def require_called(self) -> None:
         """Tell whether the sampling went through the UNet at all.
@@ -127,6 +135,7 @@ def attach(
     structures: Sequence[Structure] = (),
     speed: Speed = Speed.BALANCED,
     loras: Sequence[LoraPart] = (),
+    networks: Networks | None = None,
 ) -> Iterator[Attachment]:
     """Attach people to a UNet for the duration of a `with` block.
 
@@ -137,6 +146,7 @@ def attach(
         structures: one structure a person, the FFRNets; an empty list attaches none.
         speed: how much of the FFRNets is computed.
         loras: those that adapters bring; each concerns the whole batch, or its region.
+        networks: where FFRNets compute; None: where they lie.
 
     Yields:
         The attachment. After the block, however it ends, no hook is left.
@@ -146,9 +156,9 @@ def attach(
         SettingsError: a conditioning does not fit the UNet.
         AttachError: from the first UNet call, where the sites do not fire or rows do not fit.
     """
-    attachment = Attachment(unet, read_topology(unet), people, plan, structures, speed, loras)
+    attachment = Attachment(unet, read_topology(unet), people, plan, structures, speed, loras, networks)
     attachment.install()
     try:
         yield attachment
     finally:
-        attachment.remove()
+        attachment.close()

@@ -18,12 +18,13 @@ from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach.crop import Crop, cut, paste, plan_crop
 from facesnap.attach.inputs import UNetInputs
+from facesnap.attach.networks import Networks
 from facesnap.attach.reuse import Reuse
 from facesnap.attach.rows import Row, Tile
 from facesnap.attach.structure import Speed, Structure, View
 from facesnap.attach.topology import Topology
 from facesnap.errors import AttachError, SettingsError
-from facesnap.models.fidelity import skip_widths
+from facesnap.models.fidelity import FFRNet, skip_widths
 from facesnap.models.unet_blocks import KeyValue
 
 LATENT_PIXELS = 8
@@ -44,21 +45,29 @@ class ResidualInjection:
         topology: of the UNet.
         people: one structure each.
         speed: how much is computed.
+        networks: where they compute; None: where they lie.
 
     Raises:
         SettingsError: an FFRNet of another layout than the UNet's, or Speed.FAST without a face's box.
     """
 
-    def __init__(self, topology: Topology, people: Sequence[Structure], speed: Speed = Speed.BALANCED) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        people: Sequence[Structure],
+        speed: Speed = Speed.BALANCED,
+        networks: Networks | None = None,
+    ) -> None:
         self.topology, self.people, self.speed = topology, tuple(people), speed
+        self.networks = networks or Networks()
         for person in self.people:
             _check_fit(topology, person, speed)
         self.reuse: Reuse[list[RowResiduals]] = Reuse()
         self._pending: list[RowResiduals] = []
         self._batch = 0
         self._fired: set[str] = set()
-        self._hints: dict[tuple[int, View], Tensor] = {}
-        self._kvs: dict[tuple[int, tuple[bool, ...]], list[KeyValue]] = {}
+        self._hints: dict[tuple[Any, ...], Tensor] = {}
+        self._kvs: dict[tuple[Any, ...], list[KeyValue]] = {}
         self._maps: dict[tuple[Any, ...], Tensor] = {}
 
     def install(self) -> Iterator[RemovableHandle]:
@@ -106,6 +115,12 @@ class ResidualInjection:
         self._pending = []
         self.reuse.forget()
 
+    def free(self) -> None:
+        """Forget all that lies on the UNet's device, what the next call would need too."""
+        self.clear()
+        for kept in (self._hints, self._kvs, self._maps):
+            kept.clear()
+
     def _row_sets(self, person: Structure, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
         """Rows that concern the person, in sets of one tile with the same number of tokens."""
         sets: dict[tuple[int, Tile | None], list[int]] = {}
@@ -120,23 +135,31 @@ class ResidualInjection:
             return person.cond
         return person.uncond if self.speed is Speed.EXACT else None
 
-    def _kv(self, index: int, rows: list[Row]) -> list[KeyValue]:
-        """K and V of these rows per site, each (1 or B, heads, T, head dim), in the network's dtype; kept."""
-        roles = tuple(row.cond for row in rows)
-        if (index, roles) not in self._kvs:
+    def _kv(self, index: int, rows: list[Row], net: FFRNet) -> list[KeyValue]:
+        """K and V of these rows per site, each (1 or B, heads, T, head dim), as the network wants them; kept."""
+        roles, like = tuple(row.cond for row in rows), net.conv_in.weight
+        key = (index, roles, like.device, like.dtype)
+        if key not in self._kvs:
             per_row = [kvs for kvs in (self._row_kv(self.people[index], row) for row in rows) if kvs is not None]
             alike = len(set(roles)) == 1  # all rows share one person's tokens: broadcast them
             sites = zip(*per_row[: 1 if alike else None], strict=True)
-            like = self.people[index].net.conv_in.weight
-            self._kvs[index, roles] = [
+            self._kvs[key] = [
                 (torch.cat([k for k, _ in site]).to(like), torch.cat([v for _, v in site]).to(like)) for site in sites
             ]
-        return self._kvs[index, roles]
+        return self._kvs[key]
 
     def _compute(
         self, work: list[tuple[int, tuple[int, ...]]], inputs: UNetInputs, rows: tuple[Row, ...]
     ) -> list[RowResiduals]:
         """All people's residuals, summed where they concern the same rows."""
+        try:
+            return self._sum(work, inputs, rows)
+        finally:
+            self.networks.rest()
+
+    def _sum(
+        self, work: list[tuple[int, tuple[int, ...]]], inputs: UNetInputs, rows: tuple[Row, ...]
+    ) -> list[RowResiduals]:
         sums: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
         for index, at in work:
             picked = inputs if len(at) == len(rows) else inputs.rows(torch.tensor(at, device=inputs.x.device))
@@ -148,13 +171,14 @@ class ResidualInjection:
     def _run(self, index: int, inputs: UNetInputs, rows: list[Row]) -> tuple[Tensor, ...]:
         """One person's residuals for these rows, weighed by strength, region and the crop's feathered edge."""
         person = self.people[index]
+        net = self.networks.at(person.net, inputs.x)
         latent = (inputs.x.shape[-2], inputs.x.shape[-1])
         tile = rows[0].tile or Tile(latent, 0, 0)
         crop = _crop_of(person, latent, tile) if self.speed is Speed.FAST else None
-        x = inputs.x[:, : person.net.config.in_channels]  # inpaint UNets append mask and masked picture
-        kv = self._kv(index, rows)
-        hint = self._hint(index, latent, tile, crop)
-        down, middle = person.net(x if crop is None else cut(x, crop), inputs.t, kv, hint, inputs.y)
+        x = inputs.x[:, : net.config.in_channels]  # inpaint UNets append mask and masked picture
+        kv = self._kv(index, rows, net)
+        hint = self._hint(index, net, latent, tile, crop)
+        down, middle = net(x if crop is None else cut(x, crop), inputs.t, kv, hint, inputs.y)
         maps = [*down, middle]
         if crop is not None:
             maps = [paste(r, crop, latent) for r in maps]
@@ -162,20 +186,20 @@ class ResidualInjection:
             maps = [r * self._region(index, latent, tile, r) for r in maps]
         return tuple(maps if person.strength == 1.0 else (r * person.strength for r in maps))
 
-    def _hint(self, index: int, latent: tuple[int, int], tile: Tile, crop: Crop | None) -> Tensor:
+    def _hint(self, index: int, net: FFRNet, latent: tuple[int, int], tile: Tile, crop: Crop | None) -> Tensor:
         """The hint embedding of a piece of the picture, kept: it depends on the landmark picture only."""
         if crop is not None and crop.enlarge > 1:
-            return self._embed(index, _enlarged_view(tile, crop))
+            return self._embed(index, net, _enlarged_view(tile, crop))
         h, w = (n * LATENT_PIXELS for n in tile.frame)
-        hint = _piece(self._embed(index, View((h, w), 0, 0, h, w)), tile, latent)
+        hint = _piece(self._embed(index, net, View((h, w), 0, 0, h, w)), tile, latent)
         return hint if crop is None else cut(hint, crop)
 
-    def _embed(self, index: int, view: View) -> Tensor:
-        if (index, view) not in self._hints:
-            person = self.people[index]
-            pictures = person.draw(view)
-            self._hints[index, view] = person.net.embed_hint(pictures.landmarks, pictures.five_points)
-        return self._hints[index, view]
+    def _embed(self, index: int, net: FFRNet, view: View) -> Tensor:
+        key = (index, view, net.conv_in.weight.device, net.dtype)
+        if key not in self._hints:
+            pictures = self.people[index].draw(view)
+            self._hints[key] = net.embed_hint(pictures.landmarks, pictures.five_points)
+        return self._hints[key]
 
     def _region(self, index: int, latent: tuple[int, int], tile: Tile, like: Tensor) -> Tensor:
         """The person's soft map at one level, (1, 1, H, W)."""

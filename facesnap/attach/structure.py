@@ -56,7 +56,8 @@ class Structure:
     """One person's FFRNet part of a generation.
 
     Attributes:
-        net: the network; it may lie on another device and have another dtype than the UNet.
+        net: the network. It may lie on another device and have another dtype than the UNet: then it computes there,
+            unless the attachment is given `facesnap.attach.networks.Networks` that place it.
         cond: K and V of the ID tokens, `net.project_tokens(tokens)`, for cond rows.
         uncond: the same of the unconditional tokens, for uncond rows; None adds nothing to them. Used by
             Speed.EXACT only.
@@ -89,6 +90,11 @@ class Structure:
         require_range("structure end", self.end, 0.0, 1.0)
         if self.region is not None:
             require_region(self.region)
+
+    @property
+    def dormant(self) -> bool:
+        """Whether it is never active."""
+        return self.strength == 0.0 or self.start >= self.end
 
     def active(self, progress: float) -> bool:
         """Whether the window holds the progress (0..1) and the strength is not 0."""

@@ -63,6 +63,11 @@ class TokenInjection:
             yield site.to_q.register_forward_hook(self._keep_query(site))
             yield site.to_out.register_forward_pre_hook(self._join(site))
 
+    def free(self) -> None:
+        """Forget what lies on the UNet's device; the people's own keys and values stay where they are."""
+        self._stacks.clear()
+        self._maps.clear()
+
     def expected_sites(self, call: UNetCall) -> set[str]:
         """The sites that must fire in a call: those where somebody in it has weight."""
         return {

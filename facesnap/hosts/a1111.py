@@ -11,17 +11,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from modules import sd_unet, shared
+from modules import devices, sd_unet, shared
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError, HostError
+from facesnap.hosts.memory import OwnPlacement, Stay
 from facesnap.hosts.webui import Generation, WebUI, require_model, rows_of
 
 
 class A1111(WebUI):
-    """AUTOMATIC1111 1.6 and newer."""
+    """AUTOMATIC1111 1.6 and newer.
+
+    Its low-memory modes move its own model only, so FFRNet's place is ours: with --medvram it leaves the GPU after
+    each pass. With --lowvram, which has one block of the UNet on the GPU at a time, it is there for its own
+    computation only, before the UNet's first block; it comes as a whole, 0.7 GB for SD1.5 and 2.5 GB for SDXL.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(OwnPlacement(_stay, lambda: getattr(devices, "dtype_unet", None)))
 
     def live_unet(self, denoiser: Any | None = None) -> nn.Module:
         if sd_unet.current_unet is not None:
@@ -115,6 +124,14 @@ class A1111Generation(Generation):
         self._unhook_model()
         self._rows, self._chunk, self._cursor = (), None, 0
         super()._detach()
+
+
+def _stay() -> Stay:
+    flags, sdxl = shared.cmd_opts, hasattr(shared.sd_model, "conditioner")
+    if getattr(flags, "lowvram", False):
+        return Stay.CALL
+    medvram = getattr(flags, "medvram", False) or (sdxl and getattr(flags, "medvram_sdxl", False))
+    return Stay.PASS if medvram or getattr(shared.opts, "facesnap_offload", False) else Stay.ADAPTER
 
 
 def _cross(text: Any) -> torch.Tensor:

@@ -15,11 +15,16 @@ from torch import nn
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError
+from facesnap.hosts.forge_memory import ForgePlacement
+from facesnap.hosts.memory import Stay
 from facesnap.hosts.webui import Generation, WebUI, require_model
 
 
 class Forge(WebUI):
     """Forge (backend/), reForge and Forge-Classic (ldm_patched): every host whose model has `forge_objects`."""
+
+    def __init__(self) -> None:
+        super().__init__(ForgePlacement(_stay, lambda: shared.sd_model.forge_objects))
 
     def live_unet(self, denoiser: Any | None = None) -> nn.Module:
         model = _sampled_model(denoiser) if denoiser is not None else None
@@ -65,6 +70,10 @@ class ForgeGeneration(Generation):
             if hasattr(owner, "batched_bboxes"):
                 return owner
         return None
+
+
+def _stay() -> Stay:
+    return Stay.PASS if getattr(shared.opts, "facesnap_offload", False) else Stay.ADAPTER
 
 
 def _sampled_model(denoiser: Any) -> Any:

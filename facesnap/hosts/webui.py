@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach import Attachment, Conditioning, Row, RowPlan, Speed, Structure, Tile, Topology, read_topology
 from facesnap.attach.lora import LoraPart
 from facesnap.errors import AttachError, FaceSnapError, HostError, refusal
+from facesnap.hosts.memory import Placement
 from facesnap.hosts.tiles import TileWalk, pass_piece, placed
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,11 @@ NOTE = "FaceSnap note"  # key of the infotext
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What is attached to a UNet in one sampling; see `facesnap.attach.attach`."""
+    """What is attached to a UNet in one sampling; see `facesnap.attach.attach`.
+
+    All of it lies on the CPU: keys, values and LoRAs follow the UNet's tensors at the call, networks are placed by
+    the host (`WebUI.placement`).
+    """
 
     people: Sequence[Conditioning] = ()
     structures: Sequence[Structure] = ()
@@ -52,9 +57,14 @@ the UNet in the middle of a sampling."""
 
 class WebUI(ABC):
     """A host of the WebUI family. One object serves all generations of a process; they run one after the other, or
-    nested (an extension that samples a picture of its own inside another's sampling)."""
+    nested (an extension that samples a picture of its own inside another's sampling).
 
-    def __init__(self) -> None:
+    Args:
+        placement: where networks compute.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
         self._running: list[Generation] = []
 
     @abstractmethod
@@ -105,6 +115,19 @@ class WebUI(ABC):
         generation = getattr(p, "facesnap_generation", None)
         if generation is not None and generation.p is p:
             generation.prepare = generation.error = None
+        self.free()
+
+    def free(self) -> None:
+        """Let no network of ours stay in the GPU's memory: FaceSnap is off, or the model has been switched (the
+        host's on_model_loaded callback)."""
+        if not self._running:
+            self.placement.clear()
+
+    def before_sampling(self, p: Any, x: torch.Tensor | None) -> None:
+        """The host's process_before_every_sampling: a pass of `p` is about to sample latents x, (B, C, h, w)."""
+        for generation in self._running:
+            if generation.p is p and x is not None:
+                generation.before_pass(tuple(x.shape))
 
     def note(self, p: Any, note: str) -> None:
         """Tell the user something about this generation: in the log, below the picture and in its infotext."""
@@ -165,6 +188,7 @@ class Generation(ABC):
         self._frame = (0, 0)
         self._piece: Tile | None = None
         self._failure: Exception | None = None
+        self._last_step = False
         self._wrapper: Any = None
         self._calls = self._wanted = 0
 
@@ -214,7 +238,7 @@ class Generation(ABC):
         if self in self.host._running:
             self.host._running.remove(self)
         self._detach()
-        self._parts, self._unet = Parts(), None
+        self._parts, self._unet, self._failure = Parts(), None, None
 
     def _attach(self, unet: nn.Module) -> None:
         assert self.prepare is not None
@@ -224,9 +248,11 @@ class Generation(ABC):
         self.plan = RowPlan(())
         self.plan.idle = True
         self._handles.append(unet.register_forward_pre_hook(self._before_unet, with_kwargs=True))
-        parts = self._parts
+        self._handles.append(unet.register_forward_hook(self._after_unet))
+        parts, placement = self._parts, self.host.placement
+        placement.enter([structure.net for structure in parts.structures])
         self.attachment = Attachment(
-            unet, topology, parts.people, self.plan, parts.structures, parts.speed, parts.loras
+            unet, topology, parts.people, self.plan, parts.structures, parts.speed, parts.loras, placement
         )
         self.attachment.install()
 
@@ -235,7 +261,8 @@ class Generation(ABC):
         self.plan.idle = True
         if self.attachment is not None:
             self._calls += self.attachment.calls
-            self.attachment.remove()
+            self.attachment.close()
+            self.host.placement.leave()
         self.attachment = None
         while self._handles:
             self._handles.pop().remove()
@@ -249,6 +276,7 @@ class Generation(ABC):
             self._attach(unet)
         except FaceSnapError as error:
             self._detach()
+            self.host.placement.clear()
             self.left_alone = True
             self.host.note(self.p, f"without FaceSnap after the switch of models: {error.what}")
 
@@ -258,21 +286,40 @@ class Generation(ABC):
             self._follow(self.host.live_unet(params.denoiser))
             if self.attachment is None:
                 return
-            second = bool(getattr(self.p, "is_hr_pass", False))
-            wanted = self.passes == "both" or (self.passes == "second") == second
+            wanted = self._is_wanted()
             self._wanted += wanted
             self.plan.idle = not wanted
             denoiser = params.denoiser
             total = max(int(denoiser.total_steps or 1), 1)
             self.plan.steps, self.plan.progress = total, min(max(denoiser.step / total, 0.0), 1.0)
+            self._last_step = denoiser.step + 1 >= total
             self._frame = (int(params.x.shape[-2]), int(params.x.shape[-1]))
             self._piece = pass_piece(self.p, self._frame)
             self._walk.restart(self.tiler(params.denoiser))
             if wanted:
                 self.announce(params)
-        except Exception as error:  # kept for the sampling path, where it stops the generation
-            self._failure = error
-            self.plan.idle = False
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Keep an error for the sampling path, where it stops the generation."""
+        self._failure = error
+        self.plan.idle = False
+
+    def _is_wanted(self) -> bool:
+        """Whether the pass that runs is one that has the people in it."""
+        second = bool(getattr(self.p, "is_hr_pass", False))
+        return self.passes == "both" or (self.passes == "second") == second
+
+    def before_pass(self, shape: Sequence[int]) -> None:
+        """A pass is about to sample latents of a shape (B, C, h, w). Never raises, as `step`."""
+        try:
+            self._follow(self.host.live_unet())  # a hires pass may have a checkpoint of its own
+            nets = {structure.net for structure in self._parts.structures if not structure.dormant}
+            if nets and self.attachment is not None and self._is_wanted():
+                self.host.placement.expect(list(nets), shape)
+        except Exception as error:
+            self._fail(error)
 
     @abstractmethod
     def announce(self, params: Any) -> None:
@@ -302,6 +349,10 @@ class Generation(ABC):
             return
         size = (int(x.shape[-2]), int(x.shape[-1]))
         self.plan.rows = placed(rows, self._places(len(rows), len(x), size), self._frame, self._piece)
+
+    def _after_unet(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._last_step:  # the host decodes next, and a hires pass may follow: networks are not in the way
+            self.host.placement.leave()
 
     def _waiting(self) -> bool:
         """Whether idle calls may become ours again without a new step."""

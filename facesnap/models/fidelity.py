@@ -160,16 +160,19 @@ class FFRNet(nn.Module):
     def project_tokens(self, tokens: Tensor) -> list[KeyValue]:
         """K and V of the ID tokens for every attn2 site, shallow to deep, the middle last.
 
-        ID tokens do not change over the steps, so this is done once and ``forward`` given the result.
+        ID tokens do not change over the steps, so this is done once and ``forward`` given the result. Weights are
+        raised to float32 one site at a time, so that half-precision networks can do it on the CPU and lose nothing.
 
         Args:
             tokens: (1 or B, T, context dim).
 
         Returns:
-            one pair per site, each (1 or B, heads, T, head dim).
+            one pair per site, each (1 or B, heads, T, head dim), float32 (float64 of float64 weights) where the
+            weights lie.
         """
-        tokens = tokens.to(self.conv_in.weight)
-        return [site.project(tokens) for site in self.sites()]
+        weight = self.conv_in.weight
+        tokens = tokens.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        return [site.project_exactly(tokens) for site in self.sites()]
 
     def sites(self) -> Iterator[Attention]:
         """Every attn2, in running order; ``to_k`` and ``to_v`` are used by ``project_tokens`` alone."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from facesnap.errors import CheckpointError
 
 NAMED_AT_MOST = 6
+M = TypeVar("M", bound=nn.Module)
 
 
 def count_indices(names: Mapping[str, object], prefix: str) -> int:
@@ -60,6 +64,20 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, network: st
     """
     check_tensors(module.state_dict(), state, network=network)
     module.load_state_dict(dict(state), strict=True, assign=True)
+
+
+def copied_to(module: M, device: torch.device, dtype: torch.dtype) -> M:
+    """A copy of a network to compute with; the network itself is left alone.
+
+    Tensors that are on the device in the dtype are shared, not copied, and the others go there one by one: no second
+    set of weights lies on the CPU meanwhile.
+    """
+    moved: dict[int, Tensor] = {}
+    with torch.inference_mode(False), torch.no_grad():  # hosts sample in inference mode, whose tensors cannot leave it
+        for tensor in chain(module.parameters(), module.buffers()):
+            there = tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+            moved[id(tensor)] = nn.Parameter(there, False) if isinstance(tensor, nn.Parameter) else there
+        return copy.deepcopy(module, moved)
 
 
 def is_floating(tensor: Tensor) -> bool:

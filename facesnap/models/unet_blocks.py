@@ -85,6 +85,11 @@ class Attention(nn.Module):
         """(B, T, context dim) -> K and V, each (B, heads, T, head dim)."""
         return self._split(self.to_k(context)), self._split(self.to_v(context))
 
+    def project_exactly(self, context: Tensor) -> KeyValue:
+        """The same in the context's dtype, whatever that of the weights."""
+        k, v = (F.linear(context, layer.weight.to(context.dtype)) for layer in (self.to_k, self.to_v))
+        return self._split(k), self._split(v)
+
     def forward(self, h: Tensor, kv: KeyValue) -> Tensor:
         q = self._split(self.to_q(h))  # (B, heads, N, head dim)
         k, v = (x.to(q.dtype).expand(q.shape[0], -1, -1, -1) for x in kv)

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import FormRow, ToolButton
 
-from facesnap.webui import actions, consent, hosting, lists, markup, weights
+from facesnap.webui import actions, canvas, consent, drawn, hosting, lists, markup, weights
 from facesnap.webui.carry import Carrier
 from facesnap.webui.controls import control
 from facesnap.webui.events import in_browser, on_server
@@ -51,9 +51,11 @@ def build(tab: str) -> Accordion:
             for number in range(1, page.people + 1):
                 with gr.TabItem(f"Person {number}", elem_id=f"facesnap_{tab}_p{number}"):
                     page.person(number)
+        page.canvas()
         with FormRow(elem_classes=["facesnap-row"]):
             page.show("settings", "speed")
             page.show("settings", "hires")
+        page.rest(0)
         weights.build(tab)
     page.connect()
     return page.accordion()
@@ -83,6 +85,12 @@ class _Page:
             choices = lists.identity_choices()
         self.made[key] = control(self.by[key], self.tab, choices)
         return self.made[key]
+
+    def rest(self, person: int) -> None:
+        """The controls that have no place of their own yet, of one person or (0) of the whole generation."""
+        for key in self.by:
+            if key[2] == person and key not in self.made:
+                self.show(*key)
 
     def get(self, part: str, name: str, person: int = 0) -> Any:
         return self.made[(part, name, person)]
@@ -162,6 +170,7 @@ class _Page:
                 self.show("person", "blocks", n)
                 self.show("person", "region", n)
             self.show("person", "region_mask", n)
+            self.rest(n)
 
     def saving(self, n: int) -> None:
         title = "Save as identity" if n == 1 else f"Save as identity (person {n})"
@@ -172,6 +181,13 @@ class _Page:
             )  # fmt: skip
             box.do_not_save_to_config = True
             self.savers[n] = gr.Button("Save" if n == 1 else f"Save (person {n})", elem_id=self.id(f"p{n}_save"))
+
+    def canvas(self) -> None:
+        """The pose canvas, of everybody."""
+        made = {self.by[key].elem_id(self.tab): one for key, one in self.made.items()}
+        init = PAGES.init if self.tab == "img2img" else None
+        with gr.Accordion("Pose canvas", open=False, elem_id=self.id("posing")):
+            canvas.build(self.tab, made, drawn.identity_of, drawn.shapes, init, self.people)
 
     def telling(self, n: int) -> list[Any]:
         return [self.get(part, name, n) for part, name in actions.TELLING]

@@ -140,8 +140,8 @@ def found_adapters() -> str:
     return markup.status([f"None of the {len(found)} adapters fits the loaded model."], markup.WARNING)
 
 
-def understood() -> list[Any]:
-    """The consent notice is not shown again."""
+def understood() -> Any:
+    """The consent notice is not shown again; the update that hides it."""
     try:
         consent.remember(hosting.folders().own)
     except OSError as error:
@@ -152,7 +152,7 @@ def understood() -> list[Any]:
                 remedy="choose another with --facesnap-dir",
             )
         )
-    return [gr.update(visible=False)]
+    return gr.update(visible=False)
 
 
 def pasted(params: Mapping[str, Any], most_people: int) -> str:

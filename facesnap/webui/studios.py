@@ -192,12 +192,11 @@ def _prepared(
     studio: Studio, everybody: Sequence[Seen], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
 ) -> Prepared:
     people, structures, doubts = [], [], []
-    net = studio.adapter.ffrnet
     for known, one in zip(everybody, wanted, strict=True):
         people.append(studio.conditioning(known.identity, one))
         doubtful = [doubt for sighting in known.sightings for doubt in sighting.quality.doubts]
-        if net is not None:
-            structure = studio.structure(known.identity, one, size, "cpu", net.dtype)
+        if studio.adapter.ffrnet is not None:
+            structure = studio.structure(known.identity, one, size)
             shape = studio.shape(known.identity, one, size)
             structures += [] if structure is None else [structure]
             doubtful += [] if shape is None else shape.doubts

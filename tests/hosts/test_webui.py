@@ -48,8 +48,8 @@ def person(unets) -> Conditioning:
 def world(request, monkeypatch, unets, person):
     """The stand-in host, our adapter, and a maker of processing objects."""
     monkeypatch.syspath_prepend(str(STANDIN))
-    ours = ("facesnap.hosts.a1111", "facesnap.hosts.forge")
-    for name in [n for n in sys.modules if n.split(".")[0] == "modules" or n in ours]:
+    ours, theirs = ("facesnap.hosts.a1111", "facesnap.hosts.forge"), ("modules", "backend")
+    for name in [n for n in sys.modules if n.split(".")[0] in theirs or n in ours]:
         monkeypatch.delitem(sys.modules, name)
     modules = SimpleNamespace(
         **{n: importlib.import_module(f"modules.{n}") for n in ("shared", "sd_unet", "script_callbacks")}
@@ -63,7 +63,7 @@ def world(request, monkeypatch, unets, person):
     for unet in unets:
         for module in unet.modules():
             assert not module._forward_hooks and not module._forward_pre_hooks
-    for name in [n for n in sys.modules if n.split(".")[0] == "modules"]:
+    for name in [n for n in sys.modules if n.split(".")[0] in theirs]:
         del sys.modules[name]
     sys.modules.pop(adapter.__name__)
 
@@ -75,7 +75,9 @@ def text(tokens: int, seed: int) -> torch.Tensor:
 def processing(world, prompts: list[list[int]] | None = None, uncond: int = 7, **more) -> Processing:
     """prompts: per picture, the lengths of its sub-prompts."""
     conds = [[text(n, 10 * i + k) for k, n in enumerate(lengths)] for i, lengths in enumerate(prompts or [[7]])]
-    return Processing(world.standin, conds, text(uncond, 99), **more)
+    p = Processing(world.standin, conds, text(uncond, 99), **more)
+    p.before_every_sampling = lambda x: world.host.before_sampling(p, x)
+    return p
 
 
 def prepare(*people: Conditioning, fits: str = "sd15"):

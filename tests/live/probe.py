@@ -6,9 +6,19 @@ prompt's or not), its picture from its latent (parallel to which picture's laten
 
 import torch
 from fastapi import Body
-from modules import script_callbacks, shared
+from modules import script_callbacks, scripts, shared
 
-STATE = {"watch": False, "fail_at": None, "calls": [], "steps": 0, "step": None, "handles": []}
+STATE = {
+    "watch": False,
+    "fail_at": None,
+    "calls": [],
+    "memory": [],
+    "steps": 0,
+    "step": None,
+    "handles": [],
+    "structure": 0.0,
+}
+NETS = {}
 
 
 def live_unet():
@@ -22,8 +32,68 @@ def cross(text):
     return text["crossattn"] if isinstance(text, dict) else text
 
 
+class Probe(scripts.Script):
+    """Attaches a random FFRNet, where it is asked to."""
+
+    def title(self):
+        return "FaceSnap probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def process(self, p, *args):  # after FaceSnap's own
+        if STATE["structure"]:
+            from facesnap.webui.hosting import current_host
+
+            current_host().enlist(p, parts)
+
+
+def parts(topology):
+    from facesnap.attach import Pictures, Speed, Structure
+    from facesnap.hosts.webui import Parts
+
+    net = NETS.setdefault(topology.names, random_ffrnet(topology))
+    cond = net.project_tokens(torch.ones(1, 4, net.config.context_dim))
+
+    def draw(view):
+        return Pictures(torch.rand(1, 3, view.height, view.width, generator=torch.Generator().manual_seed(1)))
+
+    return Parts((), [Structure(net, cond, draw, strength=STATE["structure"])], Speed.EXACT)
+
+
+def random_ffrnet(topology):
+    from facesnap.models.fidelity import FFRNet
+    from facesnap.models.fidelity_config import FFRNetConfig
+
+    if topology.names in NETS:
+        return NETS[topology.names]
+    skips = topology.skip_widths  # conv_in, then two layers and a halving for each of four levels
+    config = FFRNetConfig(
+        tuple(skips[i] for i in (1, 4, 7, 10)), ((1, 1), (1, 1), (1, 1), (0, 0)), 1, 768, False, None, 4 * skips[0],
+        heads=8,
+    )  # fmt: skip
+    net, generator = FFRNet(config).requires_grad_(False).eval(), torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
+    return net
+
+
+def memory():
+    """Forge's: how many networks of ours are loaded, and what has gathered on the UNet that every pass starts from."""
+    if not hasattr(shared.sd_model, "forge_objects"):
+        return None
+    from backend.memory_management import current_loaded_models
+
+    objects = shared.sd_model.forge_objects_after_applying_lora
+    unet = (objects or shared.sd_model.forge_objects).unet
+    ours = sum(type(one.model.model).__name__ == "Carrier" for one in current_loaded_models)
+    return [ours, len(unet.extra_model_patchers_during_sampling), unet.extra_preserved_memory_during_sampling]
+
+
 def on_step(params):
     STATE["steps"] += 1
+    STATE["memory"].append(memory())
     STATE["step"] = params
     drop()
     if STATE["watch"] or STATE["fail_at"] is not None:
@@ -83,7 +153,7 @@ def hooks():
 
 
 def set_state(values: dict = Body(...)):  # noqa: B008
-    STATE.update(values, calls=[], steps=0)
+    STATE.update(values, calls=[], steps=0, memory=[])
     return {"hooks": hooks()}
 
 
@@ -93,6 +163,7 @@ def get_state():
     return {
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host()._running), "unet": id(live_unet()),
+        "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.kept()),
     }  # fmt: skip
 
 

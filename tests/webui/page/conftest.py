@@ -1,7 +1,7 @@
 """The stand-in page in a process of its own, and headless Chromium looking at it.
 
 These tests need Gradio, so they run in the WebUIs' environments: `make test-old` (Gradio 3) and `make test-forge`
-(Gradio 4). FACESNAP_SCREENSHOTS names a folder for pictures of every state; FACESNAP_CHROMIUM the browser.
+(Gradio 4). FACESNAP_SCREENSHOTS names a folder for pictures of every state.
 """
 
 from __future__ import annotations
@@ -26,10 +26,6 @@ from PIL import Image
 collect_ignore_glob = [] if find_spec("gradio") else ["test_*.py"]
 ROOT = Path(__file__).resolve().parents[3]
 BOOT_SECONDS = 180
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 PACK = "test_pack"
 
 
@@ -101,12 +97,7 @@ def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
+    from tests.webui.browser import chromium
 
-    file = os.environ.get("FACESNAP_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if not file:
-        pytest.fail("Chromium is missing: apt-get install chromium, or name one in FACESNAP_CHROMIUM", pytrace=False)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=file, args=FLAGS)
+    with chromium() as running:
         yield running
-        running.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-PATIENCE = int(os.environ.get("P","60000"))  # ms; machines that run tests are busy
+PATIENCE = int(os.environ.get("P", "60000"))  # ms; machines that run tests are busy
 FONTS = "**/fonts.g*.com/**"  # Gradio 3 and 4 ask for them; there is no network here
 
 

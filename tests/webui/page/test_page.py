@@ -161,7 +161,9 @@ def test_three_people(page: Driver, photos) -> None:
         page.fill(f"p{person}_region", f"{(person - 1) / 4} 0 0.25 1")
     page.shoot("three_people")
     expect(page.generate()).to_have_value(
-        re.compile(r"FaceSnap photos: 1 .*FaceSnap 2 photos: 1 .*FaceSnap 3 photos: 1 .*FaceSnap 3 region: 0.5 0 0.25 1")
+        re.compile(
+            r"FaceSnap photos: 1 .*FaceSnap 2 photos: 1 .*FaceSnap 3 photos: 1 .*FaceSnap 3 region: 0.5 0 0.25 1"
+        )
     )
 
 

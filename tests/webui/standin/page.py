@@ -164,7 +164,7 @@ def injected() -> str:
     files = sorted((ROOT / "javascript").glob("*.js"))
     scripts = "".join(f'<script src="/extension/javascript/{file.name}"></script>' for file in files)
     titles = f"<script>window.standinTitles = {json.dumps(tooltips)};</script>"
-    host = '<script src="/standin/host.js"></script>'
+    host = '<script src="/standin/page.js"></script>'
     return f"{titles}{host}{scripts}</head>"
 
 

@@ -25,7 +25,7 @@ class Wrapped(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor, truth: Truth) -> Tensor:
         host = self.host[0]
         host.truth = truth
-        return host.unet()(x, torch.full((len(x),), 400), context=cond)
+        return host.unet()(x, torch.full((len(x),), 400, device=x.device), context=cond)
 
 
 class Host:
@@ -36,6 +36,8 @@ class Host:
         self.truth: Truth = []
         self.calls: list[Truth] = []
         self.before_call: Any = None  # planted failures, foreign calls
+        self.sampling: Tensor | None = None  # the latents of the sampling that runs
+        self.preserved: list[int] = []  # bytes that Forge was asked to preserve, sampling by sampling
 
     def unet(self) -> nn.Module:
         raise NotImplementedError
@@ -45,6 +47,10 @@ class Host:
 
     def step(self, p: Processing, denoiser: Any, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def begin_pass(self, p: Processing, x: Tensor) -> None:
+        """What the host does between the making of the noise and the first step."""
+        p.before_every_sampling(x)
 
     def announce(self, denoiser: Any, x: Tensor, cond: Any, uncond: Any) -> None:
         params = SimpleNamespace(x=x, text_cond=cond, text_uncond=uncond, denoiser=denoiser)
@@ -93,13 +99,47 @@ class A1111Host(Host):
         return combine(torch.cat(parts), rows, pictures, p.cfg)
 
 
+class ForgeObjects:
+    def __init__(self, unet: Any) -> None:
+        self.unet = unet
+
+    def shallow_copy(self) -> ForgeObjects:
+        return ForgeObjects(self.unet)
+
+
 class ForgeHost(Host):
     def unet(self) -> nn.Module:
         return self.modules.shared.sd_model.forge_objects.unet.model.diffusion_model
 
     def load(self, unet: nn.Module) -> None:
-        patcher = SimpleNamespace(model=SimpleNamespace(diffusion_model=ForgeCall(unet)), model_options={})
-        self.modules.shared.sd_model = SimpleNamespace(forge_objects=SimpleNamespace(unet=patcher))
+        from backend import memory_management
+        from backend.patcher.base import UnetPatcher
+
+        memory_management.unload_all_models()
+        model = nn.Module()
+        model.diffusion_model, model.computation_dtype = ForgeCall(unet), next(unet.parameters()).dtype
+        objects = ForgeObjects(UnetPatcher(model, memory_management.device, torch.device("cpu")))
+        self.modules.shared.sd_model = SimpleNamespace(
+            forge_objects=objects, forge_objects_after_applying_lora=objects.shallow_copy()
+        )
+        if self.sampling is not None:  # a refiner
+            self.prepare(self.sampling)
+
+    def begin_pass(self, p: Processing, x: Tensor) -> None:
+        for _ in range(2 if p.is_hr_pass else 1):  # the first round of a hires pass is discarded
+            model = self.modules.shared.sd_model
+            model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
+            p.before_every_sampling(x)
+        self.prepare(x)
+
+    def prepare(self, x: Tensor) -> None:
+        from backend import memory_management
+
+        unet = self.modules.shared.sd_model.forge_objects.unet
+        self.preserved.append(unet.extra_preserved_memory_during_sampling)
+        memory_management.load_models_gpu(
+            [unet, *unet.extra_model_patchers_during_sampling], unet.memory_required(x.shape), self.preserved[-1]
+        )
 
     def step(self, p: Processing, denoiser: Any, x: Tensor) -> Tensor:
         pictures = len(x)
@@ -121,7 +161,8 @@ class ForgeHost(Host):
             n = len(chunks)
             outs.append(
                 self.unet()(
-                    x.repeat(n, 1, 1, 1), torch.full((n * pictures,), 400), context=torch.cat(contexts), control=None,
+                    x.repeat(n, 1, 1, 1), torch.full((n * pictures,), 400, device=x.device),
+                    context=torch.cat(contexts), control=None,
                     transformer_options={"cond_or_uncond": kinds, "sigmas": torch.ones(pictures)},
                 )
             )  # fmt: skip
@@ -135,8 +176,8 @@ class ForgeCall(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.inner = [unet]  # in a list: its modules are reached under the names below
-        for name in ("input_blocks", "middle_block", "output_blocks"):
-            setattr(self, name, getattr(unet, name))
+        for name, module in unet.named_children():
+            setattr(self, name, module)
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, control: Any, transformer_options: Any) -> Tensor:
         return self.inner[0](x, timesteps, context=context)
@@ -161,15 +202,19 @@ class Processing:
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: list[str] = []
         self.before_step: Any = None
-        self.size = 8
+        self.before_every_sampling: Any = lambda x: None
+        self.between_passes: Any = lambda: None
+        self.size, self.device = 8, torch.device("cpu")
         vars(self).update(more)
 
     def comment(self, text: str) -> None:
         self.comments.append(text)
 
     def sample(self, *args: Any, **kwargs: Any) -> Tensor:
-        x = self._pass(torch.randn(len(self.conds), 4, self.size, self.size, generator=torch.manual_seed(1)))
+        noise = torch.randn(len(self.conds), 4, self.size, self.size, generator=torch.manual_seed(1))
+        x = self._pass(noise.to(self.device))
         if self.enable_hr:
+            self.between_passes()
             self.is_hr_pass = True
             x = self._pass(nn.functional.interpolate(x, scale_factor=2))
             self.is_hr_pass = False
@@ -182,6 +227,8 @@ class Processing:
             inner_model=Wrapped(self.host),
         )  # fmt: skip
         state = self.host.modules.shared.state
+        outer, self.host.sampling = self.host.sampling, x
+        self.host.begin_pass(self, x)
         try:
             for _ in range(self.steps):
                 if state.interrupted or state.skipped:
@@ -192,4 +239,6 @@ class Processing:
                 denoiser.step += 1
         except Interrupted:
             pass
+        finally:
+            self.host.sampling = outer
         return x

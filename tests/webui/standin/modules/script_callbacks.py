@@ -1,5 +1,5 @@
 _handlers = []
-callbacks = {"ui_settings": [], "before_ui": [], "after_component": []}
+callbacks = {"ui_settings": [], "before_ui": [], "after_component": [], "model_loaded": []}
 _app_started = []
 
 
@@ -13,6 +13,10 @@ def on_ui_settings(callback):
 
 def on_before_ui(callback):
     callbacks["before_ui"].append(callback)
+
+
+def on_model_loaded(callback):
+    callbacks["model_loaded"].append(callback)
 
 
 def on_after_component(callback):

@@ -47,11 +47,10 @@ class ToolButton(gr.Button):
 _announce(ToolButton)
 
 
-class InputAccordion(gr.Checkbox):
-    @wraps(gr.Checkbox.__init__)
-    def __init__(self, value, **kwargs):
-        super().__init__(value, **{**kwargs, "elem_id": f"{kwargs['elem_id']}-checkbox"})
-        self.accordion = gr.Accordion(label=kwargs["label"], elem_id=kwargs["elem_id"], open=True)
+class AccordionCheckbox(gr.Checkbox):
+    """The checkbox and, once it has one, the accordion that `with` enters."""
+
+    accordion = None
 
     def __enter__(self):
         self.accordion.__enter__()
@@ -62,3 +61,9 @@ class InputAccordion(gr.Checkbox):
 
     def get_block_name(self):
         return "checkbox"
+
+
+def InputAccordion(value, **kwargs):  # noqa: N802 (the hosts' name)
+    checkbox = AccordionCheckbox(value=value, **{**kwargs, "elem_id": f"{kwargs['elem_id']}-checkbox"})
+    checkbox.accordion = gr.Accordion(label=kwargs["label"], elem_id=kwargs["elem_id"], open=True)
+    return checkbox

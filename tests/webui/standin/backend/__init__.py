@@ -1,0 +1,1 @@
+"""A stand-in for Forge's `backend`: the memory management and the model patcher, as Forge was seen to behave."""

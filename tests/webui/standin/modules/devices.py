@@ -1,0 +1,3 @@
+import torch
+
+dtype_unet = torch.float32

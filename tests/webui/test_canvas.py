@@ -1,0 +1,508 @@
+"""The pose canvas in a real Chromium, in a page of the Gradio that is installed: what users do, and what arrives."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facesnap.cache import ContentCache, FileDigests
+from facesnap.errors import PackError
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.identity import Identity
+from facesnap.landmarks.render import render_landmarks
+from facesnap.shape import Shapes
+from facesnap.webui.model import POSE_NUMBERS, Pose
+from facesnap.webui.poses import pose_settings
+
+if not os.environ.get("CI"):
+    pytest.importorskip("gradio")
+    pytest.importorskip("playwright")
+from facesnap.webui import canvas
+from tests.webui.browser import chromium
+from tests.webui.canvas_page import identities, opened, served
+
+MODEL = "facesnap.canvases.txt2img.model"
+SCREEN = {"viewport": {"width": 1280, "height": 1500}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.fixture(scope="module")
+def shapes(face_pack: Path) -> Shapes:
+    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20), FileDigests())
+
+
+@pytest.fixture(scope="module")
+def known(shapes: Shapes, astronaut: np.ndarray) -> dict[str, Identity]:
+    """Zoe, who looks like the astronaut, and Max, like her in a mirror."""
+    people = {}
+    for name, photo in (("Zoe", astronaut), ("Max", np.ascontiguousarray(astronaut[:, ::-1]))):
+        face = shapes.analyser.face(photo)
+        people[name] = Identity.from_faces([face], name=name, landmarks=shapes.landmarks([face]))
+    return people
+
+
+@pytest.fixture(scope="module")
+def address(shapes: Shapes, known: dict[str, Identity], astronaut: np.ndarray) -> Iterator[str]:
+    with served(shapes, known, astronaut) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+class Canvas:
+    """A page with some people on the canvas of txt2img, as its user sees it."""
+
+    def __init__(self, browser: Any, address: str, names: tuple[str, ...] = ("Zoe",), **context: Any) -> None:
+        self.page = opened(browser, address, **(context or SCREEN))
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.get_by_text("FaceSnap", exact=True).first.click()
+        for number, name in enumerate(names, 1):
+            self.field(number, "identity").fill(name)
+        self.until(f"{MODEL}.people.length === {len(names)} && !facesnap.canvases.txt2img.waiting")
+        self.root = self.page.locator("#facesnap_txt2img_canvas")
+        self.stage = self.root.locator(".facesnap-canvas-stage")
+        self.stage.scroll_into_view_if_needed()
+
+    def field(self, number: int, name: str) -> Any:
+        within = f"#facesnap_txt2img_p{number}_{name}"
+        return self.page.locator(f"{within} textarea, {within} input").first
+
+    def until(self, condition: str, argument: Any = None) -> None:
+        self.page.wait_for_function(condition, arg=argument, timeout=30_000)
+
+    def fresh(self) -> None:
+        """Everybody as in the photo, on a picture of 512 x 512, and no history."""
+        for name in ("width", "height"):
+            self.page.locator(f"#txt2img_{name} input[type=number]").fill("512")
+        self.root.get_by_label("Network's picture").uncheck()
+        self.page.evaluate(f"""() => {{
+            const model = {MODEL};
+            model.reset(model.people.map((one) => one.number));
+            Object.assign(model, {{past: [], future: []}});
+            model.select(1);
+        }}""")
+        self.until(f"{MODEL}.size.join() === '512,512'")
+        self.settled()
+
+    def choose(self, number: int, source: str) -> None:
+        self.page.locator(f'#facesnap_txt2img_p{number}_pose_source input[value="{source}"]').check()
+
+    def source(self, number: int = 1) -> str:
+        self.settled()
+        return self.page.locator(f"#facesnap_txt2img_p{number}_pose_source input:checked").get_attribute("value")
+
+    def type_pose(self, text: str, number: int = 1) -> None:
+        """Into the text box, as pasting an infotext does, with the canvas as the source."""
+        self.choose(number, "canvas")
+        self.field(number, "pose_values").fill(text)
+        self.settled()
+
+    def settled(self) -> None:
+        """Until the controls and the canvas say the same, and it is drawn."""
+        self.until("""() => {
+            const {model, page, writing, frame, input} = facesnap.canvases.txt2img;
+            return writing === null && frame === null && !input.busy && !model.before && model.people.every((one) =>
+                page.seen.get(one.number) === JSON.stringify(page.said(one.number)));
+        }""")
+
+    def pose(self, number: int = 1) -> dict[str, float]:
+        """The numbers in the text box."""
+        self.settled()
+        text = self.field(number, "pose_values").input_value()
+        return {part.partition("=")[0]: float(part.partition("=")[2]) for part in text.split()}
+
+    def points(self, number: int = 1) -> np.ndarray:
+        """(72, 2), as drawn: the dots' path, in pixels of the picture."""
+        path = self.stage.locator(f'[data-number="{number}"] .facesnap-canvas-dots').get_attribute("d")
+        return np.array([[float(n) for n in dot.removesuffix("h0").split()] for dot in path.split("M")[1:]])
+
+    def place(self, selector: str) -> tuple[float, float]:
+        """The middle of an element, on the screen."""
+        self.settled()
+        self.stage.scroll_into_view_if_needed()
+        box = self.stage.locator(selector).first.bounding_box()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def scale(self) -> float:
+        """Pixels of the screen for one of the picture."""
+        return self.page.evaluate("1 / facesnap.canvases.txt2img.drawing.unit")
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        mouse = self.page.mouse
+        mouse.move(*start)
+        mouse.down()
+        mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+        mouse.move(*end)
+        mouse.up()
+
+    def button(self, name: str) -> Any:
+        return self.root.get_by_role("button", name=name, exact=True)
+
+    def understood(self) -> list[dict[str, Any]]:
+        """The poses that the server makes of the controls."""
+        self.settled()
+        said = self.page.locator("#txt2img_said textarea")
+        before = said.input_value()
+        self.page.locator("#txt2img_generate").click()
+        self.until("(old) => document.querySelector('#txt2img_said textarea').value !== old", before)
+        return json.loads(said.input_value())["poses"]
+
+
+@pytest.fixture(scope="module")
+def page_of_two(browser: Any, address: str) -> Canvas:
+    return Canvas(browser, address, ("Zoe", "Max"))
+
+
+@pytest.fixture
+def user(page_of_two: Canvas) -> Iterator[Canvas]:
+    """A page with two people, as in their reference photos, and nothing to undo."""
+    page_of_two.fresh()
+    yield page_of_two
+    assert page_of_two.errors == []
+
+
+@pytest.fixture
+def predicted(shapes: Shapes, known: dict[str, Identity]) -> Callable[..., np.ndarray]:
+    """What the server draws for a pose as `understood` gives it, in pixels."""
+
+    def points(pose: dict[str, Any], size: tuple[int, int] = (512, 512), name: str = "Zoe") -> np.ndarray:
+        found = shapes.shape(known[name], pose_settings(Pose(**pose)), size)
+        return found.landmarks.points * size
+
+    return points
+
+
+def test_the_reference_appears_as_the_server_has_it(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
+    assert user.source() == "reference" and user.pose() == {}
+    assert np.abs(user.points() - predicted({"source": "reference"})).max() < 0.1
+
+
+def test_dragging_the_face_moves_it_and_the_controls_follow(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
+    before, start = user.points(), user.place('[data-number="1"] .facesnap-canvas-area')
+    start = (start[0], start[1] + 25)  # beside the nose knob
+    user.drag(start, (start[0] + 60, start[1] + 90))
+    assert set(user.pose()) == set(POSE_NUMBERS) and user.source() == "canvas"
+    moved = user.points().mean(0) - before.mean(0)
+    assert moved == pytest.approx(np.array([60, 90]) / user.scale(), abs=3)
+    pose, _ = user.understood()
+    assert pose["source"] == "canvas" and {name: pose[name] for name in POSE_NUMBERS} == user.pose()
+    assert np.abs(user.points() - predicted(pose)).max() < 0.1  # whatever was done, the server draws the same
+
+
+def test_handles_size_turn_and_tilt(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
+    user.type_pose("x=0.5 y=0.5 size=0.4")
+    centre = user.place(".facesnap-canvas-ring .facesnap-canvas-mark")
+    user.drag(corner := user.place(".facesnap-canvas-corner .facesnap-canvas-mark"), [1.5 * a - 0.5 * c for a, c in
+             zip(corner, centre, strict=True)])  # fmt: skip
+    assert user.pose()["size"] == pytest.approx(0.6, abs=0.01)
+    nose = user.place(".facesnap-canvas-nose .facesnap-canvas-mark")
+    user.drag(nose, (nose[0] + 40, nose[1] - 30))
+    turned = user.pose()
+    assert turned["yaw"] > 8 and turned["pitch"] > 6 and turned["roll"] == 0  # to the right, and up
+    knob = user.place(".facesnap-canvas-knob .facesnap-canvas-mark")
+    user.drag(knob, (centre[0] + (centre[1] - knob[1]), centre[1]))  # from twelve to three o'clock
+    tilted = user.pose()
+    assert tilted["roll"] == pytest.approx(90, abs=1) and tilted["yaw"] == turned["yaw"]
+    ring = user.page.evaluate("facesnap.canvases.txt2img.drawing.handles.ring.mark.getBoundingClientRect().width / 2")
+    away = [centre[axis] + ring * np.cos(np.pi / 8) * (-1) ** axis for axis in (0, 1)]
+    away[1] = centre[1] + ring * np.sin(np.pi / 8)
+    user.drag(tuple(away), (away[0] - 30, away[1] + 60))  # the ring itself
+    assert user.pose()["roll"] > 95
+    pose, _ = user.understood()
+    assert np.abs(user.points() - predicted(pose)).max() < 0.1
+
+
+def test_the_wheel_sizes_a_face_and_scrolls_the_page_elsewhere(user: Canvas) -> None:
+    user.type_pose("x=0.3 y=0.5 size=0.4")
+    user.page.mouse.move(*user.place(".facesnap-canvas-nose .facesnap-canvas-mark"))
+    user.page.mouse.wheel(0, -300)
+    user.until(f"{MODEL}.current.state.numbers.size > 0.5")
+    box = user.stage.bounding_box()
+    size, top = user.pose()["size"], user.page.evaluate("window.scrollY")
+    user.page.set_viewport_size({"width": 1280, "height": 600})
+    user.stage.scroll_into_view_if_needed()
+    box, top = user.stage.bounding_box(), user.page.evaluate("window.scrollY")
+    user.page.mouse.move(box["x"] + box["width"] - 30, box["y"] + 40)
+    user.page.mouse.wheel(0, 200 if top == 0 else -200)
+    user.until("(top) => window.scrollY !== top", top)
+    assert user.pose()["size"] == size
+
+
+def test_keys_do_all_that_the_mouse_does(user: Canvas) -> None:
+    keyboard = user.page.keyboard
+    user.type_pose("x=0.3 y=0.5 size=0.3")
+    user.type_pose("x=0.7 y=0.5 size=0.3", 2)
+    user.stage.locator('[data-number="1"]').focus()
+    pressed = {
+        "ArrowRight": ("x", 0.31), "ArrowUp": ("y", 0.49), "Shift+ArrowRight": ("yaw", 2),
+        "Shift+ArrowUp": ("pitch", 2), "]": ("roll", 2), "+": ("size", 0.309), "ArrowLeft": ("x", 0.3),
+        "ArrowDown": ("y", 0.5), "Shift+ArrowLeft": ("yaw", 0), "Shift+ArrowDown": ("pitch", 0), "[": ("roll", 0),
+        "-": ("size", 0.3),
+    }  # fmt: skip
+    for key, (name, value) in pressed.items():
+        keyboard.press(key)
+        assert user.pose()[name] == pytest.approx(value, abs=1e-4), key
+    assert user.pose(2) == {"x": 0.7, "y": 0.5, "size": 0.3}
+    for _ in pressed:
+        keyboard.press("Control+z")
+    assert user.pose() == {"x": 0.3, "y": 0.5, "size": 0.3}
+    keyboard.press("Control+y")
+    assert user.pose()["x"] == 0.31
+    keyboard.press("Tab")
+    assert user.page.evaluate("document.activeElement.dataset.number") == "2"
+    assert user.page.evaluate(f"{MODEL}.selected") == 2
+    ring = user.stage.locator(".facesnap-canvas-ring .facesnap-canvas-mark")
+    opacity = "(one) => Number(getComputedStyle(one).strokeOpacity)"
+    assert ring.evaluate(opacity) > 0.8  # the focus can be seen
+    user.button("Mirror").focus()
+    assert ring.evaluate(opacity) < 0.5
+    user.stage.locator('[data-number="2"]').focus()
+    keyboard.down("ArrowLeft")
+    keyboard.down("ArrowLeft")
+    keyboard.up("ArrowLeft")  # held down: one step of undo
+    assert user.pose(2)["x"] == pytest.approx(0.68)
+    keyboard.press("Control+z")
+    assert user.pose(2) == {"x": 0.7, "y": 0.5, "size": 0.3}
+    label = user.stage.locator('[data-number="2"]').get_attribute("aria-label")
+    assert "Max" in label and "70 percent from the left" in label and "yaw 0" in label
+    keyboard.press("Home")
+    user.settled()
+    assert "Max: yaw 0, pitch 0, roll 0" in user.root.locator(".facesnap-canvas-spoken").inner_text()
+
+
+def test_fingers_move_and_pinch(browser: Any, address: str) -> None:
+    phone = Canvas(browser, address, **PHONE)
+    phone.type_pose("x=0.5 y=0.6 size=0.4")
+    phone.stage.scroll_into_view_if_needed()
+    session = phone.page.context.new_cdp_session(phone.page)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(places)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    x, y = phone.place('[data-number="1"] .facesnap-canvas-area')
+    before, y = phone.stage.bounding_box(), y + 40  # beside the nose knob's reach
+    touch("touchStart", (x, y))
+    for step in range(1, 5):
+        touch("touchMove", (x - 8 * step, y - 10 * step))
+    touch("touchEnd")
+    moved = phone.pose()
+    assert moved["x"] == pytest.approx(0.5 - 32 / phone.scale() / 512, abs=0.01)
+    assert moved["y"] == pytest.approx(0.6 - 40 / phone.scale() / 512, abs=0.01)
+    assert phone.stage.bounding_box()["y"] == pytest.approx(before["y"], abs=2)  # the page stayed
+    x, y = phone.place('[data-number="1"] .facesnap-canvas-area')
+    y += 40
+    touch("touchStart", (x, y))
+    touch("touchStart", (x, y), (x, y + 40))
+    for step in range(1, 5):
+        touch("touchMove", (x, y), (x - 15 * step, y + 40))
+    touch("touchEnd")
+    pinched = phone.pose()
+    assert pinched["size"] == pytest.approx(0.4 * np.hypot(60, 40) / 40, rel=0.03)
+    assert pinched["roll"] == pytest.approx(np.degrees(np.arctan2(60, 40)), abs=2)
+    width = phone.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]  # nothing sticks out of a phone
+    assert phone.errors == []
+    phone.page.context.close()
+
+
+def test_every_edit_can_be_undone_and_done_again(user: Canvas) -> None:
+    states = [(user.source(), user.pose(), user.source(2), user.pose(2))]
+
+    def did() -> None:
+        states.append((user.source(), user.pose(), user.source(2), user.pose(2)))
+
+    user.type_pose("yaw=30 x=0.3 y=0.5 size=0.4 roll=10")
+    user.field(1, "pose_expression").fill("wink_left:0.5")
+    user.settled()
+    states[0] = (user.source(), user.pose(), user.source(2), user.pose(2))
+    user.button("Mirror").click()
+    did()
+    assert user.pose() == {"yaw": -30, "pitch": 0, "roll": -10, "x": 0.7, "y": 0.5, "size": 0.4}
+    assert user.field(1, "pose_expression").input_value() == "wink_right:0.5"
+    user.button("Front").click()
+    did()
+    assert (user.pose()["yaw"], user.pose()["roll"]) == (0, 0)
+    user.button("2 Max").click()
+    user.root.get_by_role("slider", name="Smile").fill("0.6")
+    did()
+    assert user.source(2) == "canvas" and "smile:0.6" in user.field(2, "pose_expression").input_value()
+    user.root.get_by_role("spinbutton", name="Pitch").fill("12")
+    user.root.get_by_role("spinbutton", name="Pitch").press("Tab")
+    did()
+    assert user.pose(2)["pitch"] == 12
+    user.button("Reset").click()
+    did()
+    assert user.source(2) == "reference" and user.pose(2) == {} and user.source(1) == "canvas"
+    user.button("Reset all").click()
+    did()
+    assert user.source() == "reference" and user.pose() == {}
+    assert user.field(1, "pose_expression").input_value() == ""
+    for state in states[-2::-1]:
+        user.button("Undo").click()
+        assert (user.source(), user.pose(), user.source(2), user.pose(2)) == state
+    assert user.button("Undo").is_disabled()
+    for state in states[1:]:
+        user.button("Redo").click()
+        assert (user.source(), user.pose(), user.source(2), user.pose(2)) == state
+    assert user.button("Redo").is_disabled()
+
+
+def test_a_pasted_text_is_followed_and_a_wrong_one_is_named(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
+    user.type_pose("yaw=-25 x=0.25 size=0.3")
+    user.field(1, "pose_expression").fill("open mouth:0.7 + frown")
+    pose, _ = user.understood()
+    assert pose["expression"] == {"frown": 1.0, "open_mouth": 0.7}
+    assert np.abs(user.points() - predicted(pose)).max() < 0.1
+    shown = user.points()
+    status = user.root.locator(".facesnap-canvas-status")
+    for text, words in (("yaw=400", "yaw"), ("tilt=3", "tilt=3")):
+        user.field(1, "pose_values").fill(text)
+        user.until("(words) => document.querySelector('.facesnap-canvas-status').textContent.includes(words)", words)
+        assert np.array_equal(user.points(), shown) and status.get_attribute("data-kind") == "error"
+    user.field(1, "pose_values").fill("yaw=10")
+    user.until("document.querySelector('.facesnap-canvas-status').textContent === ''")
+    assert not np.array_equal(user.points(), shown)
+
+
+def test_everybody_follows_their_own_controls(user: Canvas) -> None:
+    user.type_pose("yaw=7,roll=.5", 2)
+    user.type_pose("x=0.3")
+    user.stage.locator('[data-number="1"]').focus()
+    user.page.keyboard.press("ArrowRight")
+    assert user.pose()["x"] == 0.31
+    assert user.field(2, "pose_values").input_value() == "yaw=7,roll=.5"  # as it was typed
+    user.field(2, "identity").fill("")
+    user.until(f"{MODEL}.people.length === 1")
+    user.field(2, "pose_values").fill("yaw=20 x=0.6")
+    user.field(2, "identity").fill("Max")
+    user.until(f"{MODEL}.people.length === 2 && {MODEL}.person(2).state.numbers.yaw === 20")
+
+
+def test_the_size_of_the_picture_is_followed(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
+    user.choose(1, "canvas")
+    width = user.page.locator("#txt2img_width input[type=number]")
+    width.fill("1024")
+    width.press("Tab")
+    user.until(f"{MODEL}.size[0] === 1024")
+    user.page.locator("#txt2img_swap").click()  # changes the fields without an event
+    user.until(f"{MODEL}.size[0] === 512 && {MODEL}.size[1] === 1024")
+    user.until("facesnap.canvases.txt2img.frame === null")
+    box = user.stage.bounding_box()
+    assert box["height"] > 1.5 * box["width"]
+    assert np.abs(user.points() - predicted({"source": "canvas"}, (512, 1024))).max() < 0.1
+
+
+def test_the_networks_picture_is_the_servers(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
+    user.type_pose("yaw=20 x=0.27 y=0.5 size=0.42")
+    user.type_pose("yaw=-30 roll=15 x=0.73 y=0.5 size=0.4", 2)
+    user.root.get_by_label("Network's picture").check()
+    poses = user.understood()
+    # One pixel of the screen for one of the picture.
+    style = user.page.add_style_tag(
+        content="svg.facesnap-canvas-stage { position: fixed; inset: 0; width: 512px; margin: 0; z-index: 9999; }"
+    )
+    user.until("document.querySelector('.facesnap-canvas-stage').getBoundingClientRect().height === 512")
+    found = np.asarray(Image.open(io.BytesIO(user.stage.screenshot())).convert("RGB")).astype(int)
+    style.evaluate("(style) => style.remove()")
+    points = [predicted(pose, name=name) / 512 for pose, name in zip(poses, ("Zoe", "Max"), strict=True)]
+    expected = render_landmarks(points, (512, 512)).astype(int)
+    assert found.shape == expected.shape and expected.max() == 255
+    # Dots are drawn anti-aliased by two rasterisers: edges may differ, no dot may lie a pixel off.
+    assert np.abs(found - expected).mean() < 0.35
+    shifted = np.abs(np.roll(found, 1, axis=1) - expected).mean()
+    assert shifted > 3 * np.abs(found - expected).mean()
+
+
+def test_a_pose_picture_can_be_copied(
+    user: Canvas, astronaut: np.ndarray, tmp_path: Path, shapes: Shapes, known: dict[str, Identity]
+) -> None:
+    assert user.button("Pose picture").is_disabled()
+    file = tmp_path / "pose.png"
+    turned = Image.fromarray(np.ascontiguousarray(astronaut[:320, ::-1])).rotate(15)
+    turned.save(file)
+    user.page.locator("#facesnap_txt2img_p1_pose_image input[type=file]").set_input_files(file)
+    user.until(f"{MODEL}.current.drivers.picture !== undefined")
+    own = user.points()
+    user.button("Pose picture").click()
+    assert user.source() == "canvas" and set(user.pose()) == set(POSE_NUMBERS)
+    driven = shapes.shape(known["Zoe"], pose_settings(Pose("picture", np.asarray(turned))), (512, 512))
+    difference = np.abs(user.points() - driven.landmarks.points * 512).max()
+    assert difference < 6 < np.abs(user.points() - own).max()  # the expression is the nearest mix of presets
+
+
+def test_photos_are_read_when_they_change_and_errors_are_shown(
+    browser: Any, address: str, astronaut: np.ndarray, tmp_path: Path
+) -> None:
+    page = opened(browser, address, **SCREEN)
+    page.get_by_text("FaceSnap", exact=True).first.click()
+    assert "Add a reference photo" in page.locator("#facesnap_txt2img_canvas").inner_text()
+    photos = page.locator("#facesnap_txt2img_p1_references input[type=file]")
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    photos.set_input_files(tmp_path / "black.png")
+    page.wait_for_function(
+        "document.querySelector('.facesnap-canvas-status').textContent.includes('No face was found')"
+    )
+    page.locator("#facesnap_txt2img_p1_references").get_by_role("button").first.click()  # take it away
+    Image.fromarray(astronaut).save(tmp_path / "face.png")
+    photos.set_input_files(tmp_path / "face.png")
+    page.wait_for_function(f"{MODEL}.people.length === 1 && {MODEL}.people[0].shape")
+    assert page.locator(".facesnap-canvas-status").first.inner_text() == ""
+    page.context.close()
+
+
+def test_img2img_shows_the_init_image_and_its_pose(browser: Any, address: str, tmp_path: Path, astronaut) -> None:
+    page = opened(browser, address, **SCREEN)
+    page.get_by_text("img2img", exact=True).first.click()
+    page.locator("#facesnap_img2img").get_by_text("FaceSnap", exact=True).first.click()
+    page.locator("#facesnap_img2img_p1_identity textarea, #facesnap_img2img_p1_identity input").first.fill("Zoe")
+    Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(tmp_path / "init.png")
+    page.locator("#img2img_image input[type=file]").set_input_files(tmp_path / "init.png")
+    page.wait_for_function("""() => {
+        const canvas = facesnap.canvases.img2img;
+        return canvas && canvas.model.current && canvas.model.current.drivers.init !== undefined;
+    }""")
+    root = page.locator("#facesnap_img2img_canvas")
+    root.get_by_role("combobox", name="Backdrop").select_option("init")
+    page.wait_for_function("document.querySelector('#facesnap_img2img_canvas image').getAttribute('href')")
+    page.locator('#facesnap_img2img_p1_pose_source input[value="init"]').check()
+    page.wait_for_function("facesnap.canvases.img2img.model.current.state.source === 'init'")
+    resolved = page.evaluate("(({model}) => model.resolved(model.current).numbers)(facesnap.canvases.img2img)")
+    reference = page.evaluate("facesnap.canvases.img2img.model.current.drivers.reference.angles")
+    assert resolved["yaw"] == pytest.approx(-reference[0], abs=4) and resolved["x"] > 0.5  # hers in a mirror
+    page.context.close()
+
+
+def test_the_server_always_answers(shapes: Shapes, known: dict[str, Identity]) -> None:
+    def no_pack() -> Shapes:
+        raise PackError("No pack.", expected="one", remedy="get one")
+
+    def broken(*_: Any) -> Identity:
+        raise ZeroDivisionError("somewhere")
+
+    nobody = [None] * len(canvas.telling())
+    named = list(nobody)
+    named[[c.name for c in canvas.telling()].index("identity")] = "Zoe"
+    wrong = list(named)
+    wrong[[c.name for c in canvas.telling()].index("face")] = "the nice one"
+    assert canvas.reply(nobody, identities(shapes, known), lambda: shapes)["people"] == []
+    assert "No pack." in canvas.reply(named, identities(shapes, known), no_pack)["error"]
+    assert "ZeroDivisionError" in canvas.reply(named, broken, lambda: shapes)["error"]
+    (refused,) = canvas.reply(wrong, identities(shapes, known), lambda: shapes)["people"]
+    assert "the nice one" in refused["error"] and refused["number"] == 1
+    first, second = (canvas.reply(named, identities(shapes, known), lambda: shapes) for _ in range(2))
+    assert first["serial"] != second["serial"] and first["people"] == second["people"] != []
+    assert json.loads(json.dumps(first)) == first
