@@ -68,6 +68,12 @@ class Studios:
         self._encoder: tuple[tuple[Path, int], FaceEncoder] | None = None
         self._lock = threading.RLock()
 
+    @property
+    def latest(self) -> Studio | None:
+        """The studio of the last generation."""
+        kept = self._studio
+        return None if kept is None else kept[1]
+
     def prepare(
         self, settings: Settings, topology: Topology, size: tuple[int, int] = (512, 512), init: Any = None
     ) -> Prepared:
