@@ -27,7 +27,7 @@ demo: $(VENV)/.made $(PACK)
 test: lint test-main test-old test-forge
 
 test-main: $(VENV)/.tested $(CACHE)/face_pack
-	$(RUN) -m pytest tests --ignore=tests/webui/page --ignore=tests/webui/test_canvas.py
+	$(RUN) -m pytest tests $(addprefix --ignore=tests/webui/,page test_canvas.py test_scene.py)
 
 # The WebUIs' own versions: transformers 4.30, numpy 1.26, Pillow 9.5, and the insightface that their users have.
 # Their diffusers cannot load a LoRA of FaceID by itself, so it is no reference for that.
