@@ -63,7 +63,7 @@ class AccordionCheckbox(gr.Checkbox):
         return "checkbox"
 
 
-def InputAccordion(value, **kwargs):  # noqa: N802 (the hosts' name)
+def InputAccordion(value, **kwargs):
     checkbox = AccordionCheckbox(value=value, **{**kwargs, "elem_id": f"{kwargs['elem_id']}-checkbox"})
     checkbox.accordion = gr.Accordion(label=kwargs["label"], elem_id=kwargs["elem_id"], open=True)
     return checkbox
