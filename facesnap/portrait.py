@@ -116,6 +116,9 @@ class Studio:
         encoder: the CLIP image encoder, PuLID's tower among them; not needed by adapters without a CLIP branch.
         cache_bytes: bound on what is kept between generations.
         basis: another face basis than the built-in one.
+
+    Attributes:
+        shapes: makes the landmarks.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ class Studio:
             check_encoder_kind(adapter, encoder)
         self._cache = ContentCache(cache_bytes)
         self._digests = FileDigests()
-        self._shapes = Shapes(analyser, self._cache, self._digests, basis)
+        self.shapes = Shapes(analyser, self._cache, self._digests, basis)
         self._placed: tuple[tuple[torch.device, torch.dtype], FFRNet] | None = None
 
     def identity(
@@ -182,7 +185,7 @@ class Studio:
             pixels = [reduced(read_picture(p, name=n), card.longest) for p, n in zip(photos, called, strict=True)]
             found = [analyser.faces(p, name=n) for p, n in zip(pixels, called, strict=True)]
             faces = [choose_face(one, choose) for one in found]
-            landmarks = None if self.adapter.ffrnet is None else self._shapes.landmarks(faces)
+            landmarks = None if self.adapter.ffrnet is None else self.shapes.landmarks(faces)
             identity = Identity.from_faces(faces, encoder, levels or (), name, landmarks=landmarks, bgr=card.bgr)
             return Seen(identity, tuple(map(Sighting.of, faces, found)))
 
@@ -230,7 +233,7 @@ class Studio:
         """
         if self._structure_strength(settings) == 0.0:
             return None
-        return self._shapes.shape(identity, settings.pose or PoseSettings(), size)
+        return self.shapes.shape(identity, settings.pose or PoseSettings(), size)
 
     def structure(
         self,
@@ -268,7 +271,7 @@ class Studio:
             net,
             cond=kept(identity.digest, identity),
             uncond=kept("", None) if self.adapter.spec.uncond != "none" else None,
-            draw=lambda view: self._shapes.pictures(shape, view, net.config),
+            draw=lambda view: self.shapes.pictures(shape, view, net.config),
             face=shape.landmarks.box,
             strength=self._structure_strength(settings),
             start=settings.structure_start,

@@ -1,7 +1,10 @@
 """The WebUI's script: its callbacks, handed on to the package."""
 
+from pathlib import Path
+
 from modules import script_callbacks, scripts, shared
 
+from facesnap.hosts import face_pass
 from facesnap.webui import accordion, generation, lists, options, routes, xyz
 from facesnap.webui.hosting import current_host, studios
 
@@ -21,10 +24,17 @@ class FaceSnapScript(scripts.Script):
         return made.components
 
     def process(self, p, *args):
+        if face_pass.is_face_pass(p):
+            if shared.opts.facesnap_adetailer:
+                HOST.adopt(p)
+            return
+        face_pass.join(shared.opts, Path(__file__).stem)
+        HOST.own(p)
         generation.begin(HOST, studios(), p, args, shared.opts)
 
     def postprocess_image(self, p, pp, *args):
-        generation.after_picture(p, pp.image)
+        if not face_pass.is_face_pass(p):
+            generation.after_picture(p, pp.image)
 
     def postprocess(self, p, processed, *args):
         generation.finish(p, processed)

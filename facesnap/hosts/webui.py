@@ -9,50 +9,27 @@ swallow exceptions of callbacks, therefore failures are kept and raised from the
 from __future__ import annotations
 
 import logging
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from facesnap.attach import Attachment, Conditioning, Row, RowPlan, Speed, Structure, Tile, Topology, read_topology
-from facesnap.attach.lora import LoraPart
+from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
 from facesnap.errors import AttachError, FaceSnapError, HostError, refusal
+from facesnap.hosts import face_pass
+from facesnap.hosts.face_pass import is_face_pass
 from facesnap.hosts.memory import Placement
-from facesnap.hosts.tiles import TileWalk, pass_piece, placed
+from facesnap.hosts.parts import Parts, Prepare
+from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
 
 logger = logging.getLogger(__name__)
 
 PASSES = ("both", "first", "second")
 NOTE = "FaceSnap note"  # key of the infotext
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """What is attached to a UNet in one sampling; see `facesnap.attach.attach`.
-
-    All of it lies on the CPU: keys, values and LoRAs follow the UNet's tensors at the call, networks are placed by
-    the host (`WebUI.placement`).
-    """
-
-    people: Sequence[Conditioning] = ()
-    structures: Sequence[Structure] = ()
-    speed: Speed = Speed.BALANCED
-    loras: Sequence[LoraPart] = ()
-
-    @property
-    def needs_place(self) -> bool:
-        """Whether it matters which piece of the picture the UNet sees."""
-        regions = [person.region for person in self.people] + [lora.region for lora in self.loras]
-        return bool(self.structures) or any(region is not None for region in regions)
-
-
-Prepare = Callable[[Topology], Parts]
-"""Makes the parts for a UNet; raises a FaceSnapError where they do not fit it. Called again where the host changes
-the UNet in the middle of a sampling."""
 
 
 class WebUI(ABC):
@@ -66,6 +43,7 @@ class WebUI(ABC):
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self._running: list[Generation] = []
+        self._whole: weakref.ref[Any] | None = None  # the p whose picture ADetailer's face passes paint over
 
     @abstractmethod
     def live_unet(self, denoiser: Any | None = None) -> nn.Module:
@@ -103,6 +81,17 @@ class WebUI(ABC):
         generation.wrap()
         return generation
 
+    def adopt(self, p: Any) -> Generation | None:
+        """Attach the people of a picture to ADetailer's pass over it, prepared as they are; to be called from a
+        script's `process`. Returns None where the picture has none."""
+        outer = getattr(self.whole(p), "facesnap_generation", None)
+        if outer is None or outer.p is p or outer.prepare is None:
+            return None
+        generation = self._of(p)
+        generation.prepare = outer.prepare
+        generation.wrap()
+        return generation
+
     def refuse(self, p: Any, error: Exception) -> Generation:
         """Let the sampling of `p` raise this error instead of making a picture without FaceSnap."""
         generation = self._of(p)
@@ -112,8 +101,10 @@ class WebUI(ABC):
 
     def release(self, p: Any) -> None:
         """Let `p` sample as if FaceSnap were not there."""
+        self._whole = None
+        self.own(p)
         generation = getattr(p, "facesnap_generation", None)
-        if generation is not None and generation.p is p:
+        if generation is not None:
             generation.prepare = generation.error = None
         self.free()
 
@@ -129,8 +120,18 @@ class WebUI(ABC):
             if generation.p is p and x is not None:
                 generation.before_pass(tuple(x.shape))
 
+    def own(self, p: Any) -> None:
+        """Cut the ties of a shallow copy with what it was copied from (X/Y/Z plots; ADetailer hands copies to
+        `process` that are never sampled); to be called before anything is noted on `p`."""
+        known = getattr(p, "facesnap_generation", None)
+        if known is not None and known.p is not p:
+            known.unwrap_copy(p)
+            p.extra_generation_params = dict(p.extra_generation_params)
+            p.facesnap_generation = None
+
     def note(self, p: Any, note: str) -> None:
         """Tell the user something about this generation: in the log, below the picture and in its infotext."""
+        p = self.whole(p)
         notes = p.extra_generation_params.get(NOTE, "")
         if note in notes:
             return
@@ -143,6 +144,11 @@ class WebUI(ABC):
         if hasattr(p, "comment"):
             p.comment(text)
 
+    def whole(self, p: Any) -> Any:
+        """The processing object that makes the picture: `p` itself, but for ADetailer's face pass another."""
+        whole = self._whole() if self._whole is not None and is_face_pass(p) else None
+        return p if whole is None else whole
+
     def before_step(self, params: Any) -> None:
         """The host's on_cfg_denoiser callback: the next UNet calls are those of `params.denoiser.p`."""
         for generation in self._running:
@@ -152,11 +158,11 @@ class WebUI(ABC):
                 generation.plan.idle = True
 
     def _of(self, p: Any) -> Generation:
-        known = getattr(p, "facesnap_generation", None)
-        if known is not None and known.p is p:
-            return known
-        if known is not None:
-            known.unwrap_copy(p)
+        if not is_face_pass(p):
+            self._whole = None
+        self.own(p)
+        if getattr(p, "facesnap_generation", None) is not None:
+            return p.facesnap_generation
         p.facesnap_generation = generation = self.generation(p)
         return generation
 
@@ -210,7 +216,10 @@ class Generation(ABC):
             del copy.sample
 
     def _sample(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not is_face_pass(self.p):
+            self.host._whole = weakref.ref(self.p)
         if self.error is not None:
+            self._note_face_pass(self.error)
             raise refusal(self.error)
         if self.prepare is None or self in self.host._running:  # released, or a wrapper around our wrapper
             return inner(*args, **kwargs)
@@ -222,11 +231,17 @@ class Generation(ABC):
         except Exception as error:
             if self.on_failure is not None:
                 self.on_failure(error)
+            self._note_face_pass(error)
             if isinstance(error, FaceSnapError):
                 raise refusal(error) from error.__cause__
             raise
         finally:
             self._stop()
+
+    def _note_face_pass(self, error: Exception) -> None:
+        """The hosts swallow what is raised in ADetailer's pass, and go on with the picture as it was."""
+        if is_face_pass(self.p):
+            self.host.note(self.p, f"ADetailer's face pass was left out: {getattr(error, 'what', error)}")
 
     def _start(self) -> None:
         self._failure, self._calls, self._wanted, self.left_alone = None, 0, 0, False
@@ -245,6 +260,9 @@ class Generation(ABC):
         self._unet = unet
         topology = read_topology(unet)
         self._parts = self.prepare(topology)
+        if is_face_pass(self.p):
+            self._parts = face_pass.owners(self._parts, face_pass.mask_of(self.p), self._outer_piece())
+            self.left_alone = not self._parts.count
         self.plan = RowPlan(())
         self.plan.idle = True
         self._handles.append(unet.register_forward_pre_hook(self._before_unet, with_kwargs=True))
@@ -255,6 +273,11 @@ class Generation(ABC):
             unet, topology, parts.people, self.plan, parts.structures, parts.speed, parts.loras, placement
         )
         self.attachment.install()
+
+    def _outer_piece(self) -> Piece:
+        """What the pass's picture is of the whole one: ADetailer works on the crop of an "only masked" picture."""
+        whole = self.host.whole(self.p)
+        return WHOLE if whole is self.p else crop_of(whole)
 
     def _detach(self) -> None:
         """Take everything off; may be called again."""
@@ -294,7 +317,7 @@ class Generation(ABC):
             self.plan.steps, self.plan.progress = total, min(max(denoiser.step / total, 0.0), 1.0)
             self._last_step = denoiser.step + 1 >= total
             self._frame = (int(params.x.shape[-2]), int(params.x.shape[-1]))
-            self._piece = pass_piece(self.p, self._frame)
+            self._piece = pass_piece(self.p, self._frame, self._outer_piece())
             self._walk.restart(self.tiler(params.denoiser))
             if wanted:
                 self.announce(params)
@@ -348,7 +371,8 @@ class Generation(ABC):
         if rows is None or x is None:
             return
         size = (int(x.shape[-2]), int(x.shape[-1]))
-        self.plan.rows = placed(rows, self._places(len(rows), len(x), size), self._frame, self._piece)
+        places, part = self._places(len(rows), len(x), size)
+        self.plan.rows = placed(rows[part], places, self._frame, self._piece)
 
     def _after_unet(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._last_step:  # the host decodes next, and a hires pass may follow: networks are not in the way
@@ -358,19 +382,18 @@ class Generation(ABC):
         """Whether idle calls may become ours again without a new step."""
         return False
 
-    def _places(self, pattern: int, batch: int, size: tuple[int, int]) -> Sequence[tuple[int, int]] | None:
-        """(top, left) of each tile that the call holds, latent units; None where it holds the whole picture."""
-        if size == self._frame:
-            return None
-        places = self._walk.next(batch // max(pattern, 1), size)
-        if places is None and self._parts.needs_place:
+    def _places(self, pattern: int, batch: int, size: tuple[int, int]) -> tuple[Sequence[Place] | None, slice]:
+        """(top, left) of each tile that the call holds, latent units, None where it holds the whole picture; and
+        which rows of the pattern each of them holds."""
+        found = self._walk.next(pattern, batch, size)
+        if found is None and size != self._frame and self._parts.needs_place:
             raise AttachError(
                 f"The UNet was called with a piece of {size[1]} x {size[0]} of a latent of {self._frame[1]} x "
                 f"{self._frame[0]}, and the place of that piece is not known.",
-                expected="the whole picture, or the tiles of Tiled Diffusion's grid",
+                expected="the whole picture, or the tiles of Tiled Diffusion",
                 remedy="use no regions and no landmarks here (the ID tokens work), or switch off the tiling extension",
             )
-        return places
+        return (None, slice(None)) if found is None else found
 
     def _check_called(self) -> None:
         calls = self._calls + (self.attachment.calls if self.attachment is not None else 0)

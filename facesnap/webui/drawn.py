@@ -16,12 +16,16 @@ _kept: tuple[FaceAnalyser, Shapes] | None = None
 
 
 def shapes() -> Shapes:
-    """Kept as long as the settings page names the same pack.
+    """Those of the last generation, whose landmark model the next one will use too; before it, of the settings page's
+    pack.
 
     Raises:
         PackError: it is missing. MissingDependencyError: insightface is missing.
     """
     global _kept
+    studio = hosting.studios().latest
+    if studio is not None and studio.adapter.ffrnet is not None and studio.analyser is not None:
+        return studio.shapes
     analyser = hosting.analyser()
     if _kept is None or _kept[0] is not analyser:
         _kept = (analyser, Shapes(analyser, ContentCache(CACHE_BYTES), FileDigests()))

@@ -12,7 +12,8 @@ from facesnap.attach import Topology, read_topology
 from facesnap.cache import picture_digest
 from facesnap.checkpoints.faceid import loras_in_prompt
 from facesnap.errors import FaceSnapError
-from facesnap.hosts.webui import NOTE, Parts, WebUI
+from facesnap.hosts.parts import Parts
+from facesnap.hosts.webui import NOTE, WebUI
 from facesnap.webui import infotext, xyz
 from facesnap.webui.options import MOST_PEOPLE_KEY
 from facesnap.webui.people import unused_pose

@@ -21,7 +21,7 @@ from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
 from facesnap.faces.recognisers import RECOGNISERS, require_named
 from facesnap.faces.sighting import Seen
 from facesnap.faces.tower import load_encoder
-from facesnap.hosts.webui import Parts
+from facesnap.hosts.parts import Parts
 from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
 from facesnap.webui.folders import Folders, find_adapter, list_adapters
 from facesnap.webui.identities import IdentityStore
@@ -67,6 +67,12 @@ class Studios:
         self._analyser: tuple[tuple[Path, str], FaceAnalyser] | None = None
         self._encoder: tuple[tuple[Path, int], FaceEncoder] | None = None
         self._lock = threading.RLock()
+
+    @property
+    def latest(self) -> Studio | None:
+        """The studio of the last generation."""
+        kept = self._studio
+        return None if kept is None else kept[1]
 
     def prepare(
         self, settings: Settings, topology: Topology, size: tuple[int, int] = (512, 512), init: Any = None
@@ -191,17 +197,19 @@ def _sees_faces(settings: Settings) -> bool:
 def _prepared(
     studio: Studio, everybody: Sequence[Seen], wanted: Sequence[PersonSettings], speed: Speed, size: tuple[int, int]
 ) -> Prepared:
-    people, structures, doubts = [], [], []
-    for known, one in zip(everybody, wanted, strict=True):
+    people, structures, owners, doubts = [], [], [], []
+    for n, (known, one) in enumerate(zip(everybody, wanted, strict=True)):
         people.append(studio.conditioning(known.identity, one))
         doubtful = [doubt for sighting in known.sightings for doubt in sighting.quality.doubts]
         if studio.adapter.ffrnet is not None:
             structure = studio.structure(known.identity, one, size)
             shape = studio.shape(known.identity, one, size)
-            structures += [] if structure is None else [structure]
+            if structure is not None:
+                structures.append(structure)
+                owners.append(n)
             doubtful += [] if shape is None else shape.doubts
         doubts.append(tuple(dict.fromkeys(doubtful)))
-    parts = Parts(people, structures, speed, studio.loras(wanted))
+    parts = Parts(people, structures, speed, studio.loras(wanted), owners)
     return Prepared(parts, studio, tuple(everybody), tuple(doubts))
 
 

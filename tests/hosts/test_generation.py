@@ -28,7 +28,7 @@ from facesnap.webui.results import KEY, RESULTS
 from facesnap.webui.studios import Studios
 from facesnap.webui.xyz import NOTES
 from tests.checkpoints.test_families import widths_of
-from tests.hosts.test_webui import person, processing, sampled, unets, world  # noqa: F401 (fixtures)
+from tests.hosts.test_webui import processing, sampled
 from tests.networks import diffusers_unet
 from tests.public_files import public_state, write
 
@@ -36,7 +36,7 @@ PACK = "test_pack"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, unets, face_pack):  # noqa: F811
+def models(tmp_path_factory, unets, face_pack):
     """A WebUI's folder of models: an untrained adapter with FFRNet, its encoder, a pack."""
     folder = tmp_path_factory.mktemp("webui") / "models"
     own = folder / "FaceSnap"
@@ -61,7 +61,7 @@ def shared(models, page) -> Studios:
 
 
 @pytest.fixture()
-def run(world, shared, astronaut):  # noqa: F811
+def run(world, shared, astronaut):
     """Arguments of the script -> (p, latent)."""
 
     def run(*args, **more) -> tuple:
@@ -149,7 +149,7 @@ def test_similarity_is_told_picture_by_picture(run, snap, page, astronaut) -> No
     assert result["people"][0]["similarity"][1] is None and result["people"][0]["similarity"][0] > 0.99
 
 
-def test_the_api_is_told_of_failures(run, snap, world) -> None:  # noqa: F811
+def test_the_api_is_told_of_failures(run, snap, world) -> None:
     with pytest.raises(NoFaceError):
         run({**snap, "references": [Image.new("RGB", (200, 200), "grey")]})
     assert "No face was found" in RESULTS.last()[0].json()["error"]
@@ -164,7 +164,7 @@ def test_the_api_is_told_of_failures(run, snap, world) -> None:  # noqa: F811
     assert RESULTS.last()[0].json()["error"] == "planted"
 
 
-def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_pack) -> None:  # noqa: F811
+def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_pack) -> None:
     """FaceID with its LoRA: the pack is found by the recogniser's name, the LoRA acts, a pose is not followed."""
     file = write(public_state("faceid", widths_of(unets[0]), 64), models / "FaceSnap", "faceid", "sd15")
     pack = shutil.copytree(face_pack, models / "insightface" / "models" / "buffalo_l")
@@ -190,7 +190,7 @@ def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_
         shutil.rmtree(pack, ignore_errors=True)
 
 
-def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> None:  # noqa: F811
+def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> None:
     p, made = run(snap)
     identity = p.facesnap_job.prepared.people[0].identity
     IdentityStore(shared.folders().identities).save(replace(identity, name="Zoe"), replace=True)
@@ -209,7 +209,7 @@ def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> Non
         hidden.rename(models / "FaceSnap" / PACK)
 
 
-def test_refused_or_skipped(run, snap, page, world, unets) -> None:  # noqa: F811
+def test_refused_or_skipped(run, snap, page, world, unets) -> None:
     nobody = {**snap, "references": [Image.new("RGB", (200, 200), "grey")]}
     bare = run()[1]
     for bad, kind, status in (

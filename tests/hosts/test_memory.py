@@ -15,10 +15,10 @@ from facesnap.attach import Pictures, Speed, Structure, View
 from facesnap.errors import CheckpointError
 from facesnap.hosts.forge_memory import Carrier
 from facesnap.hosts.memory import computing
-from facesnap.hosts.webui import Parts
+from facesnap.hosts.parts import Parts
 from facesnap.models.fidelity import FFRNet
 from tests.devices import CPU, GPU, Devices, places
-from tests.hosts.test_webui import person, processing, sampled, unets, world  # noqa: F401
+from tests.hosts.test_webui import processing, sampled
 from tests.networks import CONTEXT, diffusers_unet, ffrnet_for
 from tests.webui.standin.sampling import Processing
 
@@ -32,7 +32,7 @@ def nets() -> list[FFRNet]:
 
 
 @pytest.fixture()
-def host(world, nets, monkeypatch):  # noqa: F811
+def host(world, nets, monkeypatch):
     """The stand-in host with its UNet on the GPU."""
     bits = [[p.clone() for p in net.parameters()] for net in nets]
     monkeypatch.setattr(world.modules.shared.opts, "facesnap_offload", False, raising=False)

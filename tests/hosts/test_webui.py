@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,49 +20,13 @@ from facesnap.errors import (
     NoFaceError,
     PackError,
 )
+from facesnap.hosts.parts import Parts
 from facesnap.hosts.tiles import TileWalk, pass_piece
-from facesnap.hosts.webui import NOTE, Parts
-from tests.networks import CONTEXT, ldm_unet, projections_for, token_groups
-from tests.webui.standin.sampling import A1111Host, ForgeHost, Processing
+from facesnap.hosts.webui import NOTE
+from tests.networks import CONTEXT
+from tests.webui.standin.sampling import Processing
 
-STANDIN = Path(__file__).resolve().parents[1] / "webui" / "standin"
 WIDTH = CONTEXT["sd15"]
-
-
-@pytest.fixture(scope="module")
-def unets():
-    return ldm_unet("sd15", seed=1), ldm_unet("sd15", seed=2), ldm_unet("sdxl", seed=3)
-
-
-@pytest.fixture(scope="module")
-def person(unets) -> Conditioning:
-    projections = projections_for(unets[0], WIDTH)
-    cond, uncond = (projections.keys_values(token_groups(WIDTH, seed=s)) for s in (1, 2))
-    return Conditioning(cond, uncond)
-
-
-@pytest.fixture(params=("a1111", "forge"))
-def world(request, monkeypatch, unets, person):
-    """The stand-in host, our adapter, and a maker of processing objects."""
-    monkeypatch.syspath_prepend(str(STANDIN))
-    ours, theirs = ("facesnap.hosts.a1111", "facesnap.hosts.forge"), ("modules", "backend")
-    for name in [n for n in sys.modules if n.split(".")[0] in theirs or n in ours]:
-        monkeypatch.delitem(sys.modules, name)
-    modules = SimpleNamespace(
-        **{n: importlib.import_module(f"modules.{n}") for n in ("shared", "sd_unet", "script_callbacks")}
-    )
-    adapter = importlib.import_module(f"facesnap.hosts.{request.param}")
-    host = adapter.A1111() if request.param == "a1111" else adapter.Forge()
-    standin = (A1111Host if request.param == "a1111" else ForgeHost)(modules)
-    standin.load(unets[0])
-    modules.script_callbacks.on_cfg_denoiser(host.before_step)
-    yield SimpleNamespace(name=request.param, host=host, standin=standin, modules=modules, unets=unets, person=person)
-    for unet in unets:
-        for module in unet.modules():
-            assert not module._forward_hooks and not module._forward_pre_hooks
-    for name in [n for n in sys.modules if n.split(".")[0] in theirs]:
-        del sys.modules[name]
-    sys.modules.pop(adapter.__name__)
 
 
 def text(tokens: int, seed: int) -> torch.Tensor:
@@ -364,9 +325,29 @@ def test_only_masked_maps_to_the_whole_picture(world) -> None:
 
 def test_tiles_walk_in_call_order() -> None:
     boxes = [SimpleNamespace(x=x, y=2, w=6, h=4) for x in (0, 3, 6)]
+    everything = slice(0, 2)
     walk = TileWalk()
     walk.restart(SimpleNamespace(batched_bboxes=[boxes[:2], boxes[2:]], custom_bboxes=[]))
-    assert [walk.next(n, (4, 6)) for n in (2, 1, 2)] == [[(2, 0), (2, 3)], [(2, 6)], [(2, 0), (2, 3)]]
-    assert walk.next(2, (4, 6)) is None  # another number of tiles than announced
+    assert [walk.next(2, n, (4, 6)) for n in (4, 2, 4)] == [
+        ([(2, 0), (2, 3)], everything), ([(2, 6)], everything), ([(2, 0), (2, 3)], everything)
+    ]  # fmt: skip
+    assert walk.next(2, 4, (4, 6)) is None  # another number of tiles than announced
     walk.restart(None)
-    assert walk.next(1, (4, 6)) is None
+    assert walk.next(1, 1, (4, 6)) is None
+
+
+def test_regions_of_tiled_diffusion_follow_its_grid() -> None:
+    """Prompts of one length: both rows in one call; of two lengths: cond rows first, uncond rows next."""
+    grid, custom = SimpleNamespace(x=0, y=0, w=8, h=8), SimpleNamespace(x=5, y=1, w=3, h=2)
+    tiler = SimpleNamespace(batched_bboxes=[[grid]], custom_bboxes=[custom], draw_background=True)
+    walk = TileWalk()
+    walk.restart(tiler)
+    for _ in range(2):
+        assert walk.next(3, 3, (8, 8)) == ([(0, 0)], slice(0, 3))
+        assert walk.next(3, 3, (2, 3)) == ([(1, 5)], slice(0, 3))
+    assert walk.next(3, 3, (8, 8)) == ([(0, 0)], slice(0, 3))
+    assert [walk.next(3, n, (2, 3)) for n in (2, 1)] == [([(1, 5)], slice(0, 2)), ([(1, 5)], slice(2, 3))]
+    tiler.draw_background = False
+    walk.restart(tiler)
+    assert walk.next(3, 3, (8, 8)) is None
+    assert walk.next(3, 3, (2, 3)) == ([(1, 5)], slice(0, 3))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from facesnap.demo import untrained
 from facesnap.faces.encoder import ImageEncoder
@@ -21,11 +24,29 @@ ENCODER = "untrained-encoder"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One SD1.5-layout file: name, widths of its four levels, channels of its input."""
+    """One file of SD1.5's or SDXL's layout: name, widths of its levels, channels of its input."""
 
     name: str
     widths: tuple[int, ...]
     channels: int
+
+    @property
+    def base(self) -> str:
+        return "sd15" if len(self.widths) == 4 else "sdxl"
+
+    def unet(self) -> UNet2DConditionModel:
+        """A UNet of this layout without weights."""
+        more: dict[str, Any] = {"attention_head_dim": 8, "cross_attention_dim": 768}
+        if self.base == "sdxl":
+            cross = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+            more = {
+                "attention_head_dim": tuple(width // 64 for width in self.widths), "cross_attention_dim": 2048,
+                "down_block_types": ("DownBlock2D", cross[0], cross[0]),
+                "up_block_types": (cross[1], cross[1], "UpBlock2D"), "transformer_layers_per_block": (1, 2, 10),
+                "use_linear_projection": True,
+            }  # fmt: skip
+        with torch.device("meta"):
+            return UNet2DConditionModel(block_out_channels=self.widths, **more)
 
 
 @dataclass(frozen=True)
@@ -53,30 +74,52 @@ class Checkpoints:
     def write_adapters(self, folder: Path, pack: Path) -> None:
         """An encoder, and an adapter for the first checkpoint's layout."""
         encoder = ImageEncoder.load(untrained.save_encoder(folder / f"{ENCODER}.safetensors")).fingerprint
-        with torch.device("meta"):
-            unet = UNet2DConditionModel(
-                block_out_channels=self.first.widths, attention_head_dim=8, cross_attention_dim=768
-            )
         untrained.save_adapter(
-            folder / "untrained.safetensors", unet, recogniser=load_pack(pack).recogniser_sha256,
-            recogniser_name="test_pack", encoder=encoder, encoder_name=ENCODER,
+            folder / "untrained.safetensors", self.first.unet(), recogniser=load_pack(pack).recogniser_sha256,
+            recogniser_name="test_pack", encoder=encoder, encoder_name=ENCODER, ffrnet=self.first.base == "sd15",
         )  # fmt: skip
+
+    def write_controlnet(self, file: Path) -> None:
+        """An untrained ControlNet of the first checkpoint's widths, in ldm's layout."""
+        wanted = ("time_embed.", "input_blocks.", "middle_block.")
+        state = {}
+        with safe_open(self.folder / self.first.name, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 (not a dict)
+                name = key.removeprefix(UNET)
+                if key.startswith(UNET) and name.startswith(wanted):
+                    state[name] = opened.get_tensor(key)
+        hint = [3, 16, 16, 32, 32, 96, 96, 256, self.first.widths[0]]
+        torch.manual_seed(0)
+        for n, (before, after) in enumerate(itertools.pairwise(hint)):
+            _put(state, f"input_hint_block.{2 * n}", after, before, 3)
+        levels = [w for w in self.first.widths for _ in range(3)]
+        for n, channels in enumerate([self.first.widths[0], *levels[:-1]]):
+            _put(state, f"zero_convs.{n}.0", channels, channels, 1)
+        _put(state, "middle_block_out.0", levels[-1], levels[-1], 1)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({f"control_model.{name}": value for name, value in state.items()}, file)
+
+
+def _put(state: dict[str, torch.Tensor], name: str, after: int, before: int, kernel: int) -> None:
+    """A convolution's weight and bias."""
+    state[f"{name}.weight"] = torch.randn(after, before, kernel, kernel) / (before * kernel * kernel) ** 0.5
+    state[f"{name}.bias"] = torch.randn(after) * 0.02
 
 
 @functools.lru_cache(maxsize=1)
 def survey(folder: Path) -> Checkpoints:
-    """All SD1.5-layout checkpoints of a folder, those of four input channels first."""
+    """All checkpoints of a folder whose layout is SD1.5's or SDXL's."""
     found = [one for file in sorted(folder.glob("*.safetensors")) if (one := _read(file)) is not None]
-    assert any(one.channels == 4 for one in found), f"no SD1.5 checkpoint in {folder}"
+    assert any(one.channels == 4 for one in found), f"no SD1.5 or SDXL checkpoint in {folder}"
     return Checkpoints(folder, tuple(found))
 
 
 def _read(file: Path) -> Checkpoint | None:
     with safe_open(file, framework="pt") as opened:
         keys = set(opened.keys())
-        if f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight" not in keys:
+        if f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_q.weight" not in keys:
             return None
-        widths = [opened.get_slice(f"{UNET}input_blocks.{n}.0.out_layers.3.weight").get_shape()[0]
-                  for n in (1, 4, 7, 10)]  # fmt: skip
+        levels = (1, 4, 7, 10) if f"{UNET}input_blocks.10.0.out_layers.3.weight" in keys else (1, 4, 7)
+        widths = [opened.get_slice(f"{UNET}input_blocks.{n}.0.out_layers.3.weight").get_shape()[0] for n in levels]
         channels = opened.get_slice(f"{UNET}input_blocks.0.0.weight").get_shape()[1]
     return Checkpoint(file.name, tuple(widths), channels)

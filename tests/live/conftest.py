@@ -2,8 +2,9 @@
 
 The hosts are on no package registry, so without FACESNAP_WEBUI these tests are skipped, in CI too. Also read:
 FACESNAP_WEBUI_PYTHON (its interpreter; by default that of its venv) and FACESNAP_WEBUI_ARGS (further flags).
-Any SD1.5 checkpoints will do, random ones too; a second of the same layout, one of another layout and an inpainting
-one are used where they are there.
+Any SD1.5 or SDXL checkpoints will do, random ones too; the first in the folder decides for which of both the adapter
+is made. A second of the same layout, one of another layout and an inpainting one are used where they are there.
+FACESNAP_WEBUI_NEIGHBOURS names a folder of other extensions' repositories, see test_neighbours.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def start(
     extensions = {"facesnap": extension, "facesnap_probe": probe}
     webui = WebUI(Path(FOLDER), data, checkpoints.folder, extensions, flags, auth)
     webui.use(checkpoints.first.name)
+    webui.options(show_progress_type="Approx cheap")  # SDXL's preview would be downloaded
     webui.pictures(steps=1)  # Forge loads its checkpoint for the first picture
     return webui
 

@@ -4,6 +4,9 @@ It knows nothing of how FaceSnap finds the rows: a row's role is read from its c
 prompt's or not), its picture from its latent (parallel to which picture's latent).
 """
 
+import gc
+import sys
+
 import torch
 from fastapi import Body
 from modules import script_callbacks, scripts, shared
@@ -50,7 +53,7 @@ class Probe(scripts.Script):
 
 def parts(topology):
     from facesnap.attach import Pictures, Speed, Structure
-    from facesnap.hosts.webui import Parts
+    from facesnap.hosts.parts import Parts
 
     net = NETS.setdefault(topology.names, random_ffrnet(topology))
     cond = net.project_tokens(torch.ones(1, 4, net.config.context_dim))
@@ -123,6 +126,8 @@ def after_call(unet, args, kwargs, output):
             "size": list(x.shape[-2:]),
             "progress": plan.progress if plan else None,
             "steps": plan.steps if plan else None,
+            "people": len(running[-1]._parts.people) if rows else 0,
+            "inner": bool(getattr(STATE["step"].denoiser.p, "_ad_inner", False)),
         }
     )
 
@@ -152,7 +157,15 @@ def hooks():
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in unet.modules())
 
 
+def narrow_controlnets():
+    """sd-webui-controlnet takes the widths of SD1.5's networks for granted; those of the tests are narrower."""
+    guess = sys.modules.get("scripts.controlnet_model_guess")
+    if guess is not None and hasattr(live_unet(), "channel_mult"):
+        guess.controlnet_default_config["channel_mult"] = list(live_unet().channel_mult)
+
+
 def set_state(values: dict = Body(...)):  # noqa: B008
+    narrow_controlnets()
     STATE.update(values, calls=[], steps=0, memory=[])
     return {"hooks": hooks()}
 
@@ -164,7 +177,29 @@ def get_state():
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host()._running), "unet": id(live_unet()),
         "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.kept()),
+        "bytes": tensor_bytes(), "axes": axes(),
+        "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),
     }  # fmt: skip
+
+
+def tensor_bytes():
+    """Of all tensors alive outside the host's models, each storage once."""
+    gc.collect()
+    models = {id(t) for m in live_unet().modules() for t in (*m._parameters.values(), *m._buffers.values())}
+    storages = {}
+    for one in gc.get_objects():
+        if type(one) is torch.Tensor and id(one) not in models and one.device.type == "cpu":
+            storages[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def axes():
+    """Labels of the X/Y/Z plot of txt2img in the order of its indices."""
+    for script in scripts.scripts_data:
+        if script.script_class.__module__ == "xyz_grid.py":
+            options = script.module.axis_options
+            return [one.label for one in options if type(one).__name__ == "AxisOption" or not one.is_img2img]
+    return []
 
 
 def add_routes(demo, app):

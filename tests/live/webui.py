@@ -46,11 +46,12 @@ class WebUI:
         folder: of the WebUI. data: its data folder, made anew. checkpoints: folder of checkpoints.
         extensions: name -> folder with the files to copy, of the extensions it has.
         flags: further ones. auth: (user, password) that requests bring.
+        python_path: a folder of modules that its extensions find.
     """
 
     def __init__(
         self, folder: Path, data: Path, checkpoints: Path, extensions: dict[str, Path],
-        flags: Sequence[str] = (), auth: Auth = None,
+        flags: Sequence[str] = (), auth: Auth = None, python_path: str = "",
     ) -> None:  # fmt: skip
         self.folder, self.data, self.auth = folder, data, auth
         self.forge = (folder / "modules_forge").is_dir()
@@ -67,7 +68,10 @@ class WebUI:
                 *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")), *flags,
             ],
             cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COMMANDLINE_ARGS": ""},
+            env={
+                **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COMMANDLINE_ARGS": "",
+                "PYTHONPATH": python_path,
+            },
         )  # fmt: skip
         self._wait()
 

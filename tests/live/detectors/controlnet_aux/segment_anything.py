@@ -1,0 +1,5 @@
+class SamAutomaticMaskGenerator:
+    pass
+
+
+sam_model_registry: dict = {}
