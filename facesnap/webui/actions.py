@@ -15,7 +15,7 @@ from facesnap.attach import read_topology
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.faces.identity import Identity
 from facesnap.webui import consent, hosting, infotext, lists, markup
-from facesnap.webui.columns import columns, from_flat, to_flat
+from facesnap.webui.columns import TITLE_MARK, columns, from_flat, to_flat
 from facesnap.webui.events import warn
 from facesnap.webui.model import PRESETS, Person, Settings
 from facesnap.webui.preview import look_at
@@ -103,8 +103,9 @@ def fill_in(preset: str, names: Sequence[str]) -> list[Any]:
     return [gr.update(value=PRESETS[preset][name]) for name in names]
 
 
-def choose_adapter(name: str, fields: Sequence[str]) -> list[Any]:
-    """An adapter's name -> the status line, then what it suggests for the fields of these names."""
+def choose_adapter(title: str, fields: Sequence[str]) -> list[Any]:
+    """An adapter's title or name -> the status line, then what it suggests for the fields of these names."""
+    name = (title or "").partition(TITLE_MARK)[0]
     entry = next((one for one in lists.adapters() if one.name == name), None)
     if entry is None:
         return ["", *(gr.update() for _ in fields)]

@@ -36,6 +36,8 @@ class Carrier:
         elif elem_id == INIT and isinstance(component, gr.Image):
             self.init = component
         elif elem_id == LAST and {"txt2img", "img2img"} <= self._pictures.keys():
+            sources, targets = self._pictures["txt2img"], self._pictures["img2img"]
+            script = f"(...values) => values.slice(0, {len(sources)})"  # Gradio adds the targets' own values
             for button in self._buttons.values():
-                in_browser(button.click, "(...values) => values", self._pictures["txt2img"], self._pictures["img2img"])
+                in_browser(button.click, script, sources, targets)
             self._pictures, self._buttons, self.init = {}, {}, None

@@ -28,6 +28,7 @@ from facesnap.webui.fields import (
 from facesnap.webui.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings
 from facesnap.webui.objects import from_api
 
+TITLE_MARK = " · "  # in the list of adapters: name, family, base; Gradio 3 knows no titles apart from values
 ON_SETTINGS_PAGE = "on_error"  # has no control here
 MASK, POSE_VALUES = "region_mask", "values"
 _MASK = Field(MASK, Picture(), None, "Region mask", "White where the person is; instead of a region by numbers.")
@@ -157,6 +158,8 @@ def _checked(column: Column, value: Any) -> Any:
     field, name = column.field, column.where
     if isinstance(field.kind, Pictures):
         value = _uploads(value)
+    elif column.name == "adapter" and isinstance(value, str):
+        value = value.partition(TITLE_MARK)[0]
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(field.kind, Region):

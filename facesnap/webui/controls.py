@@ -43,6 +43,9 @@ def control(column: Column, tab: str, choices: Sequence[Any] = ()) -> Any:
         slider = gr.Slider(minimum=kind.low, maximum=kind.high, value=value, step=kind.step, **common)
         slider.do_not_save_to_config = True  # ui-config.json would keep the ranges of an older version
         return slider
+    if isinstance(kind, Choice) and column.control == "dropdown":
+        # Its `input` event is the user's alone; a radio's in Gradio 4 is not, and pasting would be overruled
+        return gr.Dropdown(choices=list(kind.options), value=value, **common)
     if isinstance(kind, Choice):
         return gr.Radio(choices=_options(column, tab), value=value, **common)
     if column.control == "dropdown":

@@ -29,9 +29,9 @@ def adapter_names() -> list[str]:
     return [entry.name for entry in adapters()]
 
 
-def adapter_choices(found: list[Entry]) -> list[tuple[str, str]]:
-    """(title, name) for the dropdown."""
-    return [(AUTOMATIC, AUTOMATIC), *((entry.title, entry.name) for entry in found)]
+def adapter_choices(found: list[Entry]) -> list[str]:
+    """Titles for the dropdown; what `columns` reads of one is the name before its first TITLE_MARK."""
+    return [AUTOMATIC, *(entry.title for entry in found)]
 
 
 def identities() -> IdentityStore:

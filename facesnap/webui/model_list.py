@@ -19,6 +19,7 @@ from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.encoder_search import key_of
 from facesnap.faces.packs import is_installed
 from facesnap.faces.recognisers import RECOGNISERS
+from facesnap.webui.columns import TITLE_MARK
 from facesnap.webui.fields import Number
 from facesnap.webui.folders import Folders, ModelFile, list_adapters
 from facesnap.webui.headers import ADAPTER
@@ -117,7 +118,7 @@ def _entry(file: ModelFile, base: str | None, look: Look) -> Entry:
         parts.append(f"does not fit {BASES.get(base or '', base)}")
     return Entry(
         name=file.name,
-        title=" · ".join(part for part in parts if part),
+        title=TITLE_MARK.join(part for part in parts if part),
         path=file.path,
         structure=facts.structure,
         size=file.size + (facts.structure.stat().st_size if facts.structure else 0),

@@ -15,6 +15,7 @@ from facesnap.errors import FaceSnapError
 from facesnap.webui import hosting, markup
 from facesnap.webui.events import on_server
 
+MARK = ": "  # between an item's name and its title
 STEP = 1.0  # s between two looks at a download
 
 
@@ -32,7 +33,7 @@ def build(tab: str) -> None:
         folder = f"Adapters, packs and encoders lie in {hosting.folders().own}; other extensions' folders are used too."
         gr.HTML(markup.status([folder]), elem_id=f"facesnap_{tab}_folder", elem_classes=css)
         choice = gr.Dropdown(
-            choices=[(_title(row), row.name) for row in rows], value=None, label="FaceSnap download",
+            choices=[_title(row) for row in rows], value=None, label="FaceSnap download",
             elem_id=f"facesnap_{tab}_download", tooltip="Public weights that FaceSnap can use, from their publishers.",
         )  # fmt: skip
         licence = gr.HTML("", elem_id=f"facesnap_{tab}_licence", elem_classes=css)
@@ -49,14 +50,16 @@ def build(tab: str) -> None:
     on_server(start.click, fetch, [choice, accept], [progress])
 
 
-def show(name: str | None) -> list[Any]:
+def show(title: str | None) -> list[Any]:
     """What is known of an item, and the consent taken back: it was for another licence."""
+    name = _name(title)
     row = next((row for row in table(hosting.folders()) if row.name == name), None)
     return ["" if row is None else _details(row), gr.update(value=False)]
 
 
-def fetch(name: str | None, accept: bool) -> Iterator[str]:
+def fetch(title: str | None, accept: bool) -> Iterator[str]:
     """Start a download and tell how far it is until it ends. It goes on where nobody looks any more."""
+    name = _name(title)
     if not name:
         yield markup.status(["Choose what to download."], markup.WARNING)
         return
@@ -79,7 +82,11 @@ def _state(state: State) -> str:
 
 def _title(row: Row) -> str:
     there = " · there already" if row.there else ""
-    return f"{row.title} ({row.megabytes:,.0f} MB){there}"
+    return f"{row.name}{MARK}{row.title} ({row.megabytes:,.0f} MB){there}"
+
+
+def _name(title: str | None) -> str:
+    return (title or "").partition(MARK)[0]  # Gradio 3 knows no titles apart from values
 
 
 def _details(row: Row) -> str:

@@ -51,7 +51,8 @@ def served(shapes: Shapes, known: dict[str, Identity], result: np.ndarray | None
         for tab in TABS:
             with gr.Tab(tab):
                 _host(tab, result)
-                by_id = {column.elem_id(tab): _control(column, tab) for column in columns()}
+                with gr.Accordion("FaceSnap", open=False, elem_id=f"facesnap_{tab}"):
+                    by_id = {column.elem_id(tab): _control(column, tab) for column in columns()}
                 init = None
                 if tab == "img2img":
                     with gr.Tabs(elem_id="mode_img2img"), gr.Tab("img2img", id="img2img"):

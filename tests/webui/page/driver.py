@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-PATIENCE = int(os.environ.get("P", "60000"))  # ms; machines that run tests are busy
+PATIENCE = 60_000  # ms; machines that run tests are busy
 FONTS = "**/fonts.g*.com/**"  # Gradio 3 and 4 ask for them; there is no network here
 
 
@@ -58,6 +59,18 @@ class Driver:
     def pick(self, name: str, word: str) -> None:
         """A radio button."""
         self(name).get_by_label(word, exact=True).check()
+
+    def option(self, name: str, start: str) -> None:
+        """An entry of a list, by how it begins."""
+        self.text(name).click()
+        self(name).locator("ul li", has_text=re.compile(rf"^\W*{start}")).first.click()
+
+    def choose(self, name: str, text: str) -> None:
+        """An entry of a list that takes other words too, typed."""
+        box = self.text(name)
+        box.fill(text)
+        box.press("Enter")
+        box.blur()
 
     def picked(self, name: str) -> Locator:
         return self(name).locator("input:checked")

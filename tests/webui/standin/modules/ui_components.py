@@ -37,8 +37,8 @@ class FormRow(gr.Row):
 
 class ToolButton(gr.Button):
     @wraps(gr.Button.__init__)
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, elem_classes=["tool"], **kwargs)
+    def __init__(self, value="", **kwargs):
+        super().__init__(value=value, **{**kwargs, "elem_classes": ["tool"]})
 
     def get_block_name(self):
         return "button"
