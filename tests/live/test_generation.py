@@ -216,4 +216,4 @@ def test_no_face(webui, snap) -> None:
     code, answer = webui.generate({**snap, "references": [grey]})
     assert code == 422 and "face" in answer["detail"]
     status, answer = webui.generate({**snap, "references": [grey], "on_error": "skip"})
-    assert status == 200 and "FaceSnap note" in answer["info"]
+    assert status == 200 and "FaceSnap skipped" in answer["info"]
