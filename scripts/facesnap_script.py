@@ -5,7 +5,7 @@ from pathlib import Path
 from modules import script_callbacks, scripts, shared
 
 from facesnap.hosts import face_pass
-from facesnap.webui import accordion, generation, options, routes
+from facesnap.webui import accordion, generation, lists, options, routes, xyz
 from facesnap.webui.hosting import current_host, studios
 
 HOST = current_host()
@@ -19,7 +19,9 @@ class FaceSnapScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        return accordion.build("img2img" if is_img2img else "txt2img")
+        made = accordion.build("img2img" if is_img2img else "txt2img")
+        self.infotext_fields, self.paste_field_names = made.infotext_fields, made.paste_field_names
+        return made.components
 
     def process(self, p, *args):
         if face_pass.is_face_pass(p):
@@ -41,7 +43,15 @@ class FaceSnapScript(scripts.Script):
         HOST.before_sampling(p, kwargs.get("x"))
 
 
+def add_axes():
+    grid = xyz.find_grid(scripts.scripts_data)
+    if grid is not None:
+        xyz.register(grid, lists.adapter_names, lists.identity_names)
+
+
+script_callbacks.on_before_ui(add_axes)
 script_callbacks.on_cfg_denoiser(HOST.before_step)
 script_callbacks.on_model_loaded(lambda model: HOST.free())
 script_callbacks.on_ui_settings(lambda: options.register(shared))
+script_callbacks.on_after_component(accordion.PAGES.after_component)
 script_callbacks.on_app_started(routes.register)

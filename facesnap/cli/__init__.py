@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from facesnap.errors import FaceSnapError
 from facesnap.version import __version__
 
-COMMANDS = ("demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "bench", "doctor")
+# fmt: off
+COMMANDS = (
+    "demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "world", "bench",
+    "doctor",
+)
+# fmt: on
 
 
 def build_parser() -> argparse.ArgumentParser:

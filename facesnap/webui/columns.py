@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,8 @@ def from_flat(values: Sequence[Any], most_people: int = PEOPLE) -> Settings:
 def _checked(column: Column, value: Any) -> Any:
     """A control's value as the API has it; None where it is empty."""
     field, name = column.field, column.where
+    if isinstance(field.kind, Pictures):
+        value = _uploads(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(field.kind, Region):
@@ -163,6 +166,13 @@ def _checked(column: Column, value: Any) -> Any:
     if isinstance(field.kind, (Blocks, ExpressionMix)) and not isinstance(value, str):
         raise wrong(name, value, "text")
     return field.kind.read(value, name)
+
+
+def _uploads(value: Any) -> list[Any] | None:
+    """Photos from the file control as the API has them. It hands over bytes, which no request in JSON can hold: text
+    is base64 here as everywhere, never a path."""
+    files = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    return [base64.b64encode(file).decode("ascii") if isinstance(file, bytes) else file for file in files] or None
 
 
 def _place(given: dict[str, Any], column: Column, value: Any) -> None:

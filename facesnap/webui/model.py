@@ -159,6 +159,17 @@ class Person:
         """Whether nobody is named."""
         return not self.references and not self.identity
 
+    def require(self, number: int) -> None:
+        """Raise a SettingsError where nobody is named, or somebody twice. number: the person's, from 1."""
+        if self.empty:
+            raise _nobody(number)
+        if self.references and self.identity:
+            raise SettingsError(
+                f"Person {number} has reference photos and the identity '{self.identity}'.",
+                expected="one of the two",
+                remedy="remove the photos or choose no identity",
+            )
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -206,14 +217,7 @@ class Settings:
         if not self.people:
             raise _nobody(1)
         for n, person in enumerate(self.people, 1):
-            if person.empty:
-                raise _nobody(n)
-            if person.references and person.identity:
-                raise SettingsError(
-                    f"Person {n} has reference photos and the identity '{person.identity}'.",
-                    expected="one of the two",
-                    remedy="remove the photos or choose no identity",
-                )
+            person.require(n)
 
 
 SETTINGS, PERSON, POSE = table(Settings), table(Person), table(Pose)

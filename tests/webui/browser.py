@@ -21,7 +21,7 @@ def chromium() -> Iterator[Browser]:
     """A real browser. Raises LookupError where none is installed."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        raise LookupError("no Chromium on this machine")
+        raise LookupError("there is no Chromium here: install one (apt-get install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         try:

@@ -21,9 +21,10 @@ from playwright.sync_api import Browser, Page, Route
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.shape import Shapes
-from facesnap.webui import accordion, canvas
+from facesnap.webui import canvas
+from facesnap.webui.fields import Choice, Number
 from facesnap.webui.pictures import decode
-from facesnap.webui.settings import Person, columns, parse
+from facesnap.webui.settings import Column, Person, columns, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 TABS = ("txt2img", "img2img")
@@ -50,15 +51,14 @@ def served(shapes: Shapes, known: dict[str, Identity], result: np.ndarray | None
         for tab in TABS:
             with gr.Tab(tab):
                 _host(tab, result)
-                made = accordion.build(tab)
-                by_id = {column.elem_id(tab): one for column, one in zip(columns(), made, strict=True)}
+                by_id = {column.elem_id(tab): _control(column, tab) for column in columns()}
                 init = None
                 if tab == "img2img":
                     with gr.Tabs(elem_id="mode_img2img"), gr.Tab("img2img", id="img2img"):
                         init = gr.Image(type="pil", elem_id="img2img_image", label="Init")
                 canvas.build(tab, by_id, identities(shapes, known), lambda: shapes, init)
                 said = gr.Textbox(label="Said", elem_id=f"{tab}_said")
-                gr.Button("Generate", elem_id=f"{tab}_generate").click(_said, made, said)
+                gr.Button("Generate", elem_id=f"{tab}_generate").click(_said, list(by_id.values()), said)
     address = page.launch(prevent_thread_lock=True, quiet=True, show_api=False)[1]
     try:
         yield address
@@ -83,6 +83,20 @@ def _host(tab: str, result: np.ndarray | None) -> None:
     swap.click(lambda w, h: (h, w), [width, height], [width, height])
     if result is not None and tab == "txt2img":
         gr.Gallery([result], label="Result", elem_id=f"{tab}_gallery")
+
+
+def _control(column: Column, tab: str) -> Any:
+    """Plain controls, one picture a person: the accordion's own need the hosts' modules."""
+    kind, common = column.field.kind, {"label": column.label, "elem_id": column.elem_id(tab)}
+    if column.control == "checkbox":
+        return gr.Checkbox(value=column.default, **common)
+    if isinstance(kind, Number):
+        return gr.Slider(kind.low, kind.high, value=column.default, step=kind.step, **common)
+    if isinstance(kind, Choice):
+        return gr.Radio(list(kind.options), value=column.default, **common)
+    if column.control in ("image", "images"):
+        return gr.Image(value=None, type="pil", **common)
+    return gr.Textbox(value=column.default or "", **common)
 
 
 def opened(browser: Browser, address: str, **context: Any) -> Page:

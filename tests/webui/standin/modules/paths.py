@@ -1,1 +1,1 @@
-models_path = "models"
+models_path = "models"  # the page sets it

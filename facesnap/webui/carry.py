@@ -1,0 +1,41 @@
+""" "Send to img2img" and "Send to inpaint" take the pictures over too.
+
+Values travel with the WebUI's own `paste_field_names`. Pictures are copied in the browser, from control to control:
+an uploaded file cannot be handed to the server and back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from facesnap.webui.events import in_browser
+
+BUTTONS = ("txt2img_send_to_img2img", "txt2img_send_to_inpaint")  # below the gallery of txt2img
+INIT = "img2img_image"
+LAST = "footer"  # what both hosts make last, when both tabs are there
+
+
+class Carrier:
+    """Waits for both tabs and the buttons of one page, then connects them."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[str, list[Any]] = {}
+        self._buttons: dict[str, Any] = {}
+        self.init: Any = None  # the picture that img2img starts from, where it is a plain picture control
+
+    def add_tab(self, tab: str, pictures: list[Any]) -> None:
+        """The picture controls of a tab, in the columns' order. A tab that is made again replaces the former."""
+        self._pictures[tab] = pictures
+
+    def after_component(self, component: Any, elem_id: str | None = None, **_: Any) -> None:
+        """For `script_callbacks.on_after_component`."""
+        if elem_id in BUTTONS:
+            self._buttons[str(elem_id)] = component
+        elif elem_id == INIT and isinstance(component, gr.Image):
+            self.init = component
+        elif elem_id == LAST and {"txt2img", "img2img"} <= self._pictures.keys():
+            for button in self._buttons.values():
+                in_browser(button.click, "(...values) => values", self._pictures["txt2img"], self._pictures["img2img"])
+            self._pictures, self._buttons, self.init = {}, {}, None

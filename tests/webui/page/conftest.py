@@ -1,0 +1,103 @@
+"""The stand-in page in a process of its own, and headless Chromium looking at it.
+
+These tests need Gradio, so they run in the WebUIs' environments: `make test-old` (Gradio 3) and `make test-forge`
+(Gradio 4). FACESNAP_SCREENSHOTS names a folder for pictures of every state.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+collect_ignore_glob = [] if find_spec("gradio") else ["test_*.py"]
+ROOT = Path(__file__).resolve().parents[3]
+BOOT_SECONDS = 180
+PACK = "test_pack"
+
+
+@pytest.fixture(scope="session")
+def photos(astronaut: np.ndarray, components: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Files to upload: one person twice, another one, and no face."""
+    folder = tmp_path_factory.mktemp("photos")
+    found = SimpleNamespace(
+        first=folder / "first.png", second=folder / "second.jpg", nobody=folder / "nobody.png", broken=folder / "x.png",
+        other=components / "photos" / "obama.jpg",
+    )  # fmt: skip
+    Image.fromarray(astronaut).save(found.first)
+    Image.fromarray(astronaut[:300, 100:400]).save(found.second, quality=90)
+    Image.new("RGB", (320, 240), "teal").save(found.nobody)
+    found.broken.write_bytes(b"no picture at all")
+    return found
+
+
+@pytest.fixture(scope="session")
+def models(face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WebUI's folder of models: an untrained adapter for the page's UNet, its encoder, a pack."""
+    from facesnap.demo import untrained
+    from facesnap.faces.encoder import ImageEncoder
+    from facesnap.faces.packs import load_pack
+    from tests.networks import diffusers_unet, ldm_unet
+
+    own = tmp_path_factory.mktemp("page") / "models" / "FaceSnap"
+    encoder = ImageEncoder.load(untrained.save_encoder(own / "untrained-encoder.safetensors"))
+    untrained.save_adapter(
+        own / "untrained.safetensors", diffusers_unet("sd15", like=ldm_unet("sd15", seed=1)),
+        recogniser=load_pack(face_pack).recogniser_sha256, recogniser_name=PACK, encoder=encoder.fingerprint,
+        encoder_name=encoder.name,
+    )  # fmt: skip
+    shutil.copytree(face_pack, own / PACK)
+    return own.parent
+
+
+@pytest.fixture(scope="session")
+def address(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of the running stand-in."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("log") / "page.txt"
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.webui.standin.page", str(models), str(port)], cwd=ROOT, stdout=file,
+            stderr=subprocess.STDOUT, env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"},
+        )  # fmt: skip
+    try:
+        _wait(f"http://127.0.0.1:{port}/", process, log)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + BOOT_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            if process.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"the stand-in did not start:\n{log.read_text(encoding='utf-8')[-3000:]}", pytrace=False)
+            time.sleep(0.3)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    from tests.webui.browser import chromium
+
+    with chromium() as running:
+        yield running

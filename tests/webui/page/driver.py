@@ -1,0 +1,110 @@
+"""What a person does in the page, by the controls' ids."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+PATIENCE = int(os.environ.get("P", "60000"))  # ms; machines that run tests are busy
+FONTS = "**/fonts.g*.com/**"  # Gradio 3 and 4 ask for them; there is no network here
+
+
+class Driver:
+    """One page of the stand-in.
+
+    Args:
+        width: of the window in pixels. dark: the theme.
+    """
+
+    def __init__(self, browser: Browser, address: str, width: int = 1280, dark: bool = False) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 1400 if width > 600 else 844})
+        self.page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        self.faults: list[str] = []
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.route(FONTS, lambda route: route.abort())
+        self.page.goto(f"{address}?__theme={'dark' if dark else 'light'}")
+        self.tab = "txt2img"
+        expect(self("p1_strength")).to_be_visible()
+
+    def __call__(self, name: str) -> Locator:
+        """One of FaceSnap's controls in the present tab."""
+        return self.page.locator(f"#facesnap_{self.tab}_{name}").first  # Gradio 3 gives an HTML block's id twice
+
+    def own(self, name: str) -> Locator:
+        """One of the host's controls in the present tab."""
+        return self.page.locator(f"#{self.tab}_{name}")
+
+    def switch_to(self, tab: str) -> None:
+        self.page.locator("#tabs > .tab-nav > button").get_by_text(tab, exact=True).click()
+        self.tab = tab
+
+    def person(self, number: int) -> None:
+        self("people").locator("> .tab-nav > button", has_text=f"Person {number}").click()
+
+    def enable(self, on: bool = True) -> None:
+        self("enabled-checkbox").locator("input").set_checked(on)
+
+    def enabled(self) -> Locator:
+        return self("enabled-checkbox").locator("input")
+
+    def upload(self, person: int, *files: Path) -> None:
+        self(f"p{person}_references").locator("input[type=file]").set_input_files(files)
+        expect(self(f"p{person}_thumbs").locator(".facesnap-thumbs > *")).to_have_count(len(files))
+
+    def pick(self, name: str, word: str) -> None:
+        """A radio button."""
+        self(name).get_by_label(word, exact=True).check()
+
+    def picked(self, name: str) -> Locator:
+        return self(name).locator("input:checked")
+
+    def number(self, name: str) -> Locator:
+        """A slider's box."""
+        return self(name).locator("input[type=number]")
+
+    def text(self, name: str) -> Locator:
+        return self(name).locator("textarea, input:not([type=file])").first
+
+    def fill(self, name: str, text: str) -> None:
+        box = self.text(name)
+        box.fill(text)
+        box.blur()
+
+    def open(self, name: str) -> None:
+        """An accordion inside."""
+        self(name).locator(".label-wrap").first.click()
+
+    def generate(self) -> Locator:
+        """Click, and wait for a picture or a message; gives the box with the infotext."""
+        self.own("generate").click()
+        self.page.wait_for_function(
+            "([text, log]) => document.querySelector(text).value || document.querySelector(log)",
+            arg=[f"#{self.tab}_infotext textarea", f"#html_log_{self.tab} .error"],
+        )
+        return self.own("infotext").locator("textarea")
+
+    def paste(self, infotext: str) -> None:
+        self.own("prompt").locator("textarea").fill(infotext)
+        self.own("paste").click()
+        expect(self.own("prompt").locator("textarea")).to_have_value(infotext.split("\n")[0])
+
+    def shoot(self, name: str, what: Locator | None = None) -> None:
+        """A screenshot for people, where FACESNAP_SCREENSHOTS asks for them."""
+        folder = os.environ.get("FACESNAP_SCREENSHOTS")
+        if not folder:
+            return
+        import gradio
+
+        file = Path(folder) / f"{name}_gradio{gradio.__version__.split('.')[0]}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.page.wait_for_timeout(300)
+        target: Any = what or self("enabled")
+        target.screenshot(path=str(file))
+
+    def close(self) -> None:
+        self.page.close()
+        assert not self.faults, self.faults

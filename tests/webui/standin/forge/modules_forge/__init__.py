@@ -1,0 +1,1 @@
+"""Its presence tells Forge from AUTOMATIC1111."""
