@@ -196,7 +196,8 @@ def get_state():
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host()._running), "unet": id(live_unet()),
         "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.kept()),
-        "bytes": tensor_bytes(), "resident": resident(), "axes": axes(),
+        "bytes": tensor_bytes(), "resident": resident(),
+        "dtype": str(next(live_unet().parameters()).dtype), "axes": axes(),
         "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),
     }  # fmt: skip
 
