@@ -120,7 +120,7 @@ def test_sources_without_a_pose_draw_nothing(page: Any, shapes: Shapes, identity
 @settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(POSE_NUMBERS), st.none()), st.data())
 def test_numbers_travel_as_text_both_ways(
-    browser: Any, drawn: dict[str, Any], names: dict[str, None], data: st.DataObject
+    page: Any, drawn: dict[str, Any], names: dict[str, None], data: st.DataObject
 ) -> None:
     numbers = {name: data.draw(values(POSE[name].kind)) for name in names}
     text = PoseValues().text(numbers)
@@ -132,7 +132,7 @@ def test_numbers_travel_as_text_both_ways(
 
 @settings(max_examples=40)
 @given(values(ExpressionMix()))
-def test_expressions_travel_as_text_both_ways(browser: Any, mix: dict[str, float]) -> None:
+def test_expressions_travel_as_text_both_ways(page: Any, mix: dict[str, float]) -> None:
     text = ExpressionMix().text(mix)
     names = [name for name in expressions() if name != "neutral"]
     read = "([text, names]) => facesnap.poseText.readExpression(text, names)"
@@ -147,7 +147,7 @@ def test_expressions_travel_as_text_both_ways(browser: Any, mix: dict[str, float
     "text", ["", "yaw=20", "yaw=20,x=.5", "yaw=20 yaw=3", "yaw", "yaw=", "yaw=abc", "yaw=91", "tilt=3", "size=1e-1",
              "x=nan", "yaw =20", "yaw=0x10", "y=2.0", "roll=-180"],
 )  # fmt: skip
-def test_the_browser_reads_numbers_where_the_server_does(browser: Any, drawn: dict[str, Any], text: str) -> None:
+def test_the_browser_reads_numbers_where_the_server_does(page: Any, drawn: dict[str, Any], text: str) -> None:
     try:
         expected: Any = PoseValues().read(text, "it")
     except SettingsError:
@@ -160,7 +160,7 @@ def test_the_browser_reads_numbers_where_the_server_does(browser: Any, drawn: di
     "text", ["smile", "smile:0.8+wink_left", " smile : .5 + open mouth", "smile+smile", "grin", "smile:1.2", "smile:",
              "eyes-closed:1.", "neutral", "smile 0.5", "+"],
 )  # fmt: skip
-def test_the_browser_reads_expressions_where_the_server_does(browser: Any, drawn: dict[str, Any], text: str) -> None:
+def test_the_browser_reads_expressions_where_the_server_does(page: Any, drawn: dict[str, Any], text: str) -> None:
     try:
         expected: Any = ExpressionMix().read(text, "it")
     except FaceSnapError:
@@ -171,7 +171,7 @@ def test_the_browser_reads_expressions_where_the_server_does(browser: Any, drawn
 
 @settings(max_examples=40)
 @given(st.floats(-89, 89), st.floats(-59, 59), st.floats(-179, 179))
-def test_the_nose_knob_turns_the_head_where_it_is_drawn(browser: Any, yaw: float, pitch: float, roll: float) -> None:
+def test_the_nose_knob_turns_the_head_where_it_is_drawn(page: Any, yaw: float, pitch: float, roll: float) -> None:
     turned = """({yaw, pitch, roll}) => [facesnap.pose.gaze({yaw, pitch, roll}), facesnap.pose.rotationRows(yaw, pitch,
         roll), facesnap.pose.lookingAt(facesnap.pose.gaze({yaw, pitch, roll}), roll)]"""
     gaze, rows, back = page.evaluate(turned, {"yaw": yaw, "pitch": pitch, "roll": roll})
