@@ -12,4 +12,4 @@ cmd_opts = SimpleNamespace(
     medvram=False,
     medvram_sdxl=False,
 )
-opts = SimpleNamespace(batch_cond_uncond=True, skip_early_cond=0.0)
+opts = SimpleNamespace(batch_cond_uncond=True, skip_early_cond=0.0, data={})
