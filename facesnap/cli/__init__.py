@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from facesnap.errors import FaceSnapError
 from facesnap.version import __version__
 
-COMMANDS = ("demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "bench", "doctor")
+COMMANDS = (
+    "demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "prepare", "train",
+    "bench", "doctor",
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -30,39 +30,47 @@ class Base(Section):
     """The frozen model."""
 
     model: Path = Field(description="diffusers folder, or a single-file checkpoint")
-    config: Path | None = Field(None, description="folder with the configuration of a single-file checkpoint")
+    config: Path | None = Field(default=None, description="folder with the configuration of a single-file checkpoint")
 
 
 class Data(Section):
     """What `facesnap prepare` made, and how references are chosen."""
 
     folder: Path = Field(description="output folder of `facesnap prepare`")
-    other_photo: float = Field(0.5, ge=0, le=1, description="probability that the reference is another photo")
-    workers: int = Field(0, ge=0, le=64, description="loader processes; the samples are the same for any number")
+    other_photo: float = Field(default=0.5, ge=0, le=1, description="probability that the reference is another photo")
+    workers: int = Field(
+        default=0, ge=0, le=64, description="loader processes; the samples are the same for any number"
+    )
 
 
 class Adapter(Section):
     """What is trained."""
 
-    start: Path | Literal["scratch"] = Field("scratch", description="scratch, or any adapter file to go on from")
-    tokens: int = Field(4, ge=1, le=64, description="stage 1: ID tokens")
-    depth: int = Field(4, ge=1, le=12, description="layers of either stage")
-    queries: int = Field(16, ge=1, le=256, description="stage 2: learned queries, the tokens of f_mix")
-    width: int | None = Field(None, ge=64, description="stage 2: width; by default 768 (SD1.5) or 1280 (SDXL)")
-    dim_head: int = Field(64, ge=8, description="width of one attention head")
-    levels: tuple[int, ...] = Field((), description="CLIP hidden states beside the penultimate one")
-    projections: bool = Field(True, description="ID tokens in the UNet's own cross-attention; false is the paper")
-    ffrnet: Literal["full", "lite", "none"] = Field("full", description="the landmark network; lite is SDXL only")
-    name: str = Field("FaceSnap", description="of the checkpoint, for people")
-    licence: str = Field("", description="of the checkpoint, for people")
+    start: Path | Literal["scratch"] = Field(
+        default="scratch", description="scratch, or any adapter file to go on from"
+    )
+    tokens: int = Field(default=4, ge=1, le=64, description="stage 1: ID tokens")
+    depth: int = Field(default=4, ge=1, le=12, description="layers of either stage")
+    queries: int = Field(default=16, ge=1, le=256, description="stage 2: learned queries, the tokens of f_mix")
+    width: int | None = Field(default=None, ge=64, description="stage 2: width; by default 768 (SD1.5) or 1280 (SDXL)")
+    dim_head: int = Field(default=64, ge=8, description="width of one attention head")
+    levels: tuple[int, ...] = Field(default=(), description="CLIP hidden states beside the penultimate one")
+    projections: bool = Field(
+        default=True, description="ID tokens in the UNet's own cross-attention; false is the paper"
+    )
+    ffrnet: Literal["full", "lite", "none"] = Field(
+        default="full", description="the landmark network; lite is SDXL only"
+    )
+    name: str = Field(default="FaceSnap", description="of the checkpoint, for people")
+    licence: str = Field(default="", description="of the checkpoint, for people")
 
 
 class LossWeights(Section):
     """Factors of the terms beside the diffusion loss; 0 leaves a term out altogether."""
 
-    face_box: float = Field(0.0, ge=0, description="diffusion loss inside the face box")
-    identity: float = Field(0.0, ge=0, description="L_id, weighted by alpha_bar; 0.1 is usual")
-    leak: float = Field(0.0, ge=0, description="FFRNet's residuals outside the head")
+    face_box: float = Field(default=0.0, ge=0, description="diffusion loss inside the face box")
+    identity: float = Field(default=0.0, ge=0, description="L_id, weighted by alpha_bar; 0.1 is usual")
+    leak: float = Field(default=0.0, ge=0, description="FFRNet's residuals outside the head")
 
 
 class Stage(Section):
@@ -71,22 +79,22 @@ class Stage(Section):
     name: str
     steps: int = Field(ge=1)
     lr: dict[Part, float] = Field(min_length=1, description="learning rate of each part that is trained")
-    warmup: int = Field(100, ge=0, description="steps of linear growth")
+    warmup: int = Field(default=100, ge=0, description="steps of linear growth")
     schedule: Literal["constant", "cosine"] = "constant"
     losses: LossWeights = LossWeights()
 
 
 class Noise(Section):
-    min_snr_gamma: float | None = Field(5.0, gt=0, description="null: all timesteps weigh alike")
+    min_snr_gamma: float | None = Field(default=5.0, gt=0, description="null: all timesteps weigh alike")
 
 
 class Drops(Section):
     """Probabilities; what is dropped is replaced by what inference gives in its place."""
 
-    text: float = Field(0.05, ge=0, le=1)
-    identity: float = Field(0.05, ge=0, le=1)
-    both: float = Field(0.05, ge=0, le=1, description="text and identity together")
-    landmarks: float = Field(0.15, ge=0, le=1, description="a black landmark picture")
+    text: float = Field(default=0.05, ge=0, le=1)
+    identity: float = Field(default=0.05, ge=0, le=1)
+    both: float = Field(default=0.05, ge=0, le=1, description="text and identity together")
+    landmarks: float = Field(default=0.15, ge=0, le=1, description="a black landmark picture")
 
     @model_validator(mode="after")
     def _together(self) -> Drops:
@@ -98,31 +106,36 @@ class Drops(Section):
 class Augment(Section):
     """Of the landmarks; references are varied by `facesnap prepare`."""
 
-    jitter: float = Field(0.005, ge=0, le=0.1, description="deviation of the 72 points, of the outer-eye distance")
+    jitter: float = Field(
+        default=0.005, ge=0, le=0.1, description="deviation of the 72 points, of the outer-eye distance"
+    )
 
 
 class Optimiser(Section):
     kind: Literal["adamw", "adamw8bit"] = "adamw"
-    batch: int = Field(4, ge=1, description="of one process in one micro-batch")
-    accumulation: int = Field(1, ge=1, description="micro-batches a step")
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; 0 keeps none")
+    batch: int = Field(default=4, ge=1, description="of one process in one micro-batch")
+    accumulation: int = Field(default=1, ge=1, description="micro-batches a step")
+    weight_decay: float = Field(default=0.01, ge=0)
+    eps: float = Field(
+        default=1e-8, gt=0, description="added to the second moment's root; larger ones damp rounding noise"
+    )
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(default=0.9999, ge=0, lt=1, description="decay of the averaged weights; 0 keeps none")
 
 
 class Checkpoints(Section):
-    every: int = Field(1000, ge=1, description="steps")
-    keep: int = Field(2, ge=1, description="latest ones that stay")
+    every: int = Field(default=1000, ge=1, description="steps")
+    keep: int = Field(default=2, ge=1, description="latest ones that stay")
 
 
 class Samples(Section):
     """Pictures of fixed people during the training."""
 
-    every: int = Field(0, ge=0, description="steps; 0 makes none")
-    people: int = Field(4, ge=1, le=16, description="the first people of the data")
+    every: int = Field(default=0, ge=0, description="steps; 0 makes none")
+    people: int = Field(default=4, ge=1, le=16, description="the first people of the data")
     prompt: str = "portrait of a person, soft light"
-    steps: int = Field(20, ge=1, le=200)
-    cfg: float = Field(5.0, ge=0, le=50)
+    steps: int = Field(default=20, ge=1, le=200)
+    cfg: float = Field(default=5.0, ge=0, le=50)
 
 
 class TrainingConfig(Section):
@@ -140,10 +153,10 @@ class TrainingConfig(Section):
     checkpoints: Checkpoints = Checkpoints()
     samples: Samples = Samples()
     precision: Literal["no", "fp16", "bf16"] = "bf16"
-    save_activations: bool = Field(True, description="recompute activations in the backward pass")
-    recogniser: Path | None = Field(None, description="ONNX file that judges L_id; not the one of the data")
+    save_activations: bool = Field(default=True, description="recompute activations in the backward pass")
+    recogniser: Path | None = Field(default=None, description="ONNX file that judges L_id; not the one of the data")
     log: Literal["jsonl", "tensorboard", "wandb"] = "jsonl"
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:

@@ -62,7 +62,12 @@ class PrepareSettings:
     shard: int = 256
 
     def __post_init__(self) -> None:
-        for name, low, high in (("size", 64, 2048), ("variants", 1, 64), ("smallest_face", 8, 2048), ("shard", 1, 10000)):
+        for name, low, high in (
+            ("size", 64, 2048),
+            ("variants", 1, 64),
+            ("smallest_face", 8, 2048),
+            ("shard", 1, 10000),
+        ):
             value = getattr(self, name)
             if not low <= value <= high or (name == "size" and value % 64):
                 raise SettingsError(
@@ -133,6 +138,7 @@ class Preparer:
         head = {
             "format": FORMAT, "shards": shards, "base": self.base, "settings": asdict(self.settings),
             "recogniser": self.analyser.recogniser, "recogniser_name": self.analyser.pack.recogniser.stem,
+            "pack": self.analyser.pack.name,
             "encoder": self.encoder.fingerprint if self.encoder else "",
             "encoder_name": self.encoder.name if self.encoder else "",
             "clip_width": self.encoder.config.width if self.encoder else 0, "licence": self.analyser.pack.licence,
@@ -191,10 +197,10 @@ class Preparer:
         for (place, one), (mean, std) in zip(good, latents, strict=True):
             for name, tensor in self._tensors(one, mean, std).items():
                 tensors[f"{place}.{name}"] = tensor
-        for photo, one in zip(photos, seen, strict=True):
+        for photo, result in zip(photos, seen, strict=True):
             row = {"key": photo.key, "person": photo.person, "caption": photo.caption or self.settings.caption}
-            if isinstance(one, str):
-                row["error"] = one
+            if isinstance(result, str):
+                row["error"] = result
             rows.append(row)
         write_shard(folder, number, rows, tensors)
 

@@ -90,7 +90,9 @@ def test_recomputing_changes_no_gradient_and_every_part_has_one(parts) -> None:
 
 def test_a_gate_of_zero_has_a_gradient(parts) -> None:
     module = TrainableAdapter(parts.unet, parts.adapter)
-    gates = [p.requires_grad_(True) for n, p in module.named_parameters() if n.startswith("projections") and "gate" in n]
+    gates = [
+        p.requires_grad_(True) for n, p in module.named_parameters() if n.startswith("projections") and "gate" in n
+    ]
     with torch.no_grad():
         for gate in gates:
             gate.zero_()
