@@ -13,7 +13,7 @@ from facesnap.version import __version__
 
 # fmt: off
 COMMANDS = (
-    "demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "world", "bench",
+    "demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "world", "tiny", "bench",
     "doctor",
 )
 # fmt: on
