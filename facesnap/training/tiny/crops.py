@@ -21,7 +21,7 @@ def varied(crops: np.ndarray, draws: Draws) -> Tensor:
 
     A mirrored face counts as the same person: the heads' asymmetries are small.
     """
-    values = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
+    values = torch.from_numpy(np.array(crops)).permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
     count, rng = len(values), draws.numpy
     turn, zoom = rng.normal(0, TURN, count), 1 + rng.normal(0, ZOOM, count)
     mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
@@ -44,7 +44,7 @@ def varied(crops: np.ndarray, draws: Draws) -> Tensor:
 
 def plain(crops: np.ndarray) -> Tensor:
     """Crops (B, S, S, 3) uint8 -> (B, 3, S, S) float32 in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(crops)).permute(0, 3, 1, 2).float() / 255
 
 
 def people_and_pictures(labels: np.ndarray, batch: int, draws: Draws, each: int = 2) -> np.ndarray:
