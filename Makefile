@@ -9,6 +9,8 @@ OLD := .venv-old
 FORGE := .venv-forge
 CACHE := .cache
 PACK ?= $(CACHE)/face_pack
+# Tests of the page in a real Chromium: in both environments that have Gradio, and in a run of their own.
+BROWSER := tests/webui/page tests/webui/test_canvas.py tests/webui/test_scene.py
 
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -27,17 +29,18 @@ demo: $(VENV)/.made $(PACK)
 test: lint test-main test-old test-forge
 
 test-main: $(VENV)/.tested $(CACHE)/face_pack
-	$(RUN) -m pytest tests --ignore=tests/webui/page --ignore=tests/webui/test_canvas.py
+	$(RUN) -m pytest tests $(addprefix --ignore=,$(BROWSER))
 
 # The WebUIs' own versions: transformers 4.30, numpy 1.26, Pillow 9.5, and the insightface that their users have.
 # Their diffusers cannot load a LoRA of FaceID by itself, so it is no reference for that.
 test-old: $(OLD)/.tested $(CACHE)/face_pack
 	$(RUN_OLD) -m pytest tests/faces tests/models tests/checkpoints tests/webui tests/attach/test_removal.py \
-		-k "not own_loader"
+		-k "not own_loader" $(addprefix --ignore=,$(BROWSER))
+	$(RUN_OLD) -m pytest $(BROWSER)
 
 # What differs in Forge: Gradio 4 and pydantic 2. Both page tests need a Chromium.
 test-forge: $(FORGE)/.tested $(CACHE)/face_pack
-	$(RUN_FORGE) -m pytest tests/webui/page tests/webui/test_canvas.py
+	$(RUN_FORGE) -m pytest $(BROWSER)
 
 lint: $(VENV)/.tested
 	$(RUN) -m ruff check .

@@ -49,7 +49,8 @@ def add_axes():
         xyz.register(grid, lists.adapter_names, lists.identity_names)
 
 
-script_callbacks.on_before_ui(add_axes)
+add_axes()  # without a UI the grid reads its list before `on_before_ui`
+script_callbacks.on_before_ui(add_axes)  # where the grid is loaded after us
 script_callbacks.on_cfg_denoiser(HOST.before_step)
 script_callbacks.on_model_loaded(lambda model: HOST.free())
 script_callbacks.on_ui_settings(lambda: options.register(shared))

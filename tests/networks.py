@@ -78,10 +78,10 @@ class UNetModelXL(UNetModel):
         return self.out(h)
 
 
-def ldm_unet(base: str, channels: int = 4, seed: int = 1) -> UNetModel:
-    """A tiny ldm UNet, "sd15" or "sdxl"."""
+def ldm_unet(base: str, channels: int = 4, seed: int = 1, width: int = 32) -> UNetModel:
+    """A tiny ldm UNet, "sd15" or "sdxl"; width: of its first level."""
     common = {
-        "image_size": 16, "in_channels": channels, "out_channels": 4, "model_channels": 32, "num_res_blocks": 2,
+        "image_size": 16, "in_channels": channels, "out_channels": 4, "model_channels": width, "num_res_blocks": 2,
         "use_spatial_transformer": True, "context_dim": CONTEXT[base], "legacy": False, "use_checkpoint": False,
     }  # fmt: skip
     if base == "sd15":

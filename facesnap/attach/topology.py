@@ -80,6 +80,11 @@ class Topology:
         return tuple(site.name for site in self.sites)
 
     @property
+    def sizes(self) -> tuple[tuple[str, int | None, int | None], ...]:
+        """(name, width, context) of every site: what is made for one UNet fits all with the same."""
+        return tuple((site.name, site.width, site.context) for site in self.sites)
+
+    @property
     def base(self) -> str:
         """ "sd15" or "sdxl": SD1.5's first input block has a site, SDXL's has none."""
         return "sd15" if any(name.startswith("input.1.") for name in self.names) else "sdxl"

@@ -13,8 +13,8 @@ from facesnap.version import __version__
 
 # fmt: off
 COMMANDS = (
-    "demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "world", "bench",
-    "doctor",
+    "demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "prepare", "train",
+    "world", "tiny", "bench", "doctor",
 )
 # fmt: on
 

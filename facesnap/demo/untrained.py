@@ -107,13 +107,20 @@ def save_encoder(file: Path, seed: int = 10) -> Path:
 
 
 def make_ffrnet(unet: Any, seed: int) -> FFRNet:
-    """An untrained FFRNet for a diffusers UNet of SD1.5's layout; its zero convolutions are drawn too."""
-    c = unet.config
-    depth = tuple((int("CrossAttn" in kind),) * c.layers_per_block for kind in c.down_block_types)
+    """An untrained FFRNet for a diffusers UNet of SD1.5's or SDXL's layout; its zero convolutions are drawn too."""
+    c, channels = unet.config, tuple(unet.config.block_out_channels)
+    layers, heads = c.transformer_layers_per_block, c.attention_head_dim  # diffusers' name for the number of heads
+    layers = (layers,) * len(channels) if isinstance(layers, int) else tuple(layers)
+    depth = tuple(
+        (n if "CrossAttn" in kind else 0,) * c.layers_per_block
+        for kind, n in zip(c.down_block_types, layers, strict=True)
+    )
     net = FFRNet(
         FFRNetConfig(
-            tuple(c.block_out_channels), depth, mid_depth=1, context_dim=c.cross_attention_dim, linear_projection=False,
-            adm_dim=None, time_dim=4 * c.block_out_channels[0], heads=c.attention_head_dim,
+            channels, depth, mid_depth=layers[-1], context_dim=c.cross_attention_dim,
+            linear_projection=bool(c.use_linear_projection), adm_dim=c.projection_class_embeddings_input_dim,
+            time_dim=4 * channels[0], heads=heads if isinstance(heads, int) else None,
+            head_dim=None if isinstance(heads, int) else channels[0] // heads[0],
         )
     )  # fmt: skip
     draw(net, seed)

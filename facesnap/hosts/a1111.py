@@ -18,7 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach import Row
 from facesnap.errors import AttachError, HostError
 from facesnap.hosts.memory import OwnPlacement, Stay
-from facesnap.hosts.webui import Generation, WebUI, require_model, rows_of
+from facesnap.hosts.sampling import Generation, rows_of
+from facesnap.hosts.webui import WebUI, require_model
 
 
 class A1111(WebUI):

@@ -17,7 +17,8 @@ from facesnap.attach import Row
 from facesnap.errors import AttachError
 from facesnap.hosts.forge_memory import ForgePlacement
 from facesnap.hosts.memory import Stay
-from facesnap.hosts.webui import Generation, WebUI, require_model
+from facesnap.hosts.sampling import Generation
+from facesnap.hosts.webui import WebUI, require_model
 
 
 class Forge(WebUI):

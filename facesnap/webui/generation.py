@@ -134,13 +134,13 @@ def _forget(p: Any, keep: Sequence[str] = ()) -> None:
 
 def _enlist(host: WebUI, studios: Studios, p: Any, settings: Settings, options: Mapping[str, Any]) -> None:
     size, init = picture_size(p), (getattr(p, "init_images", None) or [None])[0]
-    made: dict[tuple[str, ...], Prepared] = {}
+    made: dict[tuple[Any, ...], Prepared] = {}
     began = time.perf_counter()
 
     def prepare(topology: Topology) -> Parts:
-        if topology.names not in made:
-            made[topology.names] = studios.prepare(settings, topology, size, init)
-        return made[topology.names].parts
+        if topology.sizes not in made:
+            made[topology.sizes] = studios.prepare(settings, topology, size, init)
+        return made[topology.sizes].parts
 
     try:
         topology = read_topology(host.live_unet())
@@ -152,7 +152,7 @@ def _enlist(host: WebUI, studios: Studios, p: Any, settings: Settings, options: 
         host.tell(p, f"without FaceSnap: {error}")
         p.extra_generation_params.update(infotext.skipped(error))
         return
-    prepared = made[topology.names]
+    prepared = made[topology.sizes]
     p.facesnap_job = job = _job(p, settings, prepared, options["facesnap_score"], time.perf_counter() - began)
     host.enlist(p, prepare, settings.hires, job.result.finish)
     p.extra_generation_params.update(job.fields)

@@ -106,7 +106,7 @@ class Studios:
             file = self._file(name, topology.base)
             options = self.options()
             place = (options["facesnap_pack"], options["facesnap_provider"])
-            key = (file, file.stat().st_mtime_ns, topology.names, *place)
+            key = (file, file.stat().st_mtime_ns, topology.sizes, *place)
             kept = self._studio
             if kept is not None and kept[0] == key and (kept[1].analyser is not None or not sees_faces):
                 return kept[1]

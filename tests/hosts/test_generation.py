@@ -29,7 +29,7 @@ from facesnap.webui.studios import Studios
 from facesnap.webui.xyz import NOTES
 from tests.checkpoints.test_families import widths_of
 from tests.hosts.test_webui import processing, sampled
-from tests.networks import diffusers_unet
+from tests.networks import diffusers_unet, ldm_unet
 from tests.public_files import public_state, write
 
 PACK = "test_pack"
@@ -233,6 +233,17 @@ def test_refused_or_skipped(run, snap, page, world, unets) -> None:
     begin(world.host, Studios(lambda: None, lambda: 1 / 0), p, [snap])  # a mistake of ours
     with pytest.raises(ZeroDivisionError):
         sampled(p)
+
+
+def test_the_same_sites_in_other_widths_are_another_unet(run, snap, world, unets) -> None:
+    """The adapter stays loaded between generations; it must not be taken for one that fits."""
+    made = run(snap)[1]
+    world.standin.load(ldm_unet("sd15", width=64))
+    with pytest.raises(CheckpointError, match="the adapter has") as refused:
+        run(snap)
+    assert "choose a base model" in str(refused.value)
+    world.standin.load(unets[0])
+    assert torch.equal(run(snap)[1], made)
 
 
 def test_axes_and_an_earlier_run_of_the_same_object(run, snap) -> None:

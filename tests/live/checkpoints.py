@@ -17,9 +17,12 @@ from safetensors.torch import save_file
 from facesnap.demo import untrained
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
+from tests.checkpoints.test_families import widths_of
+from tests.public_files import public_state, write
 
 UNET = "model.diffusion_model."
 ENCODER = "untrained-encoder"
+CONTEXT = {"sd15": 768, "sdxl": 2048}
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,16 @@ class Checkpoint:
 
     def unet(self) -> UNet2DConditionModel:
         """A UNet of this layout without weights."""
-        more: dict[str, Any] = {"attention_head_dim": 8, "cross_attention_dim": 768}
+        more: dict[str, Any] = {"attention_head_dim": 8, "cross_attention_dim": CONTEXT["sd15"]}
         if self.base == "sdxl":
             cross = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
             more = {
-                "attention_head_dim": tuple(width // 64 for width in self.widths), "cross_attention_dim": 2048,
+                "attention_head_dim": tuple(width // 64 for width in self.widths),
+                "cross_attention_dim": CONTEXT["sdxl"],
                 "down_block_types": ("DownBlock2D", cross[0], cross[0]),
                 "up_block_types": (cross[1], cross[1], "UpBlock2D"), "transformer_layers_per_block": (1, 2, 10),
-                "use_linear_projection": True,
+                "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+                "projection_class_embeddings_input_dim": 2816,
             }  # fmt: skip
         with torch.device("meta"):
             return UNet2DConditionModel(block_out_channels=self.widths, **more)
@@ -76,8 +81,13 @@ class Checkpoints:
         encoder = ImageEncoder.load(untrained.save_encoder(folder / f"{ENCODER}.safetensors")).fingerprint
         untrained.save_adapter(
             folder / "untrained.safetensors", self.first.unet(), recogniser=load_pack(pack).recogniser_sha256,
-            recogniser_name="test_pack", encoder=encoder, encoder_name=ENCODER, ffrnet=self.first.base == "sd15",
+            recogniser_name="test_pack", encoder=encoder, encoder_name=ENCODER,
         )  # fmt: skip
+
+    def write_faceid(self, folder: Path) -> Path:
+        """A file of IP-Adapter FaceID's public layout with its LoRA, random, for the first checkpoint's layout."""
+        unet, base = self.first.unet(), self.first.base
+        return write(public_state("faceid", widths_of(unet), CONTEXT[base]), folder, "faceid", base)
 
     def write_controlnet(self, file: Path) -> None:
         """An untrained ControlNet of the first checkpoint's widths, in ldm's layout."""

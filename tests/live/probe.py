@@ -4,12 +4,20 @@ It knows nothing of how FaceSnap finds the rows: a row's role is read from its c
 prompt's or not), its picture from its latent (parallel to which picture's latent).
 """
 
+import base64
 import gc
+import inspect
+import io
+import json
+import os
 import sys
+import types
+from pathlib import Path
 
 import torch
 from fastapi import Body
 from modules import script_callbacks, scripts, shared
+from PIL import Image
 
 STATE = {
     "watch": False,
@@ -164,8 +172,19 @@ def narrow_controlnets():
         guess.controlnet_default_config["channel_mult"] = list(live_unet().channel_mult)
 
 
+def compile_unet(wanted):
+    """As `torch.compile` in place does it; the backend leaves the arithmetic as it is."""
+    unet = live_unet()
+    if wanted:
+        unet.compile(backend="eager")
+    else:
+        unet._compiled_call_impl = None
+
+
 def set_state(values: dict = Body(...)):  # noqa: B008
     narrow_controlnets()
+    if "compiled" in values:
+        compile_unet(values.pop("compiled"))
     STATE.update(values, calls=[], steps=0, memory=[])
     return {"hooks": hooks()}
 
@@ -177,7 +196,8 @@ def get_state():
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host()._running), "unet": id(live_unet()),
         "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.kept()),
-        "bytes": tensor_bytes(), "axes": axes(),
+        "bytes": tensor_bytes(), "resident": resident(),
+        "dtype": str(next(live_unet().parameters()).dtype), "axes": axes(),
         "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),
     }  # fmt: skip
 
@@ -193,6 +213,43 @@ def tensor_bytes():
     return sum(storages.values())
 
 
+def resident():
+    """MiB of this process in memory; None where the system does not tell."""
+    file = Path("/proc/self/statm")
+    return (
+        int(file.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20 if file.exists() else None
+    )
+
+
+def upscale(app, body):
+    """The gallery's button that runs a hires pass over a picture made before, called as the page calls it.
+
+    Args:
+        body: picture (base64 PNG), infotext, fields (of the page by name), steps, sampler, seed, snap.
+    """
+    from modules import txt2img
+
+    api = next(r.endpoint.__self__ for r in app.routes if r.path == "/sdapi/v1/txt2img")
+    arguments = list(api.default_script_arg_txt2img)
+    values = {"FaceSnap": [body["snap"] or False], "Sampler": [body["steps"], body["sampler"]], "Seed": [body["seed"]]}
+    for script in scripts.scripts_txt2img.alwayson_scripts:
+        given = values.get(script.title(), [])
+        arguments[script.args_from : script.args_from + len(given)] = given
+    fields = {"prompt_styles": [], "override_settings_texts": [], **body["fields"]}
+    parameters = inspect.signature(txt2img.txt2img_create_processing).parameters.values()
+    names = [one.name for one in parameters if one.kind == one.POSITIONAL_OR_KEYWORD][2:]
+    picture = body["picture"]
+    if hasattr(shared.sd_model, "forge_objects"):  # its Gradio hands pictures on
+        picture = Image.open(io.BytesIO(base64.b64decode(picture))), None
+    made, *_ = txt2img.txt2img_upscale(
+        "probe", types.SimpleNamespace(username=None), [picture], 0, json.dumps({"infotexts": [body["infotext"]]}),
+        *(fields.get(name) for name in names), *arguments,
+    )  # fmt: skip
+    out = io.BytesIO()
+    made[0].save(out, "PNG")
+    return {"image": base64.b64encode(out.getvalue()).decode()}
+
+
 def axes():
     """Labels of the X/Y/Z plot of txt2img in the order of its indices."""
     for script in scripts.scripts_data:
@@ -205,6 +262,11 @@ def axes():
 def add_routes(demo, app):
     app.add_api_route("/probe", set_state, methods=["POST"])
     app.add_api_route("/probe", get_state, methods=["GET"])
+
+    def upscale_route(body: dict = Body(...)):  # noqa: B008
+        return upscale(app, body)
+
+    app.add_api_route("/probe/upscale", upscale_route, methods=["POST"])
 
 
 script_callbacks.on_cfg_denoiser(on_step)

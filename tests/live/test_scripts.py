@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -45,13 +48,61 @@ def test_prompt_matrix(webui, snap) -> None:
     assert abs(last - webui.pictures(snap, prompt="a person, red hat, in snow")[0]).max() <= 3
 
 
-def test_xyz_plot(webui, snap) -> None:
-    """Each cell is the picture made alone."""
+def plot(webui, snap, x: tuple[str, str], y: tuple[str, str]) -> list[np.ndarray]:
+    """The cells of an X/Y/Z plot, row by row; an axis is (label, values)."""
     labels = webui.seen()["axes"]
-    args = [labels.index("CFG Scale"), "4, 7", [], labels.index("Seed"), "1, 2", [], 0, "", [],
+    args = [labels.index(x[0]), x[1], [], labels.index(y[0]), y[1], [], 0, "", [],
             False, True, False, False, False, False, False, 0, False]  # fmt: skip
     status, answer = webui.generate(snap, script_name="x/y/z plot", script_args=args)
     assert status == 200, answer
-    cells = [to_array(one) for one in answer["images"][1:5]]  # after the grid, row by row
+    return [to_array(one) for one in answer["images"][1:5]]  # after the grid
+
+
+def test_xyz_plot(webui, snap) -> None:
+    """Each cell is the picture made alone."""
+    cells = plot(webui, snap, ("CFG Scale", "4, 7"), ("Seed", "1, 2"))
     wanted = [webui.pictures(snap, seed=seed, cfg_scale=cfg)[0] for seed in (1, 2) for cfg in (4, 7)]
     assert all(np.array_equal(a, b) for a, b in zip(cells, wanted, strict=True))
+
+
+def test_our_own_axes(webui, snap) -> None:
+    cells = plot(webui, snap, ("[FaceSnap] Strength", "0.2, 1.5"), ("[FaceSnap] Yaw", "-40, 40"))
+    wanted = [
+        webui.pictures({**snap, "strength": strength, "pose": {"source": "reference", "yaw": yaw}})[0]
+        for yaw in (-40, 40)
+        for strength in (0.2, 1.5)
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(cells, wanted, strict=True))
+    assert all(not np.array_equal(a, b) for n, a in enumerate(cells) for b in cells[:n])
+    assert np.array_equal(webui.pictures(snap), webui.pictures({**snap, "pose": {"source": "reference"}}))
+
+
+def test_the_gallerys_hires_button(webui, snap) -> None:
+    """Its hires pass has the people in it, where the settings say so, and begins with the picture as it is."""
+    status, answer = webui.generate(snap)
+    assert status == 200, answer
+    fields = {
+        "prompt": "a person", "negative_prompt": "bad", "n_iter": 1, "batch_size": 1, "cfg_scale": 7.0, "width": 64,
+        "height": 64, "denoising_strength": 0.7, "hr_scale": 2.0, "hr_upscaler": "Latent", "hr_second_pass_steps": 0,
+        "hr_resize_x": 0, "hr_resize_y": 0, "hr_prompt": "", "hr_negative_prompt": "", "distilled_cfg_scale": 3.5,
+        "hr_cfg": 7.0, "hr_distilled_cfg": 3.5, "hr_additional_modules": ["Use same choices"],
+    }  # fmt: skip
+    button = {
+        "picture": answer["images"][0], "infotext": json.loads(answer["info"])["infotexts"][0], "fields": fields,
+        "steps": 4, "sampler": "Euler", "seed": 1,
+    }  # fmt: skip
+
+    def press(wish: dict[str, Any] | None) -> np.ndarray:
+        status, answer = webui.request("/probe/upscale", {**button, "snap": wish})
+        assert status == 200, answer
+        return to_array(answer["image"])
+
+    bare = press(None)
+    assert bare.shape == (128, 128, 3)
+    webui.watch()
+    made = press(snap)
+    calls = webui.seen()["calls"]
+    assert calls and all(call["size"] == [16, 16] and call["rows"] == call["truth"] for call in calls)
+    assert abs(made - bare).mean() > 1 and np.array_equal(press({**snap, "hires": "second"}), made)
+    assert np.array_equal(press({**snap, "hires": "first"}), bare)
+    assert webui.seen()["running"] == 0

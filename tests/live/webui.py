@@ -26,7 +26,6 @@ FLAGS = [
     "--skip-prepare-environment",
     "--skip-python-version-check",
     "--skip-torch-cuda-test",
-    "--no-half",
     "--api",
     "--nowebui",
     "--disable-nan-check",
@@ -65,7 +64,7 @@ class WebUI:
             [
                 _python(folder), "launch.py", *FLAGS, *(["--always-cpu"] if self.forge else ["--use-cpu", "all"]),
                 "--port", str(self.port), "--data-dir", str(data), "--ckpt-dir", str(checkpoints),
-                *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")), *flags,
+                *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")), *flags, *_precision(flags),
             ],
             cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={
@@ -158,6 +157,11 @@ def to_text(pixels: np.ndarray) -> str:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
+
+
+def _precision(flags: Sequence[str]) -> list[str]:
+    """Whole precision, where the flags do not say otherwise."""
+    return [] if {"--precision", "--unet-in-bf16"} & {*flags} else ["--no-half"]
 
 
 def _python(folder: Path) -> str:

@@ -12,12 +12,22 @@ from hypothesis import settings
 if TYPE_CHECKING:
     import numpy as np
     from fastapi.testclient import TestClient
+    from playwright.sync_api import Browser
 
     from facesnap.webui.routes.service import Service
     from tests.webui.standin.server import Server
 
 settings.register_profile("webui", deadline=None)
 settings.load_profile("webui")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real Chromium, one for all tests: two at a time cannot be driven from one thread."""
+    from tests.webui.browser import chromium
+
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

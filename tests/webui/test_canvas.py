@@ -26,7 +26,6 @@ if not os.environ.get("CI"):
     pytest.importorskip("gradio")
     pytest.importorskip("playwright")
 from facesnap.webui import canvas
-from tests.webui.browser import chromium
 from tests.webui.canvas_page import identities, opened, served
 
 MODEL = "facesnap.canvases.txt2img.model"
@@ -52,12 +51,6 @@ def known(shapes: Shapes, astronaut: np.ndarray) -> dict[str, Identity]:
 @pytest.fixture(scope="module")
 def address(shapes: Shapes, known: dict[str, Identity], astronaut: np.ndarray) -> Iterator[str]:
     with served(shapes, known, astronaut) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
         yield found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from tests.webui.strategies import values
 
 if not os.environ.get("CI"):
     pytest.importorskip("playwright")
-from tests.webui.browser import JAVASCRIPT, chromium
+from tests.webui.browser import JAVASCRIPT
 
 SIZES = ((1024, 1024), (1024, 640), (512, 768))
 DRAWN = """([scene, cases]) => cases.map(({state, size}) => {
@@ -43,12 +42,11 @@ DRAWN = """([scene, cases]) => cases.map(({state, size}) => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        page = found.new_page()
-        for name in ("facesnap_pose.js", "facesnap_pose_text.js"):
-            page.add_script_tag(path=JAVASCRIPT / name)
-        yield page
+def page(browser: Any) -> Any:
+    found = browser.new_page()
+    for name in ("facesnap_pose.js", "facesnap_pose_text.js"):
+        found.add_script_tag(path=JAVASCRIPT / name)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +91,7 @@ def _poses(seed: int, count: int) -> list[Pose]:
 
 
 def test_the_browser_draws_what_the_predictor_returns(
-    browser: Any, shapes: Shapes, identity: Identity, driver: np.ndarray, drawn: dict[str, Any],
+    page: Any, shapes: Shapes, identity: Identity, driver: np.ndarray, drawn: dict[str, Any],
     record_property: Any,
 ) -> None:  # fmt: skip
     poses = _poses(0, 600)
@@ -105,7 +103,7 @@ def test_the_browser_draws_what_the_predictor_returns(
         expected.append(shapes.shape(identity, given, size).landmarks.points * size)
         state = {"source": pose.source, "framing": pose.framing, "numbers": pose.numbers, "expression": pose.expression}
         cases.append({"state": state, "size": size})
-    found = np.array(browser.evaluate(DRAWN, [drawn, cases]))  # (N, 72, 2)
+    found = np.array(page.evaluate(DRAWN, [drawn, cases]))  # (N, 72, 2)
     worst = float(np.abs(found - np.array(expected)).max())
     record_property("largest_difference_px", worst)
     print(f"largest difference at up to 1024 px, {len(poses)} poses: {worst:.4f} px")
@@ -113,34 +111,34 @@ def test_the_browser_draws_what_the_predictor_returns(
     assert np.ptp(found, axis=0).min() > 200  # and they are poses apart
 
 
-def test_sources_without_a_pose_draw_nothing(browser: Any, shapes: Shapes, identity: Identity) -> None:
+def test_sources_without_a_pose_draw_nothing(page: Any, shapes: Shapes, identity: Identity) -> None:
     bare = scene([(1, Person(identity="Eileen"))], lambda *_: identity, shapes)
     states = [{"source": s, "framing": "keep framing", "numbers": {}, "expression": None} for s in ("none", "picture")]
-    assert browser.evaluate(DRAWN, [bare, [{"state": one, "size": [512, 512]} for one in states]]) == [None, None]
+    assert page.evaluate(DRAWN, [bare, [{"state": one, "size": [512, 512]} for one in states]]) == [None, None]
 
 
 @settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(POSE_NUMBERS), st.none()), st.data())
 def test_numbers_travel_as_text_both_ways(
-    browser: Any, drawn: dict[str, Any], names: dict[str, None], data: st.DataObject
+    page: Any, drawn: dict[str, Any], names: dict[str, None], data: st.DataObject
 ) -> None:
     numbers = {name: data.draw(values(POSE[name].kind)) for name in names}
     text = PoseValues().text(numbers)
     read = "([text, ranges]) => facesnap.poseText.readNumbers(text, ranges)"
-    assert browser.evaluate(read, [text, drawn["ranges"]]) == numbers
-    written = browser.evaluate("(numbers) => facesnap.poseText.writeNumbers(numbers)", numbers)
+    assert page.evaluate(read, [text, drawn["ranges"]]) == numbers
+    written = page.evaluate("(numbers) => facesnap.poseText.writeNumbers(numbers)", numbers)
     assert PoseValues().read(written, "it") == numbers
 
 
 @settings(max_examples=40)
 @given(values(ExpressionMix()))
-def test_expressions_travel_as_text_both_ways(browser: Any, mix: dict[str, float]) -> None:
+def test_expressions_travel_as_text_both_ways(page: Any, mix: dict[str, float]) -> None:
     text = ExpressionMix().text(mix)
     names = [name for name in expressions() if name != "neutral"]
     read = "([text, names]) => facesnap.poseText.readExpression(text, names)"
-    assert browser.evaluate(read, [text, names]) == mix
+    assert page.evaluate(read, [text, names]) == mix
     rounded = {name: round(amount, 2) for name, amount in mix.items()}
-    written = browser.evaluate("(mix) => facesnap.poseText.writeExpression(mix)", rounded)
+    written = page.evaluate("(mix) => facesnap.poseText.writeExpression(mix)", rounded)
     shown = {name: amount for name, amount in rounded.items() if amount and name != "neutral"}
     assert ExpressionMix().read(written, "it") == (shown or {"neutral": 1.0})
 
@@ -149,34 +147,34 @@ def test_expressions_travel_as_text_both_ways(browser: Any, mix: dict[str, float
     "text", ["", "yaw=20", "yaw=20,x=.5", "yaw=20 yaw=3", "yaw", "yaw=", "yaw=abc", "yaw=91", "tilt=3", "size=1e-1",
              "x=nan", "yaw =20", "yaw=0x10", "y=2.0", "roll=-180"],
 )  # fmt: skip
-def test_the_browser_reads_numbers_where_the_server_does(browser: Any, drawn: dict[str, Any], text: str) -> None:
+def test_the_browser_reads_numbers_where_the_server_does(page: Any, drawn: dict[str, Any], text: str) -> None:
     try:
         expected: Any = PoseValues().read(text, "it")
     except SettingsError:
         expected = None
     attempt = "([t, r]) => { try { return facesnap.poseText.readNumbers(t, r); } catch (error) { return null; } }"
-    assert browser.evaluate(attempt, [text, drawn["ranges"]]) == expected
+    assert page.evaluate(attempt, [text, drawn["ranges"]]) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["smile", "smile:0.8+wink_left", " smile : .5 + open mouth", "smile+smile", "grin", "smile:1.2", "smile:",
              "eyes-closed:1.", "neutral", "smile 0.5", "+"],
 )  # fmt: skip
-def test_the_browser_reads_expressions_where_the_server_does(browser: Any, drawn: dict[str, Any], text: str) -> None:
+def test_the_browser_reads_expressions_where_the_server_does(page: Any, drawn: dict[str, Any], text: str) -> None:
     try:
         expected: Any = ExpressionMix().read(text, "it")
     except FaceSnapError:
         expected = None
     attempt = "([t, n]) => { try { return facesnap.poseText.readExpression(t, n); } catch (error) { return null; } }"
-    assert browser.evaluate(attempt, [text, list(drawn["presets"])]) == expected
+    assert page.evaluate(attempt, [text, list(drawn["presets"])]) == expected
 
 
 @settings(max_examples=40)
 @given(st.floats(-89, 89), st.floats(-59, 59), st.floats(-179, 179))
-def test_the_nose_knob_turns_the_head_where_it_is_drawn(browser: Any, yaw: float, pitch: float, roll: float) -> None:
+def test_the_nose_knob_turns_the_head_where_it_is_drawn(page: Any, yaw: float, pitch: float, roll: float) -> None:
     turned = """({yaw, pitch, roll}) => [facesnap.pose.gaze({yaw, pitch, roll}), facesnap.pose.rotationRows(yaw, pitch,
         roll), facesnap.pose.lookingAt(facesnap.pose.gaze({yaw, pitch, roll}), roll)]"""
-    gaze, rows, back = browser.evaluate(turned, {"yaw": yaw, "pitch": pitch, "roll": roll})
+    gaze, rows, back = page.evaluate(turned, {"yaw": yaw, "pitch": pitch, "roll": roll})
     assert gaze == pytest.approx([-rows[0][2], -rows[1][2]], abs=1e-9)  # the face looks along -z
     assert [back["yaw"], back["pitch"]] == pytest.approx([yaw, pitch], abs=1e-4)
 

@@ -1,0 +1,54 @@
+"""`facesnap prepare PHOTOS OUT`: analyse and encode photos once, for training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from facesnap.cli.options import add_pack_arguments, analyser_from
+
+HELP = "prepare photos for training: faces, landmarks, latents, CLIP states; goes on where it was stopped"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "photos", type=Path, help="folder (a sub-folder a person), .tar shards, or a .csv/.json/.jsonl list"
+    )
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--base", type=Path, required=True, help="model whose VAE encodes: diffusers folder or checkpoint"
+    )
+    parser.add_argument("--config", type=Path, help="folder with the configuration of a single-file checkpoint")
+    parser.add_argument("--encoder", type=Path, help="CLIP image encoder; without it the mixer has no CLIP branch")
+    parser.add_argument("--size", type=int, default=512, help="side of the training pictures (%(default)s)")
+    parser.add_argument("--variants", type=int, default=4, help="CLIP states a photo (%(default)s)")
+    parser.add_argument("--levels", type=int, nargs="+", default=[-2], help="CLIP hidden states (%(default)s)")
+    parser.add_argument("--caption", default="a photo of a person", help="where a photo has none (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the variants (%(default)s)")
+    parser.add_argument("--workers", type=int, default=4, help="threads that read and analyse (%(default)s)")
+    parser.add_argument("--device", help="of VAE and encoder; cuda where there is one")
+    add_pack_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+    from tqdm import tqdm
+
+    from facesnap.faces.encoder import ImageEncoder
+    from facesnap.hosts.diffusers import DiffusersHost
+    from facesnap.training.prepare import Preparer, PrepareSettings
+
+    settings = PrepareSettings(
+        size=args.size, variants=args.variants, levels=tuple(args.levels), caption=args.caption, seed=args.seed
+    )
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    analyser = analyser_from(args)
+    encoder = ImageEncoder.load(args.encoder, device) if args.encoder else None
+    host = DiffusersHost.load(args.base, device="cpu", dtype=torch.float32, config=args.config)
+    vae = host.pipeline.vae.to(device)
+    preparer = Preparer(settings, analyser, encoder, vae, host.topology.base)
+    report = preparer.run(args.photos, args.out, args.workers, lambda shards: tqdm(shards, unit="shard"))
+    print(f"{report['kept']} of {report['photos']} photos of {report['people']} people, {args.out}")
+    for reason, count in report["reasons"].items():
+        print(f"dropped {count}: {reason}")
+    return 0

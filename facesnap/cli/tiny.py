@@ -1,0 +1,41 @@
+"""`facesnap tiny`: the tiny base, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from facesnap.cli.options import add_pack_arguments, analyser_from
+
+HELP = "Train the demo's miniature models on synthetic people (needs anny and diffusers; hours on a CPU)."
+STAGES = ("data", "autoencoder", "recogniser", "encoder", "unet", "all")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stage", choices=STAGES, help="all: one after another")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="every stage goes on where it stopped")
+    parser.add_argument("--people", type=int, default=2500, metavar="N", help="to train on (%(default)s)")
+    parser.add_argument("--held-out", type=int, default=64, metavar="N", help="people to measure on (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=8, metavar="K", help="of each person (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that render (%(default)s)")
+    parser.add_argument("--hours", type=float, default=math.inf, metavar="H", help="for each stage in this call")
+    parser.add_argument("--steps", type=int, metavar="N", help="in place of the budget's; the same at every call")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the training (%(default)s)")
+    add_pack_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    # After the arguments are known: the imports load torch, transformers and anny.
+    from facesnap.training.tiny import stages
+
+    wanted = stages.STAGES if args.stage == "all" else (args.stage,)
+    work = stages.Work(
+        state=args.state, people=args.people, held_out=args.held_out, pictures=args.pictures, workers=args.workers,
+        hours=args.hours, steps=args.steps, seed=args.seed, say=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    if "autoencoder" in wanted:
+        work.analyser = analyser_from(args)
+    for stage in wanted:
+        stages.run(stage, work)
+    return 0

@@ -1,0 +1,1 @@
+"""Training: photos to shards (prepare), a frozen UNet with a trainable adapter (wiring), losses, the trainer."""

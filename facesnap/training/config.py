@@ -1,0 +1,247 @@
+"""The configuration of one training run: a YAML file, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from facesnap.errors import MissingDependencyError, SettingsError
+
+try:
+    import yaml
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+except ImportError as error:  # pydantic 1, which some WebUIs pin, lacks ConfigDict
+    raise MissingDependencyError(
+        f"Training cannot start ({error}).",
+        expected="pydantic 2 and PyYAML",
+        remedy='pip install "facesnap[train]" in an environment of its own, not in the WebUI\'s',
+    ) from error
+
+Part = Literal["mixer", "projections", "ffrnet"]
+READY_MADE = "configs"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(Section):
+    """The frozen model."""
+
+    model: Path = Field(description="diffusers folder, or a single-file checkpoint")
+    config: Path | None = Field(default=None, description="folder with the configuration of a single-file checkpoint")
+
+
+class Data(Section):
+    """What `facesnap prepare` made, and how references are chosen."""
+
+    folder: Path = Field(description="output folder of `facesnap prepare`")
+    other_photo: float = Field(default=0.5, ge=0, le=1, description="probability that the reference is another photo")
+    workers: int = Field(
+        default=0, ge=0, le=64, description="loader processes; the samples are the same for any number"
+    )
+
+
+class Adapter(Section):
+    """What is trained."""
+
+    start: Path | Literal["scratch"] = Field(
+        default="scratch", description="scratch, or any adapter file to go on from"
+    )
+    tokens: int = Field(default=4, ge=1, le=64, description="stage 1: ID tokens")
+    depth: int = Field(default=4, ge=1, le=12, description="layers of either stage")
+    queries: int = Field(default=16, ge=1, le=256, description="stage 2: learned queries, the tokens of f_mix")
+    width: int | None = Field(default=None, ge=64, description="stage 2: width; by default 768 (SD1.5) or 1280 (SDXL)")
+    dim_head: int = Field(default=64, ge=8, description="width of one attention head")
+    levels: tuple[int, ...] = Field(default=(), description="CLIP hidden states beside the penultimate one")
+    projections: bool = Field(
+        default=True, description="ID tokens in the UNet's own cross-attention; false is the paper"
+    )
+    ffrnet: Literal["full", "lite", "none"] = Field(
+        default="full", description="the landmark network; lite is SDXL only"
+    )
+    name: str = Field(default="FaceSnap", description="of the checkpoint, for people")
+    licence: str = Field(default="", description="of the checkpoint, for people")
+
+
+class LossWeights(Section):
+    """Factors of the terms beside the diffusion loss; 0 leaves a term out altogether."""
+
+    face_box: float = Field(default=0.0, ge=0, description="diffusion loss inside the face box")
+    identity: float = Field(default=0.0, ge=0, description="L_id, weighted by alpha_bar; 0.1 is usual")
+    leak: float = Field(default=0.0, ge=0, description="FFRNet's residuals outside the head")
+
+
+class Stage(Section):
+    """A run of steps with one set of trainable parts; the optimiser starts afresh in each."""
+
+    name: str
+    steps: int = Field(ge=1)
+    lr: dict[Part, float] = Field(min_length=1, description="learning rate of each part that is trained")
+    warmup: int = Field(default=100, ge=0, description="steps of linear growth")
+    schedule: Literal["constant", "cosine"] = "constant"
+    losses: LossWeights = LossWeights()
+
+
+class Noise(Section):
+    min_snr_gamma: float | None = Field(default=5.0, gt=0, description="null: all timesteps weigh alike")
+
+
+class Drops(Section):
+    """Probabilities; what is dropped is replaced by what inference gives in its place."""
+
+    text: float = Field(default=0.05, ge=0, le=1)
+    identity: float = Field(default=0.05, ge=0, le=1)
+    both: float = Field(default=0.05, ge=0, le=1, description="text and identity together")
+    landmarks: float = Field(default=0.15, ge=0, le=1, description="a black landmark picture")
+
+    @model_validator(mode="after")
+    def _together(self) -> Drops:
+        if self.text + self.identity + self.both > 1:
+            raise ValueError("text, identity and both add up to more than 1")
+        return self
+
+
+class Augment(Section):
+    """Of the landmarks; references are varied by `facesnap prepare`."""
+
+    jitter: float = Field(
+        default=0.005, ge=0, le=0.1, description="deviation of the 72 points, of the outer-eye distance"
+    )
+
+
+class Optimiser(Section):
+    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    batch: int = Field(default=4, ge=1, description="of one process in one micro-batch")
+    accumulation: int = Field(default=1, ge=1, description="micro-batches a step")
+    weight_decay: float = Field(default=0.01, ge=0)
+    eps: float = Field(
+        default=1e-8, gt=0, description="added to the second moment's root; larger ones damp rounding noise"
+    )
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(default=0.9999, ge=0, lt=1, description="decay of the averaged weights; 0 keeps none")
+
+
+class Checkpoints(Section):
+    every: int = Field(default=1000, ge=1, description="steps")
+    keep: int = Field(default=2, ge=1, description="latest ones that stay")
+
+
+class Samples(Section):
+    """Pictures of fixed people during the training."""
+
+    every: int = Field(default=0, ge=0, description="steps; 0 makes none")
+    people: int = Field(default=4, ge=1, le=16, description="the first people of the data")
+    prompt: str = "portrait of a person, soft light"
+    steps: int = Field(default=20, ge=1, le=200)
+    cfg: float = Field(default=5.0, ge=0, le=50)
+
+
+class TrainingConfig(Section):
+    """Everything; see `facesnap/training/configs` for examples."""
+
+    base: Base
+    data: Data
+    output: Path = Field(description="folder of checkpoints, logs and samples")
+    adapter: Adapter = Adapter()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    noise: Noise = Noise()
+    drops: Drops = Drops()
+    augment: Augment = Augment()
+    optimiser: Optimiser = Optimiser()
+    checkpoints: Checkpoints = Checkpoints()
+    samples: Samples = Samples()
+    precision: Literal["no", "fp16", "bf16"] = "bf16"
+    save_activations: bool = Field(default=True, description="recompute activations in the backward pass")
+    recogniser: Path | None = Field(default=None, description="ONNX file that judges L_id; not the one of the data")
+    log: Literal["jsonl", "tensorboard", "wandb"] = "jsonl"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if any(stage.losses.identity > 0 for stage in self.stages) and self.recogniser is None:
+            raise ValueError("a stage asks for the identity loss, so `recogniser` must name an ONNX file")
+        if any(stage.losses.leak > 0 for stage in self.stages) and self.adapter.ffrnet == "none":
+            raise ValueError("a stage asks for the leak loss, which needs an FFRNet")
+        return self
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int, int]:
+        """(index, first step, end) of the stage that a step belongs to."""
+        first = 0
+        for index, stage in enumerate(self.stages):
+            if step < first + stage.steps:
+                return index, first, first + stage.steps
+            first += stage.steps
+        raise IndexError(step)
+
+
+def ready_made() -> dict[str, str]:
+    """The configurations that come along: name -> YAML text."""
+    folder = resources.files("facesnap.training") / READY_MADE
+    files = (file for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in sorted(files, key=str)}
+
+
+def load_config(source: Path | str, changes: dict[str, Any] | None = None) -> TrainingConfig:
+    """Read and check a configuration.
+
+    Args:
+        source: a YAML file, or the name of a ready-made one.
+        changes: {dotted key: value} that replace the file's, as `--set base.model=...` gives them.
+
+    Raises:
+        SettingsError: no such file, not YAML, or a key that is missing, unknown or out of its range, by name.
+    """
+    known = ready_made()
+    path = Path(source)
+    if str(source) in known:
+        text = known[str(source)]
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise SettingsError(
+            f"There is no configuration {source}.",
+            expected="a YAML file, or one of " + ", ".join(known),
+            remedy="correct the path, or write a ready-made one with `facesnap train NAME --print`",
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(
+            f"{source} is not YAML ({error}).", expected="a YAML file", remedy="correct the line that it names"
+        ) from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{source} holds no sections.", expected="a mapping", remedy="start from a ready-made one")
+    for key, value in (changes or {}).items():
+        _put(values, key, value)
+    return parse(values, str(source))
+
+
+def parse(values: dict[str, Any], where: str) -> TrainingConfig:
+    """Check the values of a configuration; SettingsError names every wrong key."""
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc'])) or 'the whole'}: {e['msg']}" for e in error.errors()]
+        raise SettingsError(
+            f"{where}: {'; '.join(wrong)}.",
+            expected="the keys of facesnap.training.config",
+            remedy="correct these keys",
+        ) from error
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise SettingsError(
+                f"{dotted} cannot be set.", expected="a key of a section", remedy="change the file for lists"
+            )
+        values = inner
+    values[key] = value

@@ -1,0 +1,125 @@
+"""Samples for training: a target picture with its landmarks, and a reference of the same person.
+
+Every choice is drawn by (step, slot); see `facesnap.training.draws`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from facesnap.landmarks.render import render_five_points, render_landmarks
+from facesnap.landmarks.scheme import five_points, outer_eye_distance
+from facesnap.training.config import TrainingConfig
+from facesnap.training.draws import Purpose, generator, sample_at
+from facesnap.training.shards import Shards
+
+Sample = dict[str, Any]
+
+
+class Samples(Dataset[Sample]):
+    """Samples by (step, slot).
+
+    Args:
+        global_batch: slots of a step. timesteps: of the schedule. levels: CLIP hidden states of the mixer.
+        pictures: which FFRNet looks at, of "landmarks" and "five_points". id_vector: "normed" or "raw".
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        config: TrainingConfig,
+        global_batch: int,
+        timesteps: int,
+        levels: Sequence[int],
+        pictures: Sequence[str],
+        id_vector: str,
+    ) -> None:
+        self.shards, self.config, self.global_batch, self.timesteps = shards, config, global_batch, timesteps
+        self.levels, self.pictures, self.id_vector = tuple(levels), tuple(pictures), id_vector
+        self.size = int(shards.head["settings"]["size"])
+        self.variants = int(shards.head["settings"]["variants"])
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        step, slot = key
+        seed = self.config.seed
+        target = sample_at(seed, len(self.shards), step * self.global_batch + slot)
+        reference, variant = self._reference(target, generator(seed, Purpose.REFERENCE, step, slot))
+        drop_text, drop_id, drop_points = self._drops(generator(seed, Purpose.DROPS, step, slot))
+        sample = self._noised(target, generator(seed, Purpose.NOISE, step, slot))
+        sample |= self._person(reference, variant, drop_id)
+        jitter = generator(seed, Purpose.AUGMENT, step, slot)
+        sample |= self._pictures(self.shards.tensor(target, "points").numpy(), drop_points, jitter)
+        row = self.shards.rows[target]
+        sample |= {name: self.shards.tensor(target, name) for name in ("box", "matrix", "crop")}
+        return sample | {"caption": "" if drop_text else row["caption"], "key": row["key"], "target": target,
+                         "reference": reference}  # fmt: skip
+
+    def _reference(self, target: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Another photo of the person with the probability that is asked for, else the same; and its variant."""
+        others = [i for i in self.shards.people[self.shards.rows[target]["person"]] if i != target]
+        other, which, variant = rng.random(), rng.random(), int(rng.integers(self.variants))
+        if others and other < self.config.data.other_photo:
+            return others[int(which * len(others))], variant
+        return target, variant
+
+    def _drops(self, rng: np.random.Generator) -> tuple[bool, bool, bool]:
+        drops, u, v = self.config.drops, rng.random(), rng.random()
+        both = u < drops.both
+        text = both or drops.both <= u < drops.both + drops.text
+        identity = both or drops.both + drops.text <= u < drops.both + drops.text + drops.identity
+        return text, identity, v < drops.landmarks
+
+    def _noised(self, target: int, rng: np.random.Generator) -> Sample:
+        """Latents of the VAE's distribution, noise and a timestep."""
+        mean, std = (self.shards.tensor(target, name).float() for name in ("mean", "std"))
+        draw = torch.from_numpy(rng.standard_normal((2, *mean.shape), dtype=np.float32))
+        return {"latents": mean + std * draw[0], "noise": draw[1], "timestep": int(rng.integers(self.timesteps))}
+
+    def _person(self, reference: int, variant: int, dropped: bool) -> Sample:
+        """f_id (1, 512) and hidden states (1, P, W) of the reference, or of nobody."""
+        f_id = self.shards.tensor(reference, "f_id")
+        f_id = torch.nn.functional.normalize(f_id, dim=0) if self.id_vector == "normed" else f_id
+        out = {"f_id": (torch.zeros_like(f_id) if dropped else f_id)[None]}
+        for level in self.levels:
+            if dropped:
+                out[f"hidden.{level}"] = self.shards.zero[level].float()
+            else:
+                out[f"hidden.{level}"] = self.shards.tensor(reference, f"hidden.{level}", variant)[None].float()
+        return out
+
+    def _pictures(self, points: np.ndarray, dropped: bool, rng: np.random.Generator) -> Sample:
+        """Landmark pictures (3, size, size) of the target's own points, jittered, or black."""
+        spread = self.config.augment.jitter * outer_eye_distance(points)
+        points = points + spread * rng.standard_normal(points.shape)
+        out: Sample = {}
+        for name in self.pictures:
+            size = (self.size, self.size)
+            if dropped:
+                drawn = np.zeros((self.size, self.size, 3), np.uint8)
+            elif name == "landmarks":
+                drawn = render_landmarks(points, size)
+            else:
+                drawn = render_five_points(five_points(points), size)
+            out[name] = torch.from_numpy(drawn).permute(2, 0, 1).float() / 255  # (3, size, size)
+        return out
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Tensors stacked, numbers as a tensor, text as a list."""
+    out: Sample = {}
+    for name, value in samples[0].items():
+        values = [sample[name] for sample in samples]
+        if isinstance(value, Tensor):
+            out[name] = torch.stack(values)
+        else:
+            out[name] = torch.tensor(values) if isinstance(value, int) else values
+    return out

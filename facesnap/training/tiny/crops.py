@@ -1,0 +1,61 @@
+"""Aligned crops as batches for the recogniser and the image encoder, with changes that leave a person the same."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facesnap.training.tiny.loop import Draws
+
+TURN, ZOOM, SHIFT = math.radians(8), 0.08, 0.06  # deviations of the detector's points from the true ones, and more
+BRIGHTNESS, CONTRAST, NOISE = 0.2, 0.25, 0.04
+GREY, BLUR = 0.1, 0.2  # probabilities
+
+
+def varied(crops: np.ndarray, draws: Draws) -> Tensor:
+    """Crops (B, S, S, 3) uint8 -> (B, 3, S, S) float32 in 0..1, moved, mirrored, relit, blurred and noised.
+
+    A mirrored face counts as the same person: the heads' asymmetries are small.
+    """
+    values = torch.from_numpy(np.array(crops)).permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
+    count, rng = len(values), draws.numpy
+    turn, zoom = rng.normal(0, TURN, count), 1 + rng.normal(0, ZOOM, count)
+    mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
+    cos, sin, shift = np.cos(turn) * zoom, np.sin(turn) * zoom, rng.normal(0, SHIFT, (2, count))
+    affine = np.stack([[cos * mirror, -sin, shift[0]], [sin * mirror, cos, shift[1]]]).transpose(2, 0, 1)  # (B, 2, 3)
+    grid = F.affine_grid(torch.from_numpy(affine).float(), list(values.shape), align_corners=False)
+    values = F.grid_sample(values, grid, align_corners=False)
+
+    def column(numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).float().view(-1, 1, 1, 1)
+
+    grey = column(rng.random(count)) < GREY
+    values = torch.where(grey, values.mean(1, keepdim=True), values)
+    blurred = F.avg_pool2d(F.pad(values, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    values = torch.where(column(rng.random(count)) < BLUR, blurred, values)
+    contrast, brightness = column(rng.normal(1, CONTRAST, count)), column(rng.normal(0, BRIGHTNESS, count))
+    values = (values - 0.5) * contrast + 0.5 + brightness
+    return (values + NOISE * draws.noise(values)).clamp(0, 1)
+
+
+def plain(crops: np.ndarray) -> Tensor:
+    """Crops (B, S, S, 3) uint8 -> (B, 3, S, S) float32 in 0..1."""
+    return torch.from_numpy(np.array(crops)).permute(0, 3, 1, 2).float() / 255
+
+
+def people_and_pictures(labels: np.ndarray, batch: int, draws: Draws, each: int = 2) -> np.ndarray:
+    """Rows of `batch` pictures: `each` of batch / each people, people by people.
+
+    Args:
+        labels: (N,) person of each row, sorted, so that a person's rows lie together.
+    """
+    starts = np.flatnonzero(np.diff(labels, prepend=-1))
+    counts = np.diff(np.append(starts, len(labels)))
+    enough = np.flatnonzero(counts >= each)
+    wanted = min(batch // each, len(enough))
+    people = draws.numpy.choice(enough, wanted, replace=False)
+    return np.concatenate([starts[p] + draws.numpy.choice(counts[p], each, replace=False) for p in people])

@@ -1,0 +1,259 @@
+"""The stages of the tiny base, one after another, each in its own folder of the state.
+
+    STATE/world/SPLIT/*.tar        rendered pictures                         `data`
+    STATE/data/SPLIT/*.npy         the same as arrays                        `data`
+    STATE/autoencoder/vae/         AutoencoderKL                             `autoencoder`
+    STATE/recogniser/recogniser.safetensors                                  `recogniser`
+    STATE/encoder/model.safetensors, config.json                             `encoder`
+    STATE/unet/pipeline/           StableDiffusionPipeline                   `unet`
+    STATE/STAGE/measurements.json, sheet.png                                 what each stage came to
+
+Hours that the whole run may take on two CPU cores of 2023 (BUDGETS below spends them): data 0.5 (20,000 pictures),
+autoencoder 1.5, recogniser 1, encoder 1, unet 10. A stage that runs out of --hours leaves its outputs as they are by
+then and goes on at the next call. Everything is trained on training people alone and measured on held-out people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from PIL import Image
+from torch import nn
+
+from facesnap.errors import SettingsError
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.drawing import save_png
+from facesnap.training.tiny import autoencoder, recogniser, text, unet, vit
+from facesnap.training.tiny.data import Portraits, pack
+from facesnap.training.tiny.judge import identity_kept
+from facesnap.training.tiny.loop import Budget, Loop, Say
+from facesnap.world.dataset import Dataset
+from facesnap.world.measure import separation
+from facesnap.world.splits import SPLITS
+
+BUDGETS = {
+    "autoencoder": Budget(steps=12_000, batch=8, rate=1e-3, half=True),
+    "recogniser": Budget(steps=12_000, batch=64, rate=2e-3, half=True),
+    "encoder": Budget(steps=8_000, batch=64, rate=1e-3, half=True),
+    "unet": Budget(steps=20_000, batch=16, rate=6e-4, half=False),
+}
+STAGES = ("data", *BUDGETS)
+SHEET = 12  # pictures on a sheet's row
+PREDICTIONS = 64  # held-out batches for the UNet's measure
+
+
+@dataclass
+class Work:
+    """What all stages share.
+
+    Attributes:
+        state: folder. people, held_out, pictures, size: of the data. workers: processes that render.
+        hours: for each stage in this call. steps: in place of every budget's, for short runs. seed: of the training.
+        analyser: the face pack that says how much identity the autoencoder keeps.
+    """
+
+    state: Path
+    analyser: FaceAnalyser | None = None
+    people: int = 2500
+    held_out: int = 64
+    pictures: int = 8
+    size: int = 128
+    workers: int = 1
+    hours: float = math.inf
+    steps: int | None = None
+    seed: int = 0
+    say: Say = print
+    _opened: dict[str, Portraits] = field(default_factory=dict)
+
+    def budget(self, stage: str) -> Budget:
+        return BUDGETS[stage] if self.steps is None else replace(BUDGETS[stage], steps=self.steps)
+
+    def portraits(self, split: str) -> Portraits:
+        if split not in self._opened:
+            found = Portraits.load(self.state / "data" / split)
+            if found.split != split:
+                raise SettingsError(
+                    f"{self.state / 'data' / split} holds people of the split {found.split}.",
+                    expected=split,
+                    remedy="delete the folder and run `facesnap tiny data` again.",
+                )
+            self._opened[split] = found
+        return self._opened[split]
+
+    def loop(self, stage: str, module: nn.Module, context: str = "") -> Loop:
+        train = self.portraits("train")
+        seen = f"{len(train)} pictures of people {train.people[0]}..{train.people[-1]} {context}"
+        loop = Loop(self.state / stage, stage, module, self.budget(stage), seed=self.seed, context=seen)
+        if loop.step:
+            self.say(f"{stage}: goes on from step {loop.step} of {loop.budget.steps}")
+        return loop
+
+    def report(self, stage: str, loop: Loop | None, measured: dict[str, Any]) -> dict[str, Any]:
+        """Write STATE/STAGE/measurements.json."""
+        record: dict[str, Any] = {"stage": stage, "measured": measured}
+        if loop is not None:
+            record["training"] = {
+                **vars(loop.budget), "done": loop.step, "seconds": round(loop.seconds, 1),
+                "milliseconds_a_step": round(loop.milliseconds, 1),
+                "parameters": sum(p.numel() for p in loop.module.parameters()), "history": loop.history,
+            }  # fmt: skip
+        file = self.state / stage / "measurements.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        self.say(f"{stage}: {json.dumps(measured)}")
+        return record
+
+
+def run(stage: str, work: Work) -> dict[str, Any]:
+    """Run one stage, or go on with it.
+
+    Returns:
+        What measurements.json of the stage holds.
+
+    Raises:
+        SettingsError: an unknown stage, an earlier one is missing, or the settings are not those of its checkpoint.
+    """
+    stages: dict[str, Callable[[Work], dict[str, Any]]] = {
+        "data": make_data, "autoencoder": train_autoencoder, "recogniser": train_recogniser,
+        "encoder": train_encoder, "unet": train_unet,
+    }  # fmt: skip
+    if stage not in stages:
+        raise SettingsError(f"Stage {stage!r}.", expected=", ".join(stages), remedy="choose one of these.")
+    return stages[stage](work)
+
+
+def make_data(work: Work) -> dict[str, Any]:
+    """Render what is missing and unpack it."""
+    measured = {}
+    for split, people in (("held_out", work.held_out), ("train", work.people)):
+        dataset = Dataset(SPLITS[split].start, people, work.pictures, work.size)
+        shards = dataset.write(work.state / "world" / split, workers=work.workers)
+        found = pack(shards, work.state / "data" / split, people * work.pictures, work.size)
+        measured[split] = {"pictures": len(found), "people": len(np.unique(found.people))}
+    return work.report("data", None, measured)
+
+
+def train_autoencoder(work: Work) -> dict[str, Any]:
+    torch.manual_seed(work.seed)
+    loop = work.loop("autoencoder", autoencoder.make())
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    loss = autoencoder.AutoencoderLoss(loop.module, train, loop.budget.batch, loop.budget.steps)
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    model = loop.averaged
+    some = train.images[:: max(len(train) // 512, 1)]
+    spread = torch.cat([mean for mean, _ in autoencoder.latents(model, some)]).std().item()
+    model.register_to_config(scaling_factor=1 / spread)
+    model.save_pretrained(work.state / "autoencoder" / "vae", safe_serialization=True)
+    rebuilt = autoencoder.reconstructions(model, held_out.images)
+    chosen = np.linspace(0, len(rebuilt) - 1, SHEET).astype(int)
+    _sheet([held_out.images[chosen], rebuilt[chosen]], work.state / "autoencoder" / "sheet.png")
+    measured: dict[str, Any] = {
+        "pictures": len(rebuilt), "people": len(np.unique(held_out.people)), "scaling_factor": 1 / spread,
+        "psnr": autoencoder.psnr(rebuilt, held_out.images),
+        "psnr_face": autoencoder.psnr(rebuilt, held_out.images, held_out.boxes),
+    }  # fmt: skip
+    if work.analyser is not None:
+        measured["identity"] = identity_kept(work.analyser, held_out, rebuilt)
+    return work.report("autoencoder", loop, measured)
+
+
+def train_recogniser(work: Work) -> dict[str, Any]:
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    torch.manual_seed(work.seed)
+    loop = work.loop("recogniser", recogniser.Classifier(int(train.labels[-1]) + 1))
+    loss = recogniser.RecogniserLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    model: recogniser.TinyRecogniser = loop.averaged.recogniser
+    model.save(work.state / "recogniser" / "recogniser.safetensors")
+    embeddings = recogniser.embed(model, held_out.crops)
+    return work.report("recogniser", loop, vars(separation(embeddings, list(held_out.people))))
+
+
+def train_encoder(work: Work) -> dict[str, Any]:
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    torch.manual_seed(work.seed)
+    values = vit.attribute_values(train)
+    loop = work.loop("encoder", vit.Learner(values))
+    loss = vit.EncoderLoss(loop.module, train, values, loop.budget.batch)  # type: ignore[arg-type]
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    model: vit.Learner = loop.averaged
+    vit.save(model.encoder, work.state / "encoder")
+    projections, chosen = vit.look_at(model, held_out.crops)
+    measured: dict[str, Any] = dict(vars(separation(projections, list(held_out.people))))
+    measured["attributes"] = vit.accuracy(held_out, values, chosen)
+    return work.report("encoder", loop, measured)
+
+
+def train_unet(work: Work) -> dict[str, Any]:
+    from diffusers import AutoencoderKL
+
+    folder = work.state / "autoencoder" / "vae"
+    if not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"There is no autoencoder in {folder}.",
+            expected="a trained one.",
+            remedy="run `facesnap tiny autoencoder` with the same --state first.",
+        )
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    vae = AutoencoderKL.from_pretrained(folder).eval()
+    weights = hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    tokenizer = text.make_tokenizer(train.captions, work.state / "unet" / "words")
+    torch.manual_seed(work.seed)
+    model = unet.Denoiser(unet.make_unet(work.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
+    loop = work.loop("unet", model, weights)
+
+    def loss_on(portraits: Portraits, network: Any) -> unet.DenoiserLoss:
+        mean, std = _latents(vae, portraits, work.state / "unet" / f"latents-{weights[:16]}-{portraits.split}")
+        tokens, empty = text.tokenise(tokenizer, portraits.captions), text.tokenise(tokenizer, [""])[0]
+        return unet.DenoiserLoss(network, mean, std, tokens, empty, loop.budget.batch)
+
+    loop.run(loss_on(train, model), seconds=work.hours * 3600, say=work.say)
+    average = loop.averaged
+    unet.save_pipeline(average, vae, tokenizer, work.state / "unet" / "pipeline")
+    batches = min(PREDICTIONS, max(loop.budget.steps, 1))
+    measured: dict[str, Any] = {
+        split: unet.prediction_error(loss_on(work.portraits(split), average), batches, work.seed)
+        for split in ("train", "held_out")
+    }
+    measured["unet_parameters"] = sum(p.numel() for p in average.unet.parameters())
+    pictures = unet.samples(work.state / "unet" / "pipeline", held_out.captions[:SHEET], work.size)
+    _sheet([held_out.images[:SHEET], pictures], work.state / "unet" / "sheet.png")
+    return work.report("unet", loop, measured)
+
+
+def _latents(vae: Any, portraits: Portraits, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation (N, 4, H, W) float16 of the scaled latents, made once for an autoencoder."""
+    files = [folder / "mean.npy", folder / "std.npy"]
+    if not folder.is_dir():
+        part = folder.with_name(folder.name + ".part")
+        part.mkdir(parents=True, exist_ok=True)
+        side = portraits.images.shape[1] // autoencoder.FACTOR
+        shape = (len(portraits), autoencoder.CHANNELS, side, side)
+        arrays = [open_memmap(part / file.name, "w+", "float16", shape) for file in files]
+        row = 0
+        for both in autoencoder.latents(vae, portraits.images):
+            for array, values in zip(arrays, both, strict=True):
+                array[row : row + len(values)] = (values * vae.config.scaling_factor).numpy()
+            row += len(both[0])
+        for array in arrays:
+            array.flush()
+        del arrays, array
+        part.replace(folder)
+    mean, std = (np.load(file, mmap_mode="r") for file in files)
+    return mean, std
+
+
+def _sheet(rows: list[np.ndarray], file: Path, scale: int = 2) -> None:
+    """Rows of pictures (N, S, S, 3) under one another, enlarged."""
+    joined = Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+    size = (joined.width * scale, joined.height * scale)
+    save_png(joined.resize(size, Image.Resampling.LANCZOS), file)

@@ -1,0 +1,67 @@
+"""Every part of an adapter in a real WebUI: landmarks, poses, a public file with its LoRA; and a compiled UNet."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def differ(pictures: list[np.ndarray]) -> bool:
+    """Whether every one of them is clearly another picture."""
+    return all(abs(a - b).mean() > 0.5 for n, a in enumerate(pictures) for b in pictures[:n])
+
+
+def test_landmarks_act_beside_the_tokens(webui, snap) -> None:
+    bare, tokens, whole = webui.pictures(), webui.pictures({**snap, "structure": 0.0}), webui.pictures(snap)
+    landmarks = webui.pictures({**snap, "strength": 0.0, "structure": 0.8})
+    assert differ([bare, tokens, whole, landmarks])
+    assert np.array_equal(webui.pictures({**snap, "pose": {"source": "none"}}), tokens)
+
+
+def test_a_pose_by_numbers(webui, snap) -> None:
+    """The landmarks follow it; without landmarks it changes nothing."""
+    poses = [{"source": "canvas"}, {"source": "canvas", "yaw": 40}, {"source": "canvas", "x": 0.3, "size": 0.5}]
+    snap = {**snap, "speed": "exact"}
+    made = [webui.pictures({**snap, "pose": pose}, width=128, height=128) for pose in poses]
+    assert differ(made)
+    flat = [webui.pictures({**snap, "structure": 0.0, "pose": pose}) for pose in poses]
+    assert all(np.array_equal(flat[0], one) for one in flat)
+
+
+@pytest.fixture()
+def faceid(webui, checkpoints, face_pack) -> Iterator[str]:
+    """The name of a public adapter, with the pack that its recogniser's name stands for."""
+    models = webui.data / "models"
+    pack: Path = shutil.copytree(face_pack, models / "insightface" / "models" / "buffalo_l")
+    file = checkpoints.write_faceid(models / "FaceSnap")
+    yield file.stem
+    file.unlink()
+    shutil.rmtree(pack)
+
+
+def test_a_public_faceid_file_with_its_lora(webui, snap, faceid) -> None:
+    before, own, hooks = webui.pictures(), webui.pictures(snap), webui.seen()["hooks"]
+    public = {**snap, "adapter": faceid}
+    made, no_lora = webui.pictures(public), webui.pictures({**public, "lora": 0.0})
+    assert differ([before, own, made, no_lora])
+    assert np.array_equal(webui.pictures({**public, "strength": 0.0, "lora": 0.0}), before)
+    status, answer = webui.generate({**public, "pose": {"source": "canvas", "yaw": 30}})
+    assert status == 200 and "brings no landmarks network" in answer["info"] and f"{faceid} [" in answer["info"]
+    assert webui.seen()["hooks"] == hooks
+    assert np.array_equal(webui.pictures(), before) and np.array_equal(webui.pictures(snap), own)
+
+
+def test_a_compiled_unet_is_refused(webui, snap) -> None:
+    before, made = webui.pictures(), webui.pictures(snap)
+    webui.request("/probe", {"watch": False, "compiled": True})
+    try:
+        assert np.array_equal(webui.pictures(), before)
+        status, answer = webui.generate(snap)
+        assert status == 422 and "torch.compile" in answer["detail"] and "Remedy" in answer["detail"]
+    finally:
+        webui.request("/probe", {"watch": False, "compiled": False})
+    assert np.array_equal(webui.pictures(snap), made)

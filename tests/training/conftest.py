@@ -1,0 +1,34 @@
+"""A tiny model with prepared data that every test of the trainer shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facesnap.training.prepare import Preparer, PrepareSettings
+
+
+@pytest.fixture(scope="session")
+def prepared(world, tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray) -> SimpleNamespace:
+    """The untrained model, and data of two people with two photos each."""
+    folder = tmp_path_factory.mktemp("training")
+    for person, mirrored in (("one", False), ("two", True)):
+        (folder / "photos" / person).mkdir(parents=True)
+        picture = astronaut[:, ::-1] if mirrored else astronaut
+        Image.fromarray(np.ascontiguousarray(picture)).save(folder / "photos" / person / "a.png")
+        Image.fromarray(np.ascontiguousarray(picture[:320, 60:440])).save(folder / "photos" / person / "b.png")
+    settings = PrepareSettings(size=64, variants=2, smallest_face=8, shard=3)
+    vae = world.host.pipeline.vae
+    Preparer(settings, world.analyser, world.encoder, vae, "sd15").run(folder / "photos", folder / "data")
+    return SimpleNamespace(folder=folder, data=folder / "data", model=world.folder / "model")
+
+
+@pytest.fixture
+def changes(prepared, tmp_path: Path) -> dict[str, Any]:
+    """What makes the ready-made tiny configuration train on these data."""
+    return {"base.model": str(prepared.model), "data.folder": str(prepared.data), "output": str(tmp_path / "run")}

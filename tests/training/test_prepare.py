@@ -1,0 +1,116 @@
+"""Preparing: good photos, damaged ones, none with a face; lists and tars; going on after a stop."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facesnap.errors import SettingsError
+from facesnap.training import shards as shard_files
+from facesnap.training.losses import warp
+from facesnap.training.prepare import Preparer, PrepareSettings, square_around
+from facesnap.training.shards import Shards
+from facesnap.training.sources import find_photos
+
+SETTINGS = PrepareSettings(size=128, variants=2, levels=(-2, 1), smallest_face=16, shard=2)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, astronaut: np.ndarray) -> Path:
+    root = tmp_path / "photos"
+    for name in ("Eileen", "nobody"):
+        (root / name).mkdir(parents=True)
+    Image.fromarray(astronaut).save(root / "Eileen" / "a.png")
+    Image.fromarray(astronaut[:300, 100:400]).save(root / "Eileen" / "b, “größer”.jpg", quality=90)
+    (root / "Eileen" / "a.txt").write_text("an astronaut\n", encoding="utf-8")
+    Image.new("RGB", (200, 200), (90, 120, 200)).save(root / "nobody" / "sky.png")
+    (root / "nobody" / "torn.jpg").write_bytes((root / "Eileen" / "b, “größer”.jpg").read_bytes()[:900])
+    return root
+
+
+@pytest.fixture
+def preparer(world) -> Preparer:
+    return Preparer(SETTINGS, world.analyser, world.encoder, world.host.pipeline.vae, "sd15")
+
+
+def test_good_photos_are_kept_and_bad_ones_named(preparer, photos: Path, tmp_path: Path, astronaut) -> None:
+    out = tmp_path / "out"
+    report = preparer.run(photos, out, workers=2)
+    assert (report["photos"], report["kept"], report["people"], report["people_with_several"]) == (4, 2, 1, 1)
+    assert report["reasons"] == {"NoFaceError": 1, "PictureError": 1}
+    assert set(report["dropped"]) == {"nobody/sky.png", "nobody/torn.jpg"}
+    data = Shards(out)
+    assert [row["caption"] for row in data.rows] == ["an astronaut", SETTINGS.caption]
+    assert data.people == {"Eileen": [0, 1]}
+    assert data.tensor(0, "mean").shape == (4, 16, 16) and data.tensor(0, "hidden.1").shape == (2, 50, 64)
+    assert torch.equal(data.tensor(0, "hidden.-2", 1), data.tensor(0, "hidden.-2")[1])
+    assert not torch.equal(data.tensor(0, "hidden.-2", 0), data.tensor(0, "hidden.-2", 1))
+    small = np.asarray(Image.fromarray(astronaut).resize((128, 128), Image.Resampling.LANCZOS))
+    crop = warp(torch.from_numpy(small).permute(2, 0, 1)[None].float(), data.tensor(0, "matrix"))
+    assert np.abs(crop[0].permute(1, 2, 0).numpy() - data.tensor(0, "crop").numpy()).mean() < 12  # 4 x smaller
+    points, box = data.tensor(0, "points").numpy(), data.tensor(0, "box").numpy()
+    assert ((points >= box[:2] - 1e-3) & (points <= box[2:] + 1e-3)).all()
+    assert np.abs(points.mean(0) - [0.445, 0.27]).max() < 0.06  # where the face is on the photo
+
+
+def test_it_goes_on_where_it_stopped(preparer, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    preparer.run(photos, whole)
+    real = shard_files.save_atomically
+    monkeypatch.setattr(shard_files, "save_atomically", lambda t, f: 1 / 0 if "00001" in f.name else real(t, f))
+    with pytest.raises(ZeroDivisionError):
+        preparer.run(photos, broken)
+    with pytest.raises(SettingsError, match="Shard 1 of 2"):
+        Shards(broken)
+    monkeypatch.undo()
+    first = (broken / "shard-00000.safetensors").stat().st_mtime_ns
+    preparer.run(photos, broken)
+    assert (broken / "shard-00000.safetensors").stat().st_mtime_ns == first
+    for file in whole.iterdir():
+        assert file.read_bytes() == (broken / file.name).read_bytes()
+
+
+def test_another_setting_does_not_go_on(preparer, world, photos: Path, tmp_path: Path) -> None:
+    preparer.run(photos / "nobody", tmp_path / "out")
+    other = Preparer(PrepareSettings(size=192), world.analyser, world.encoder, world.host.pipeline.vae, "sd15")
+    with pytest.raises(SettingsError, match="settings"):
+        other.run(photos / "nobody", tmp_path / "out")
+    with pytest.raises(SettingsError, match="No photo"):
+        Shards(tmp_path / "out")
+
+
+def test_lists_and_tars(tmp_path: Path, photos: Path) -> None:
+    rows = [{"path": "photos/Eileen/a.png", "person": "E", "caption": "x"}, {"path": "gone.png", "person": "F"}]
+    (tmp_path / "list.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "list.csv").write_text("path,person,caption\nphotos/Eileen/a.png,E,x\ngone.png,F,\n", encoding="utf-8")
+    for name in ("list.json", "list.csv"):
+        assert [(p.key, p.person, p.caption) for p in find_photos(tmp_path / name)] == [
+            ("gone.png", "F", None), ("photos/Eileen/a.png", "E", "x")]  # fmt: skip
+    (tmp_path / "list.csv").write_text("path\nx.png\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="Entry 1"):
+        find_photos(tmp_path / "list.csv")
+    content = (photos / "Eileen" / "a.png").read_bytes()
+    with tarfile.open(tmp_path / "w.tar", "w") as tar:
+        for name, data in (("0000017_003.png", content), ("0000017_003.txt", b"a woman"), ("0000017_003.json", b"{}"),
+                           ("0000017_003.regions.png", b"-")):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (photo,) = find_photos(tmp_path / "w.tar")
+    assert (photo.key, photo.person, photo.caption) == ("w.tar/0000017_003", "0000017", "a woman")
+    assert photo.read() == content
+    with pytest.raises(SettingsError, match="no source"):
+        find_photos(tmp_path / "nowhere")
+
+
+def test_the_square_holds_the_face() -> None:
+    assert square_around(np.array([10, 10, 30, 40]), (100, 60)) == (0, 0, 60)
+    assert square_around(np.array([80, 10, 95, 40]), (100, 60)) == (40, 0, 60)
+    assert square_around(np.array([40, 70, 60, 90]), (100, 200)) == (0, 30, 100)

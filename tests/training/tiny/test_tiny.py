@@ -1,0 +1,293 @@
+"""The tiny base's stages on a handful of rendered people, as `facesnap tiny` runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.encoder import ImageEncoder
+from facesnap.hosts.diffusers import DiffusersHost, Sampling
+from facesnap.training.tiny import autoencoder, recogniser, stages, text, unet, vit
+from facesnap.training.tiny.crops import people_and_pictures, varied
+from facesnap.training.tiny.data import Portraits
+from facesnap.training.tiny.judge import identity_kept
+from facesnap.training.tiny.loop import CHECKPOINT, Budget, Draws, Loop, Losses
+from facesnap.world import World
+from tests.world.conftest import portraits as portraits
+
+SIZE = 64
+BUDGET = Budget(steps=6, batch=4, rate=1e-3)
+
+
+@pytest.fixture(scope="session")
+def state(tmp_path_factory: pytest.TempPathFactory, portraits: World) -> Path:
+    """A state folder with the data of five people."""
+    folder = tmp_path_factory.mktemp("tiny")
+    stages.run("data", work(folder))
+    return folder
+
+
+def work(folder: Path, **changes: object) -> stages.Work:
+    settings = stages.Work(folder, people=3, held_out=2, pictures=2, size=SIZE, steps=6, say=lambda _: None)
+    return replace(settings, **changes)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage, budget in stages.BUDGETS.items():
+        monkeypatch.setitem(stages.BUDGETS, stage, replace(budget, batch=4))
+
+
+def test_arrays_hold_what_the_renderer_said(state: Path, portraits: World) -> None:
+    from facesnap.world import Look, Person
+
+    train, held_out = (Portraits.load(state / "data" / split) for split in ("train", "held_out"))
+    assert len(train) == 6 and len(held_out) == 4 and set(train.people) == {0, 1, 2}
+    person = Person.sample(1)
+    picture = portraits.render(person, Look.sample(1, person), SIZE)
+    assert np.array_equal(train.images[3], picture.image)
+    assert np.allclose(train.points[3], picture.truth.points, atol=1e-3)
+    assert list(train.labels) == [0, 0, 1, 1, 2, 2]
+    assert not set(train.people) & set(held_out.people)
+
+
+def test_a_stage_without_its_forerunner_says_which(tmp_path: Path, state: Path) -> None:
+    with pytest.raises(SettingsError, match="facesnap tiny data"):
+        stages.run("recogniser", work(tmp_path))
+    (tmp_path / "data").mkdir()
+    for split in ("train", "held_out"):
+        (tmp_path / "data" / split).mkdir()
+        for file in (state / "data" / split).iterdir():
+            (tmp_path / "data" / split / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(SettingsError, match="facesnap tiny autoencoder"):
+        stages.run("unet", work(tmp_path))
+
+
+def test_held_out_people_are_refused_as_training_data(state: Path, tmp_path: Path) -> None:
+    for split, source in (("train", "held_out"), ("held_out", "held_out")):
+        target = tmp_path / "data" / split
+        target.mkdir(parents=True)
+        for file in (state / "data" / source).iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(SettingsError, match="held_out"):
+        stages.run("recogniser", work(tmp_path))
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def loss(self, step: int, draws: Draws) -> Losses:
+        x: Tensor = torch.from_numpy(draws.numpy.normal(size=(4, 3))).float()
+        return {"loss": (self.layer(x) - x.sum(1, keepdim=True) + 0.1 * draws.noise(x[:, :1])).square().mean()}
+
+
+def fresh(folder: Path, budget: Budget = BUDGET, **names: object) -> tuple[Line, Loop]:
+    torch.manual_seed(0)
+    line = Line()
+    return line, Loop(folder, "line", line, budget, **names)
+
+
+def weights(loop: Loop) -> dict[str, Tensor]:
+    return {**loop.module.state_dict(), **{f"average {k}": v for k, v in loop.average.state_dict().items()}}
+
+
+def test_an_interrupted_loop_ends_with_the_same_bits(tmp_path: Path) -> None:
+    line, whole = fresh(tmp_path / "whole", replace(BUDGET, steps=40))
+    assert whole.run(line.loss)
+    for _ in range(100):
+        line, parts = fresh(tmp_path / "parts", replace(BUDGET, steps=40))
+        if parts.run(line.loss, seconds=1e-4):
+            break
+    assert parts.step == 40
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(parts)[name]), name
+    assert not torch.equal(whole.module.state_dict()["layer.weight"], whole.averaged.state_dict()["layer.weight"])
+
+
+def test_a_checkpoint_of_other_settings_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
+    line, loop = fresh(tmp_path)
+    loop.run(line.loss)
+    with pytest.raises(SettingsError, match="other settings"):
+        fresh(tmp_path, seed=1)
+    with pytest.raises(SettingsError, match="other settings"):
+        fresh(tmp_path, replace(BUDGET, rate=1e-4))
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="delete it"):
+        fresh(tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:
+    line, loop = fresh(tmp_path)
+    before = line.layer.weight.detach().clone()
+    with pytest.raises(FaceSnapError, match="line at step 0 is nan"):
+        loop.run(lambda step, draws: {"loss": line.layer.weight.sum() * float("nan")})
+    assert torch.equal(line.layer.weight, before)
+
+
+KILLED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from facesnap.training.tiny import loop, stages
+for name, budget in stages.BUDGETS.items():
+    stages.BUDGETS[name] = replace(budget, batch=4)
+run = loop.Loop.run
+loop.Loop.run = lambda self, loss, **kw: run(self, loss, **{**kw, "save_every": 0.0})
+stages.run("recogniser", stages.Work(Path(sys.argv[1]), steps=20, say=lambda line: print(line, flush=True)))
+"""
+
+
+def test_kill_9_changes_no_bit(state: Path, tmp_path: Path) -> None:
+    for name in ("killed", "whole"):
+        for split in ("train", "held_out"):
+            (tmp_path / name / "data" / split).mkdir(parents=True)
+            for file in (state / "data" / split).iterdir():
+                (tmp_path / name / "data" / split / file.name).write_bytes(file.read_bytes())
+    checkpoint = tmp_path / "killed" / "recogniser" / CHECKPOINT
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed")], env=environment)
+    while not checkpoint.is_file() and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+    child.wait()
+    done = torch.load(checkpoint, weights_only=True)["step"]
+    assert 0 < done < 20, "the process was not interrupted"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name in ("killed", "whole"):
+            stages.run("recogniser", work(tmp_path / name, steps=20))
+    finally:
+        torch.set_num_threads(threads)
+    files = [tmp_path / name / "recogniser" / "recogniser.safetensors" for name in ("killed", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_stages_leave_models_that_the_project_loads(state: Path, face_pack: Path) -> None:
+    lines: list[str] = []
+    job = work(state, analyser=FaceAnalyser(face_pack), say=lines.append)
+    for stage in ("autoencoder", "recogniser", "encoder", "unet"):
+        record = stages.run(stage, job)
+        assert json.loads((state / stage / "measurements.json").read_text(encoding="utf-8")) == record
+        assert record["training"]["done"] == 6
+    measured = json.loads((state / "autoencoder" / "measurements.json").read_text(encoding="utf-8"))["measured"]
+    assert {"cosine", "rank1", "rank1_original"} == set(measured["identity"]) and measured["psnr"] > 0
+
+    host = DiffusersHost.load(state / "unet" / "pipeline", device="cpu")
+    assert len(host.topology.sites) == 16
+    assert sum(p.numel() for p in host.unet.parameters()) <= unet.MAX_PARAMETERS
+    caption = Portraits.load(state / "data" / "train").captions[0]
+    (one,), (two,) = (
+        host.sample(Sampling(prompt, steps=2, cfg=3.0, size=(SIZE, SIZE)), []) for prompt in (caption, "")
+    )
+    assert one.size == (SIZE, SIZE) and not np.array_equal(np.asarray(one), np.asarray(two))
+
+    encoder = ImageEncoder.load(state / "encoder" / "model.safetensors")
+    assert encoder.config.heads == vit.HEADS and encoder.tokens == 65
+    crops = np.asarray(Portraits.load(state / "data" / "held_out").crops)
+    assert encoder.encode(crops)[-2].shape == (4, 65, vit.WIDTH)
+
+    judge = recogniser.TinyRecogniser.load(state / "recogniser" / "recogniser.safetensors")
+    picture = torch.rand(2, 3, 112, 112, requires_grad=True)
+    nn.functional.cosine_similarity(*judge(picture * 2 - 1), dim=0).backward()
+    assert picture.grad is not None and picture.grad.abs().sum() > 0
+
+    # A second call has nothing to train, and goes on from the checkpoint.
+    before = (state / "encoder" / "model.safetensors").read_bytes()
+    stages.run("encoder", job)
+    assert (state / "encoder" / "model.safetensors").read_bytes() == before
+    assert any("goes on from step 6" in line for line in lines)
+
+
+def test_every_word_of_the_captions_is_one_token(tmp_path: Path) -> None:
+    captions = [
+        "a photo of a person with short brown hair and a full beard, wearing a blue t-shirt, light from the left",
+        "a pencil sketch of a person with hair in a bun, smiling, eyes closed, turned to the right",
+    ]
+    tokenizer = text.make_tokenizer(captions, tmp_path)
+    for caption in captions:
+        found = tokenizer.tokenize(caption)
+        assert len(found) == len(text.words_of(caption)), found
+    other = tokenizer.tokenize("an astronaut, größer")
+    assert tokenizer.unk_token not in [token for token in other if token != text.END] and len(other) > 10
+    rows = text.tokenise(tokenizer, [captions[0], ""])
+    assert rows.shape == (2, text.LENGTH) and rows[1, 0] == tokenizer.bos_token_id
+    assert (rows[1, 1:] == tokenizer.eos_token_id).all()
+    with pytest.raises(SettingsError, match="tokens"):
+        text.make_tokenizer(["red " * 60], tmp_path)
+
+
+def test_the_autoencoders_loss_looks_at_features(state: Path) -> None:
+    train = Portraits.load(state / "data" / "train")
+    points, boxes = torch.from_numpy(train.points[:1].copy()), torch.from_numpy(train.boxes[:1].copy())
+    weight = autoencoder.importance(points, boxes, SIZE)
+    eye = points[0, 36:44].mean(0).int()
+    assert weight[0, 0, eye[1], eye[0]] > 3 and weight[0, 0, 0, 0] < 1.01
+    wanted = autoencoder.pixels(train.images[:1])
+    assert autoencoder.reconstruction_loss(wanted, wanted, weight) == 0
+    assert np.array_equal(autoencoder.to_images(wanted), train.images[:1])
+    assert autoencoder.psnr(train.images[:1], train.images[:1]) > 80
+    off = np.clip(train.images[:1].astype(int) // 2 + 64, 0, 255).astype(np.uint8)
+    error = (off.astype(float) - train.images[:1]) ** 2
+    assert np.isclose(autoencoder.psnr(off, train.images[:1]), 10 * np.log10(255**2 / error.mean()))
+
+
+def test_identity_kept_is_one_for_the_same_pictures_and_less_for_blurred_ones(state: Path, face_pack: Path) -> None:
+    held_out, analyser = Portraits.load(state / "data" / "held_out"), FaceAnalyser(face_pack)
+    same = identity_kept(analyser, held_out, np.asarray(held_out.images))
+    assert np.isclose(same["cosine"], 1, atol=1e-5) and same["rank1"] == same["rank1_original"]
+    coarse = np.repeat(np.repeat(held_out.images[:, ::8, ::8], 8, axis=1), 8, axis=2)
+    assert identity_kept(analyser, held_out, coarse)["cosine"] < 0.9
+
+
+def test_the_margin_makes_the_true_person_harder() -> None:
+    cosines = torch.tensor([[0.9, 0.1], [0.2, 0.7]])
+    labels = torch.tensor([0, 1])
+    angles = torch.acos(torch.tensor([0.9, 0.7])) + recogniser.MARGIN
+    widened = torch.tensor([[torch.cos(angles[0]), 0.1], [0.2, torch.cos(angles[1])]])
+    wanted = nn.functional.cross_entropy(recogniser.SCALE * widened, labels)
+    assert torch.isclose(recogniser.margin_loss(cosines, labels), wanted, atol=1e-5)
+    assert recogniser.margin_loss(cosines, labels) > nn.functional.cross_entropy(recogniser.SCALE * cosines, labels)
+
+
+def test_the_contrastive_loss_wants_people_together() -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    axes = torch.eye(2)
+    apart, mixed = axes[[0, 0, 1, 1]], axes[[0, 1, 0, 1]]
+    near = torch.log(1 + 2 * torch.exp(torch.tensor(-1 / vit.TEMPERATURE)))
+    assert torch.isclose(vit.contrastive_loss(apart, labels), near, atol=1e-5)
+    assert vit.contrastive_loss(mixed, labels) > 5
+
+
+def test_batches_of_people_hold_pairs_and_crops_vary_by_draws_alone() -> None:
+    labels = np.repeat(np.arange(5), [3, 1, 4, 2, 2])
+    rows = people_and_pictures(labels, 6, Draws(0, "test", 0))
+    pairs = labels[rows].reshape(-1, 2)
+    assert len(pairs) == 3 and (pairs[:, 0] == pairs[:, 1]).all() and len(set(rows)) == 6 and 1 not in labels[rows]
+    crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
+    first, again, later = (varied(crops, Draws(0, "test", step)) for step in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, later) and first.min() >= 0 and first.max() <= 1
+
+
+def test_v_prediction_is_weighted_as_min_snr_says() -> None:
+    latents, none = np.zeros((2, 4, 8, 8), np.float16), torch.zeros(2, text.LENGTH, dtype=torch.int64)
+    loss = unet.DenoiserLoss(None, latents, latents, none, none[0], 2)  # type: ignore[arg-type]
+    signal = loss.scheduler.alphas_cumprod
+    # An error in v is alpha times smaller in x0 terms: snr * |x0|^2 = snr * (1 - signal) * |v|^2, with snr cut at 5.
+    snr = signal / (1 - signal)
+    assert torch.allclose(loss.weight, snr.clamp(max=5) * (1 - signal), atol=1e-6)
