@@ -107,7 +107,7 @@ class _Page:
             with gr.Group(elem_id=self.id("consent"), elem_classes=["facesnap-consent"]) as group:
                 self.html("notice", markup.notice())
                 agree = gr.Button("I understand", elem_id=self.id("understood"), size="sm")
-            in_browser(agree.click, _HIDE_NOTICES, [], [])
+            in_browser(agree.click, "() => facesnapUnderstood()", [], [])
             on_server(agree.click, actions.understood, [], [group])
         with FormRow(elem_classes=["facesnap-row"]):
             self.show("settings", "adapter")
@@ -224,9 +224,3 @@ class _Page:
 
 def _key(column: Column) -> _Key:
     return column.part, column.name, column.person
-
-
-_HIDE_NOTICES = """() => {
-    document.querySelectorAll('.facesnap-consent').forEach((notice) => { notice.style.display = 'none'; });
-    return [];
-}"""

@@ -38,7 +38,10 @@ def problem(error: FaceSnapError) -> str:
 def notice() -> str:
     """The consent notice."""
     texts = "".join(f"<p>{escape(text)}</p>" for text in consent.TEXT)
-    return f'<div class="facesnap-note facesnap-{WARNING}"><p><b>{escape(consent.TITLE)}</b></p>{texts}</div>'
+    return (
+        f'<div class="facesnap-note facesnap-{WARNING}" data-version="{consent.VERSION}">'
+        f"<p><b>{escape(consent.TITLE)}</b></p>{texts}</div>"
+    )
 
 
 def thumbnails(files: Sequence[bytes] | None) -> str:

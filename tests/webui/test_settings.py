@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facesnap.attach.structure import Speed
-from facesnap.errors import SettingsError
+from facesnap.errors import PictureError, SettingsError
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.recombination import _RANGES, FRAMINGS
 from facesnap.webui.documentation import markdown
 from facesnap.webui.fields import Box, Number, expressions
 from facesnap.webui.model import PERSON, POSE, PRESETS, SETTINGS
+from facesnap.webui.pictures import decode
 from facesnap.webui.settings import (
     Person,
     Pose,
@@ -307,3 +308,20 @@ def test_the_documentation_is_what_the_declaration_says() -> None:
     assert page == markdown(), "run `python -m facesnap.webui.documentation > docs/settings.md`"
     for _, field in FIELDS.values():
         assert f"| `{field.name}` |" in page and field.help in page
+
+
+def test_uploaded_photos_are_bytes_and_a_path_is_no_photo(astronaut, tmp_path) -> None:
+    """The file control gives bytes, which JSON cannot hold; text in its place is base64, also where it names a file."""
+    file = tmp_path / "photo.png"
+    Image.fromarray(astronaut).save(file)
+    place = next(n for n, column in enumerate(columns()) if column.name == "references")
+    flat = defaults()
+    flat[place] = [file.read_bytes()]
+    (reference,) = parse(flat).people[0].references
+    assert np.array_equal(decode(reference, "the photo"), astronaut)
+    flat[place] = [str(file)]
+    (reference,) = parse(flat).people[0].references
+    with pytest.raises(PictureError):
+        decode(reference, "the photo")
+    flat[place] = []
+    assert parse(flat).people == ()
