@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-resume", action="store_true", help="begin anew although there are checkpoints")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--print", action="store_true", help="print the configuration as YAML and stop")
+    what.add_argument("--plan", choices=("sd15", "sdxl"), help="count the memory of a run on this base and stop")
+    parser.add_argument("--card", type=float, metavar="GIB", help="with --plan: the card's memory")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,6 +32,11 @@ def run(args: argparse.Namespace) -> int:
         import yaml
 
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+        return 0
+    if args.plan:
+        from facesnap.training.memory import plan
+
+        print("\n".join(plan(config, args.plan).lines(args.card)))
         return 0
     from facesnap.training.trainer import Trainer
 
