@@ -8,11 +8,10 @@ from facesnap.errors import SettingsError
 from facesnap.training.config import load_config
 from facesnap.training.memory import networks, plan
 
+CARDS = [("sd15-12GB", "sd15", 12, 4), ("sd15-24GB", "sd15", 24, 8), ("sdxl-24GB", "sdxl", 24, 4)]
 
-@pytest.mark.parametrize(
-    ("name", "base", "card", "room"),
-    [("sd15-12GB", "sd15", 12, 4), ("sd15-24GB", "sd15", 24, 8), ("sdxl-24GB", "sdxl", 24, 4)],
-)
+
+@pytest.mark.parametrize(("name", "base", "card", "room"), CARDS)
 def test_ready_made_ones_leave_room_for_activations(name: str, base: str, card: float, room: float) -> None:
     found = plan(load_config(name), base)
     assert found.total / 2**30 < card - room, found.lines(card)
