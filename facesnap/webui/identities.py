@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import secrets
 import threading
 import unicodedata
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from facesnap.errors import NameTakenError, SettingsError, UnknownIdentityError
+from facesnap.errors import CheckpointError, NameTakenError, SettingsError, UnknownIdentityError
 from facesnap.faces.identity import Identity
 from facesnap.webui.fields import Text
 from facesnap.webui.headers import IDENTITY, read_header
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 _NAME = Text(longest=80)
@@ -60,8 +63,14 @@ class IdentityStore:
         return Identity.load(self._entry(name).path)
 
     def digests(self) -> dict[str, str]:
-        """Name -> digest of all, for infotexts; each file is read once."""
-        return {entry.name: _digest(entry.path, entry.path.stat().st_mtime_ns) for entry in self.entries()}
+        """Name -> digest of all, for infotexts; each file is read once, and damaged ones are left out."""
+        found = {}
+        for entry in self.entries():
+            try:
+                found[entry.name] = _digest(entry.path, entry.path.stat().st_mtime_ns)
+            except (CheckpointError, OSError) as error:
+                logger.warning("%s", error)
+        return found
 
     def save(self, identity: Identity, replace: bool = False) -> Entry:
         """Keep an identity under its name.

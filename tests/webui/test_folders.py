@@ -187,6 +187,15 @@ def test_the_metadata_is_valid_in_a_folder_of_any_name() -> None:
     assert not [section for section in config.sections() if section.startswith("callbacks/")]
 
 
+def test_one_damaged_identity_hides_no_other(tmp_path: Path) -> None:
+    store = IdentityStore(tmp_path)
+    for name in ("Ann", "Zoe"):
+        store.save(_identity(name))
+    damaged = next(entry for entry in store.entries() if entry.name == "Ann").path
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    assert store.digests().keys() == {"Zoe"}
+
+
 def test_options_are_registered_and_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     class OptionInfo:
         def __init__(self, default: Any, label: str, component: Any, args: dict, section: Any = None) -> None:
