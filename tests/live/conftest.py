@@ -63,6 +63,7 @@ def plain_pictures(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFa
     """Pictures of a WebUI without the extension."""
     webui = WebUI(Path(FOLDER), tmp_path_factory.mktemp("plain"), checkpoints.folder, {})
     try:
+        webui.options(show_progress_type="Approx cheap")  # as the WebUI with the extension
         webui.use(checkpoints.first.name)
         return {name: webui.pictures(**payload) for name, payload in PLAIN.items()}
     finally:
