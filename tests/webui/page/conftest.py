@@ -46,7 +46,7 @@ def photos(astronaut: np.ndarray, components: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def models(face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A WebUI's folder of models: an untrained adapter for the page's UNet, its encoder, a pack."""
+    """A WebUI's folder of models: an untrained adapter for the page's UNet, one for SDXL, their encoder, a pack."""
     from facesnap.demo import untrained
     from facesnap.faces.encoder import ImageEncoder
     from facesnap.faces.packs import load_pack
@@ -54,11 +54,12 @@ def models(face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     own = tmp_path_factory.mktemp("page") / "models" / "FaceSnap"
     encoder = ImageEncoder.load(untrained.save_encoder(own / "untrained-encoder.safetensors"))
-    untrained.save_adapter(
-        own / "untrained.safetensors", diffusers_unet("sd15", like=ldm_unet("sd15", seed=1)),
-        recogniser=load_pack(face_pack).recogniser_sha256, recogniser_name=PACK, encoder=encoder.fingerprint,
-        encoder_name=encoder.name,
-    )  # fmt: skip
+    for base, name in (("sd15", "untrained"), ("sdxl", "another")):
+        untrained.save_adapter(
+            own / f"{name}.safetensors", diffusers_unet(base, like=ldm_unet(base, seed=1)),
+            recogniser=load_pack(face_pack).recogniser_sha256, recogniser_name=PACK, encoder=encoder.fingerprint,
+            encoder_name=encoder.name,
+        )  # fmt: skip
     shutil.copytree(face_pack, own / PACK)
     return own.parent
 

@@ -231,8 +231,13 @@ def test_pose_sources(page: Driver) -> None:
 
 
 def test_an_adapter_says_what_it_suggests(page: Driver) -> None:
-    expect(page("status")).to_contain_text("1 of 1 adapters fit the loaded model")
-    page.option("adapter", "untrained")
+    expect(page("status")).to_contain_text("1 of 2 adapters fit the loaded model")
+    page("adapter").locator("input").first.click()
+    other = page("adapter").locator("li", has_text="another · FaceSnap · SDXL · does not fit SD1.5")
+    expect(other).to_have_class(re.compile("facesnap-unfit"))
+    expect(page("adapter").locator("li", has_text="untrained")).not_to_have_class(re.compile("facesnap-unfit"))
+    page.shoot("unfit")
+    page("adapter").locator("li", has_text="untrained").first.click()
     expect(page("status")).to_contain_text("FaceSnap")
     page.shoot("adapter")
 
