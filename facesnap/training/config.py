@@ -10,7 +10,7 @@ from facesnap.errors import MissingDependencyError, SettingsError
 
 try:
     import yaml
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+    from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 except ImportError as error:  # pydantic 1, which some WebUIs pin, lacks ConfigDict
     raise MissingDependencyError(
         f"Training cannot start ({error}).",
@@ -60,6 +60,9 @@ class Adapter(Section):
     )
     ffrnet: Literal["full", "lite", "none"] = Field(
         default="full", description="the landmark network; lite is SDXL only"
+    )
+    hint: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = Field(
+        default=(16, 32, 96, 256), description="channels of a fresh FFRNet's hint network, from the whole picture down"
     )
     name: str = Field(default="FaceSnap", description="of the checkpoint, for people")
     licence: str = Field(default="", description="of the checkpoint, for people")

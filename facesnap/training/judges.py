@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ class TinyJudge(nn.Module):
         super().__init__()
         from facesnap.training.tiny.recogniser import TinyRecogniser
 
-        self.net = TinyRecogniser.load(file)
+        self.net = TinyRecogniser.load(file).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.net(2 * pictures - 1)

@@ -44,7 +44,7 @@ def starting_adapter(wanted: Wanted, unet: Any, head: dict[str, Any], seed: int 
         if wanted.ffrnet == "none":
             adapter = dataclasses.replace(adapter, ffrnet=None, ffrnet_spec=None, digest="")
         elif adapter.ffrnet is None:
-            net = FFRNet.from_unet_state_dict(config_of(unet), {k: v.float() for k, v in unet.state_dict().items()})
+            net = FFRNet.from_unet_state_dict(config_of(unet, wanted.hint), {k: v.float() for k, v in unet.state_dict().items()})
             if wanted.ffrnet == "lite":
                 net = _lite(net, topology)
             adapter = dataclasses.replace(adapter, ffrnet=net, digest="")
@@ -95,8 +95,8 @@ def fresh_adapter(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> A
     return Adapter(spec, mixer, projections)
 
 
-def config_of(unet: Any) -> FFRNetConfig:
-    """The full FFRNet of a diffusers UNet: its encoder's shape."""
+def config_of(unet: Any, hint: tuple[int, ...] = (16, 32, 96, 256)) -> FFRNetConfig:
+    """The full FFRNet of a diffusers UNet: its encoder's shape; hint: channels of the hint network's stages."""
     c = unet.config
     levels, layers = len(c.block_out_channels), c.layers_per_block
     per_level = c.transformer_layers_per_block
@@ -107,6 +107,7 @@ def config_of(unet: Any) -> FFRNetConfig:
     return FFRNetConfig(
         tuple(c.block_out_channels), depth, deep[-1], c.cross_attention_dim, bool(c.use_linear_projection),
         c.projection_class_embeddings_input_dim, 4 * c.block_out_channels[0], norm_groups=c.norm_num_groups,
+        hint_channels=(3, *hint),
         heads=heads if same else None, head_dim=None if same else c.block_out_channels[0] // heads[0],
     )  # fmt: skip
 
