@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from facesnap.attach.topology import Topology
-from facesnap.checkpoints import controlnet, faceid, layout, parts
+from facesnap.checkpoints import faceid, layout, parts
 from facesnap.checkpoints.adapter import Adapter, FFRNetSpec
 from facesnap.checkpoints.detection import Detection, Hint, Source, choose
 from facesnap.checkpoints.files import read_file
 from facesnap.checkpoints.recipes import RECIPES
 from facesnap.errors import CheckpointError
+from facesnap.models import ldm_names
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import Picture
 
@@ -95,7 +96,7 @@ def with_structure(adapter: Adapter, path: Path, *, picture: Picture | None = No
         CheckpointError: it is no ControlNet, or one for another base or another width of tokens.
     """
     state = read_file(path).tensors
-    names = controlnet.to_diffusers_names(state) if controlnet.is_ldm_layout(state) else state
+    names = ldm_names.to_diffusers_names(state) if ldm_names.is_ldm_layout(state) else state
     of_instantid = adapter.spec.family == "instantid"
     try:
         net = FFRNet.from_state_dict(names, donor_picture=picture or ("five_points" if of_instantid else "landmarks"))

@@ -58,9 +58,10 @@ class Adapter(Section):
     projections: bool = Field(
         default=True, description="ID tokens in the UNet's own cross-attention; false is the paper"
     )
-    ffrnet: Literal["full", "lite", "none"] = Field(
-        default="full", description="the landmark network; lite is SDXL only"
+    ffrnet: Literal["full", "lite", "lora", "none"] = Field(
+        default="full", description="the landmark network; lite is SDXL only, lora shares the UNet's own encoder"
     )
+    rank: int = Field(default=64, ge=1, le=1024, description="of a fresh lora")
     hint: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = Field(
         default=(16, 32, 96, 256), description="channels of a fresh FFRNet's hint network, from the whole picture down"
     )
