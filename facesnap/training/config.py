@@ -70,6 +70,12 @@ class LossWeights(Section):
 
     face_box: float = Field(default=0.0, ge=0, description="diffusion loss inside the face box")
     identity: float = Field(default=0.0, ge=0, description="L_id, weighted by alpha_bar; 0.1 is usual")
+    identity_from: float = Field(
+        default=0.0, ge=0, le=1, description="smallest alpha_bar that is judged: below, x0's estimate shows nobody yet"
+    )
+    identity_share: float = Field(
+        default=1.0, gt=0, le=1, description="of the samples that are judged; they count as much more: cheaper, noisier"
+    )
     leak: float = Field(default=0.0, ge=0, description="FFRNet's residuals outside the head")
 
 
@@ -154,14 +160,17 @@ class TrainingConfig(Section):
     samples: Samples = Samples()
     precision: Literal["no", "fp16", "bf16"] = "bf16"
     save_activations: bool = Field(default=True, description="recompute activations in the backward pass")
-    recogniser: Path | None = Field(default=None, description="ONNX file that judges L_id; not the one of the data")
+    recogniser: Path | None = Field(
+        default=None,
+        description="judge of L_id: an ONNX file, or a tiny base's recogniser.safetensors; not the one of the data",
+    )
     log: Literal["jsonl", "tensorboard", "wandb"] = "jsonl"
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
         if any(stage.losses.identity > 0 for stage in self.stages) and self.recogniser is None:
-            raise ValueError("a stage asks for the identity loss, so `recogniser` must name an ONNX file")
+            raise ValueError("a stage asks for the identity loss, so `recogniser` must name a file")
         if any(stage.losses.leak > 0 for stage in self.stages) and self.adapter.ffrnet == "none":
             raise ValueError("a stage asks for the leak loss, which needs an FFRNet")
         return self
