@@ -39,7 +39,7 @@ from facesnap.faces.drawing import save_png
 from facesnap.training.tiny import attributes, autoencoder, landmarks, recogniser, text, unet, vit
 from facesnap.training.tiny.data import Portraits, pack
 from facesnap.training.tiny.judge import boxes_found, identity_kept
-from facesnap.training.tiny.loop import Budget, Loop, Say
+from facesnap.training.tiny.loop import Budget, Loop, Say, channels_last
 from facesnap.world.dataset import Dataset
 from facesnap.world.measure import separation
 from facesnap.world.splits import SPLITS
@@ -181,8 +181,7 @@ def train_autoencoder(work: Work) -> dict[str, Any]:
 def train_recogniser(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    classifier = recogniser.Classifier(int(train.labels[-1]) + 1).to(memory_format=torch.channels_last)  # faster
-    loop = work.loop("recogniser", classifier)
+    loop = work.loop("recogniser", channels_last(recogniser.Classifier(int(train.labels[-1]) + 1)))
     loss = recogniser.RecogniserLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     model: recogniser.TinyRecogniser = loop.averaged.recogniser
@@ -249,7 +248,7 @@ def train_unet(work: Work) -> dict[str, Any]:
 def train_landmarks(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("landmarks", landmarks.LandmarkJudge().to(memory_format=torch.channels_last))
+    loop = work.loop("landmarks", channels_last(landmarks.LandmarkJudge()))
     loss = landmarks.LandmarkLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     judge: landmarks.LandmarkJudge = loop.averaged
@@ -272,7 +271,7 @@ def train_landmarks(work: Work) -> dict[str, Any]:
 def train_attributes(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("attributes", attributes.AttributeJudge().to(memory_format=torch.channels_last))
+    loop = work.loop("attributes", channels_last(attributes.AttributeJudge()))
     loss = attributes.AttributeLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     judge: attributes.AttributeJudge = loop.averaged
