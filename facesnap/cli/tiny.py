@@ -9,7 +9,7 @@ from pathlib import Path
 from facesnap.cli.options import add_pack_arguments, analyser_from
 
 HELP = "Train the demo's miniature models on synthetic people (needs anny and diffusers; hours on a CPU)."
-STAGES = ("data", "autoencoder", "recogniser", "encoder", "unet", "all")
+STAGES = ("data", "autoencoder", "recogniser", "encoder", "unet", "landmarks", "attributes", "all")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         state=args.state, people=args.people, held_out=args.held_out, pictures=args.pictures, workers=args.workers,
         hours=args.hours, steps=args.steps, seed=args.seed, say=lambda line: print(line, flush=True),
     )  # fmt: skip
-    if "autoencoder" in wanted:
+    if {"autoencoder", "landmarks"} & set(wanted):
         work.analyser = analyser_from(args)
     for stage in wanted:
         stages.run(stage, work)

@@ -14,6 +14,8 @@ from facesnap.training.tiny.loop import Draws
 TURN, ZOOM, SHIFT = math.radians(8), 0.08, 0.06  # deviations of the detector's points from the true ones, and more
 BRIGHTNESS, CONTRAST, NOISE = 0.2, 0.25, 0.04
 GREY, BLUR = 0.1, 0.2  # probabilities
+SOFT, FACTOR = 0.5, 2.4  # probability and largest factor of what an autoencoder and a diffusion model lose of detail
+LIGHTNESS, GAIN, GRAIN = 0.05, 0.1, 0.03  # smaller than those of `varied`: a colour must stay the colour that it is
 
 
 def varied(crops: np.ndarray, draws: Draws) -> Tensor:
@@ -40,6 +42,24 @@ def varied(crops: np.ndarray, draws: Draws) -> Tensor:
     contrast, brightness = column(rng.normal(1, CONTRAST, count)), column(rng.normal(0, BRIGHTNESS, count))
     values = (values - 0.5) * contrast + 0.5 + brightness
     return (values + NOISE * draws.noise(values)).clamp(0, 1)
+
+
+def degraded(pictures: Tensor, draws: Draws) -> Tensor:
+    """Pictures (B, 3, S, S) in 0..1 as a generating model might give them: softened, a little relit, with grain."""
+    rng, count, side = draws.numpy, len(pictures), pictures.shape[-1]
+    soft = np.flatnonzero(rng.random(count) < SOFT)
+    values = pictures.clone()
+    small = max(int(side / rng.uniform(1.2, FACTOR)), 1)  # one factor a step: the batch is resized at once
+    if len(soft):
+        reduced = F.interpolate(values[soft], (small, small), mode="bilinear", antialias=True, align_corners=False)
+        values[soft] = F.interpolate(reduced, (side, side), mode="bilinear", align_corners=False)
+
+    def column(numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).float().view(-1, 1, 1, 1)
+
+    contrast, brightness = column(rng.normal(1, GAIN, count)), column(rng.normal(0, LIGHTNESS, count))
+    grain = column(rng.uniform(0, GRAIN, count))
+    return ((values - 0.5) * contrast + 0.5 + brightness + grain * draws.noise(values)).clamp(0, 1)
 
 
 def plain(crops: np.ndarray) -> Tensor:

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from facesnap.errors import CheckpointError
 from facesnap.faces.align import RECOGNISER_SIZE
 from facesnap.training.tiny.crops import plain, varied
 from facesnap.training.tiny.data import Portraits
+from facesnap.training.tiny.judge import load_frozen, save_weights
 from facesnap.training.tiny.loop import Draws, Losses
 
 WIDTH = 256  # of the embedding
@@ -76,21 +75,10 @@ class TinyRecogniser(nn.Module):
         Raises:
             CheckpointError: it is another file.
         """
-        model = cls()
-        try:
-            model.load_state_dict(load_file(file))
-        except Exception as error:  # safetensors and torch raise many kinds
-            raise CheckpointError(
-                f"{file} cannot be read ({type(error).__name__}: {error}).",
-                expected="the recogniser that `facesnap tiny recogniser` writes.",
-                remedy="train it again.",
-            ) from error
-        return model.eval().requires_grad_(False)
+        return load_frozen(cls(), file, "recogniser")
 
     def save(self, file: Path) -> None:
-        part = file.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, part)
-        part.replace(file)
+        save_weights(self, file)
 
 
 class Classifier(nn.Module):
