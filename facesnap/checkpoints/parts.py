@@ -129,11 +129,8 @@ def _lora_net(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoraFFRN
     """A LoRA FFRNet on the meta device, of the shape and rank that the metadata tell."""
     names = {field.name for field in dataclasses.fields(FFRNetConfig)} - set(overrides) | {"rank"}
     numbers = [n for value in told.values() for n in _numbers(value)] if isinstance(told, dict) else []
-    if (
-        not isinstance(told, dict)
-        or set(told) != names
-        or any(type(n) is not int or not 0 <= n <= LARGEST for n in numbers)
-    ):
+    bounded = all(type(n) is int and 0 <= n <= LARGEST for n in numbers)
+    if not isinstance(told, dict) or set(told) != names or not bounded:
         raise CheckpointError(
             f"The metadata tell {str(told)[:120]} of FFRNet's LoRA.",
             expected=f"numbers named {', '.join(sorted(names))}",

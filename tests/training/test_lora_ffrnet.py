@@ -37,8 +37,8 @@ def parts(request) -> SimpleNamespace:
     batch = networks.Batch.draw(request.param, rows=2)
     tokens = torch.randn(1, 4, networks.CONTEXT[request.param], generator=torch.Generator().manual_seed(2))
     picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
-    return SimpleNamespace(ldm=ldm, unet=unet, net=net.requires_grad_(False), batch=batch, tokens=tokens, picture=picture,
-                           base=request.param)  # fmt: skip
+    net.requires_grad_(False)
+    return SimpleNamespace(ldm=ldm, unet=unet, net=net, batch=batch, tokens=tokens, picture=picture)
 
 
 def merged(net: LoraFFRNet, unet: torch.nn.Module) -> FFRNet:
