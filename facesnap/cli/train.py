@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--print", action="store_true", help="print the configuration as YAML and stop")
     what.add_argument("--plan", choices=("sd15", "sdxl"), help="count the memory of a run on this base and stop")
     parser.add_argument("--card", type=float, metavar="GIB", help="with --plan: the card's memory")
+    parser.add_argument("--side", type=int, metavar="PX", help="with --plan: of the pictures; by default 512 or 1024")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         from facesnap.training.memory import plan
 
-        print("\n".join(plan(config, args.plan).lines(args.card)))
+        print("\n".join(plan(config, args.plan, args.side).lines(args.card)))
         return 0
     from facesnap.training.trainer import Trainer
 

@@ -1,16 +1,17 @@
 """What a run needs of a card's memory, counted before anything is loaded: `facesnap train CONFIG --plan`.
 
-Weights, gradients, moments and averages are counted exactly, from the networks built on the meta device. Activations
-are not counted: what is left of the card is what they have.
+Everything is counted from the networks built on the meta device: weights, gradients, moments and averages exactly,
+activations as `facesnap.training.activations` says. What is left of the card is for the framework and its fragments,
+of which a gibibyte or two is usual.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 
 from facesnap.errors import SettingsError
 from facesnap.models.fidelity import FFRNet
@@ -18,6 +19,7 @@ from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
 from facesnap.models.projections import IDProjections
+from facesnap.training.activations import activation_bytes
 from facesnap.training.config import TrainingConfig
 from facesnap.training.start import HIDDEN, ID_WIDTH, STAGE2_WIDTH
 
@@ -41,28 +43,29 @@ class Plan:
     gradients: int
     moments: int
     averages: int
+    activations: int
 
     @property
     def total(self) -> int:
-        """All but activations and the framework's own."""
-        return self.frozen + self.weights + self.gradients + self.moments + self.averages
+        """All but the framework's own."""
+        return self.frozen + self.weights + self.gradients + self.moments + self.averages + self.activations
 
     def lines(self, card_gb: float | None = None) -> list[str]:
-        """For people; with a card's size, what is left of it for activations."""
-        names = ("frozen", "weights", "gradients", "moments", "averages", "total")
+        """For people; with a card's size, what is left of it."""
+        names = ("frozen", "weights", "gradients", "moments", "averages", "activations", "total")
         out = [f"{name}: {getattr(self, name) / 2**30:.2f} GiB" for name in names]
         if card_gb is not None:
             left = card_gb - self.total / 2**30
-            verdict = f"{left:.2f} GiB left for activations" if left > 0 else "does not fit"
+            verdict = f"{left:.2f} GiB left" if left > 0 else "does not fit"
             out.append(f"{card_gb:g} GiB: {verdict}")
         return out
 
 
-def plan(config: TrainingConfig, base: str) -> Plan:
+def plan(config: TrainingConfig, base: str, side: int | None = None) -> Plan:
     """Count.
 
     Args:
-        base: "sd15" or "sdxl".
+        base: "sd15" or "sdxl". side: of the pictures in pixels; by default 512 or 1024.
 
     Raises:
         SettingsError: the adapter is another checkpoint's: its sizes are its own.
@@ -73,7 +76,8 @@ def plan(config: TrainingConfig, base: str) -> Plan:
             expected="adapter.start scratch",
             remedy="plan with --set adapter.start=scratch; the sizes are close",
         )
-    parts = {name: sum(p.numel() for p in net.parameters()) for name, net in networks(config, base).items()}
+    nets = networks(config, base)
+    parts = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     frozen_bytes = 4 if config.precision == "no" else 2
     frozen = sum(FROZEN[base]) * frozen_bytes
     if any(stage.losses.identity for stage in config.stages):
@@ -81,10 +85,12 @@ def plan(config: TrainingConfig, base: str) -> Plan:
     trained = max(sum(parts.get(part, 0) for part in stage.lr) for stage in config.stages)
     moments = 2 if config.optimiser.kind == "adamw8bit" else 8
     total = sum(parts.values())
-    return Plan(base, frozen, 4 * total, 4 * trained, moments * trained, 4 * total if config.optimiser.ema else 0)
+    averages = 4 * total if config.optimiser.ema else 0
+    activations = activation_bytes(config, base, nets.get("ffrnet"), None if side is None else side // 8)
+    return Plan(base, frozen, 4 * total, 4 * trained, moments * trained, averages, activations)
 
 
-def networks(config: TrainingConfig, base: str) -> dict[str, nn.Module]:
+def networks(config: TrainingConfig, base: str) -> dict[str, Any]:
     """The fresh adapter's parts, on the meta device."""
     wanted, context = config.adapter, CONTEXT[base]
     stage1 = Stage1Config(
@@ -96,7 +102,7 @@ def networks(config: TrainingConfig, base: str) -> dict[str, nn.Module]:
     levels = tuple((level, 64) for level in wanted.levels)
     sites = {f"input.{i}.{w}.0": w for w, count in WIDTHS[base].items() for i in range(count)}
     with torch.device("meta"):
-        out: dict[str, nn.Module] = {
+        out: dict[str, Any] = {
             "mixer": FacialAttributeMixer(MixerConfig(stage1, stage2, levels, wanted.dim_head)),
             "projections": IDProjections(sites, {"id": False, "mix": True}, context),
         }

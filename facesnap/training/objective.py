@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from facesnap.cache import ContentCache
 from facesnap.training import losses
@@ -110,7 +112,9 @@ class Objective:
         with torch.autocast(self.device.type, enabled=False):
             own = torch.cat([self._own(batch, int(row)) for row in rows])
             matrices = batch["matrix"].to(self.device)[rows]
-            distance = losses.identity_loss(clean, boxes[rows], matrices, own, self._decode, self.judge)
+            again = self.config.save_activations
+            decode = partial(checkpoint, self._decode, use_reentrant=False) if again else self._decode
+            distance = losses.identity_loss(clean, boxes[rows], matrices, own, decode, self.judge)
         return found.index_put((rows,), alpha_bar[rows] * distance / wanted.identity_share)
 
     @torch.no_grad()

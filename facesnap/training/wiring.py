@@ -7,7 +7,7 @@ again during backward, and must then see the same keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -221,12 +221,18 @@ class TrainableAdapter(nn.Module):
 
 def save_activations(module: TrainableAdapter) -> None:
     """Recompute the blocks of UNet and FFRNet in the backward pass instead of keeping their activations."""
+    recomputed_blocks(module, partial(checkpoint, use_reentrant=False))
+
+
+def recomputed_blocks(module: TrainableAdapter, run: Callable[..., Any]) -> None:
+    """Have every block that may be recomputed called as run(block, *inputs)."""
     unet: Any = module.unet
-    unet.enable_gradient_checkpointing()
+    unet.enable_gradient_checkpointing(run)
     unet.train()  # diffusers checkpoints in training mode only; these UNets have no dropout
     for block in module.ffrnet.modules() if module.ffrnet is not None else ():
         if isinstance(block, (ResBlock, SpatialTransformer)):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            forward = type(block).forward.__get__(block)
+            block.forward = partial(run, forward)  # type: ignore[method-assign]
 
 
 def _sdxl_vector(unet: nn.Module, inputs: Inputs) -> Tensor | None:
