@@ -83,6 +83,26 @@ class LossWeights(Section):
     leak: float = Field(default=0.0, ge=0, description="FFRNet's residuals outside the head")
 
 
+class Alignment(Section):
+    """PuLID's alignment, beside the other losses; use a base model that samples well in few steps."""
+
+    semantic: float = Field(default=0.6, ge=0, description="what the prompt's words attend to stays")
+    layout: float = Field(default=0.1, ge=0, description="the UNet's queries stay")
+    identity: float = Field(default=0.0, ge=0, description="L_id of the sampled face; PuLID has 1; needs an FFRNet")
+    steps: int = Field(default=4, ge=1, le=16, description="of the sampling; the gradient is the last one's")
+    prompts: tuple[str, ...] = Field(
+        default=(
+            "portrait of a person in a spacesuit, cinematic light",
+            "pencil sketch of a person",
+            "a person reading in a garden, soft light",
+            "oil painting of a person with a hat",
+            "a person in the rain at night, neon light",
+        ),
+        min_length=1,
+        description="of the sampled pictures, in place of the photos' captions",
+    )
+
+
 class Stage(Section):
     """A run of steps with one set of trainable parts; the optimiser starts afresh in each."""
 
@@ -92,6 +112,12 @@ class Stage(Section):
     warmup: int = Field(default=100, ge=0, description="steps of linear growth")
     schedule: Literal["constant", "cosine"] = "constant"
     losses: LossWeights = LossWeights()
+    align: Alignment | None = None
+
+    @property
+    def judges(self) -> bool:
+        """Whether a recogniser judges in this stage."""
+        return self.losses.identity > 0 or (self.align is not None and self.align.identity > 0)
 
 
 class Noise(Section):
@@ -173,10 +199,12 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
-        if any(stage.losses.identity > 0 for stage in self.stages) and self.recogniser is None:
+        if any(stage.judges for stage in self.stages) and self.recogniser is None:
             raise ValueError("a stage asks for the identity loss, so `recogniser` must name a file")
         if any(stage.losses.leak > 0 for stage in self.stages) and self.adapter.ffrnet == "none":
             raise ValueError("a stage asks for the leak loss, which needs an FFRNet")
+        if any(stage.align and stage.align.identity for stage in self.stages) and self.adapter.ffrnet == "none":
+            raise ValueError("align.identity needs an FFRNet: without one nobody knows where the sampled face is")
         return self
 
     @property

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     DROPS = 3
     AUGMENT = 4
     JUDGE = 5
+    PROMPT = 6
 
 
 def generator(seed: int, purpose: Purpose, *counter: int) -> np.random.Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from facesnap.attach.topology import read_topology
 from facesnap.cache import ContentCache
 from facesnap.training import losses
+from facesnap.training.align import Alignment
+from facesnap.training.config import Alignment as AlignmentWeights
 from facesnap.training.config import LossWeights, TrainingConfig
 from facesnap.training.judges import load_judge
 from facesnap.training.text_states import TextStates
-from facesnap.training.wiring import Inputs, Output
+from facesnap.training.wiring import Inputs, Output, TrainableAdapter
 
 HEAD_MARGIN = 0.5  # by which the face box is widened to the head in the leak loss
 JUDGED_BYTES = 256 << 20  # of the judge's own vectors of targets
@@ -45,7 +49,8 @@ class Objective:
         self.text = TextStates(pipeline, device)
         self.factor = int(pipeline.vae_scale_factor)  # pixels of a latent cell
         self.judge: nn.Module | None = None
-        if any(stage.losses.identity > 0 for stage in config.stages):
+        self._alignment = Alignment(self.kind, self.alpha_bar, read_topology(pipeline.unet))
+        if any(stage.judges for stage in config.stages):
             assert config.recogniser is not None  # see TrainingConfig
             self.judge = load_judge(config.recogniser, recogniser).to(device)
             self._judged = ContentCache(JUDGED_BYTES)
@@ -85,7 +90,7 @@ class Objective:
         if wanted.leak:
             found["leak"] = losses.leak_loss(output.residuals, boxes, HEAD_MARGIN)
         if wanted.identity:
-            found["identity"] = self._identity(prediction, noised.float(), alpha_bar, boxes, batch, wanted)
+            found["identity"] = self._identity(prediction, noised.float(), alpha_bar, batch, wanted)
         means = {name: value.mean() for name, value in found.items()}
         factors = {"diffusion": 1.0} | wanted.model_dump()
         return means | {
@@ -97,25 +102,52 @@ class Objective:
         prediction: Tensor,
         noised: Tensor,
         alpha_bar: Tensor,
-        boxes: Tensor,
         batch: dict[str, Any],
         wanted: LossWeights,
     ) -> Tensor:
         """alpha_bar (1 - cosine) over the share of the samples that are judged, 0 of the others; (B,)."""
-        assert self.judge is not None
         judged = (batch["judged"].to(self.device) <= wanted.identity_share) & (alpha_bar >= wanted.identity_from)
         found = torch.zeros_like(alpha_bar)
         rows = judged.nonzero()[:, 0]
         if not len(rows):
             return found
         clean = losses.clean_of(self.kind, prediction[rows], noised[rows], alpha_bar[rows])
+        distance = self._distance(clean, rows, batch)
+        return found.index_put((rows,), alpha_bar[rows] * distance / wanted.identity_share)
+
+    def _distance(self, clean: Tensor, rows: Tensor, batch: dict[str, Any]) -> Tensor:
+        """1 - cosine of the faces of x0 estimates (n, 4, h, w) and of the targets of these rows; (n,)."""
+        assert self.judge is not None
+        boxes, matrices = (batch[name].to(self.device)[rows] for name in ("box", "matrix"))
+        again = self.config.save_activations
+        decode = partial(checkpoint, self._decode, use_reentrant=False) if again else self._decode
         with torch.autocast(self.device.type, enabled=False):
             own = torch.cat([self._own(batch, int(row)) for row in rows])
-            matrices = batch["matrix"].to(self.device)[rows]
-            again = self.config.save_activations
-            decode = partial(checkpoint, self._decode, use_reentrant=False) if again else self._decode
-            distance = losses.identity_loss(clean, boxes[rows], matrices, own, decode, self.judge)
-        return found.index_put((rows,), alpha_bar[rows] * distance / wanted.identity_share)
+            return losses.identity_loss(clean, boxes, matrices, own, decode, self.judge)
+
+    def align(
+        self, module: Any, own: TrainableAdapter, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentWeights
+    ) -> dict[str, Tensor]:
+        """The means of the alignment's terms, and "align", their weighted sum; see `facesnap.training.align`.
+
+        Args:
+            module: the trainable adapter as the accelerator wraps it. own: the same, unwrapped.
+            inputs: of the batch; its people are sampled with other prompts.
+        """
+        places = (batch["prompted"] * len(wanted.prompts)).long().clamp(max=len(wanted.prompts) - 1).tolist()
+        text, pooled = self.text([wanted.prompts[place] for place in places])
+        inputs = dataclasses.replace(inputs, text=text, pooled=pooled)
+        found = self._alignment(module, own.bare, inputs, batch["noise"].to(self.device), wanted.steps)
+        means = {f"align.{name}": found[name].mean() for name in ("semantic", "layout")}
+        total = wanted.semantic * means["align.semantic"] + wanted.layout * means["align.layout"]
+        picture = inputs.five_points if inputs.landmarks is None else inputs.landmarks
+        if wanted.identity and picture is not None:
+            shown = picture.flatten(1).any(1)  # a black picture does not say where the face is
+            rows = shown.nonzero()[:, 0]
+            distance = self._distance(found["clean"][rows], rows, batch).sum() if len(rows) else total.new_zeros(())
+            means["align.identity"] = distance / len(shown)
+            total = total + wanted.identity * means["align.identity"]
+        return means | {"align": total}
 
     @torch.no_grad()
     def _own(self, batch: dict[str, Any], row: int) -> Tensor:

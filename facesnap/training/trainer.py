@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from pathlib import Path
@@ -131,10 +132,17 @@ class Trainer:
         self, module: Any, optimiser: Any, stage: Stage, batch: dict[str, Any], sums: dict[str, float]
     ) -> None:
         inputs, target, alpha_bar = self.objective.inputs(batch)
-        with self.accelerator.autocast():
-            output = module(inputs)
-        terms = self.objective.terms(output, target, alpha_bar, inputs.latents, batch, stage.losses)
-        self.accelerator.backward(terms["loss"])
+        alone = contextlib.nullcontext() if stage.align is None else self.accelerator.no_sync(module)
+        with alone:  # processes exchange gradients once, in the last backward pass
+            with self.accelerator.autocast():
+                output = module(inputs)
+            terms = self.objective.terms(output, target, alpha_bar, inputs.latents, batch, stage.losses)
+            self.accelerator.backward(terms["loss"])
+        if stage.align is not None:
+            with self.accelerator.autocast():
+                aligned = self.objective.align(module, self.module, inputs, batch, stage.align)
+            self.accelerator.backward(aligned["align"])
+            terms |= aligned | {"loss": terms["loss"] + aligned["align"]}
         if self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(trainable(self.module).values(), self.config.optimiser.clip)
         optimiser.step()
@@ -183,8 +191,6 @@ class Trainer:
 
     def _averaged(self) -> Any:
         """The module with its averaged weights, where there are any."""
-        import contextlib
-
         return self.ema.applied(self.module) if self.ema is not None else contextlib.nullcontext()
 
     def _restore(self, path: Path) -> None:

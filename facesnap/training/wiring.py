@@ -191,6 +191,19 @@ class TrainableAdapter(nn.Module):
         """The adapter as it is now, for saving and sampling."""
         return Adapter(self.spec, self.mixer, self.projections, "", self.ffrnet, self.ffrnet_spec)
 
+    def bare(self, inputs: Inputs) -> Tensor:
+        """What the UNet predicts without the adapter, (B, 4, h, w)."""
+        self.wiring.set(None)
+        return self._predict(inputs)
+
+    def _predict(self, inputs: Inputs, **residuals: Any) -> Tensor:
+        added = None
+        if inputs.pooled is not None:
+            added = {"text_embeds": inputs.pooled, "time_ids": inputs.time_ids}
+        return self.unet(
+            inputs.latents, inputs.timesteps, inputs.text, added_cond_kwargs=added, return_dict=False, **residuals
+        )[0]
+
     def forward(self, inputs: Inputs) -> Output:
         """Predict. The keys and values stay in place for the backward of gradient checkpointing."""
         groups = self.mixer(inputs.f_id, inputs.hidden)
@@ -208,12 +221,7 @@ class TrainableAdapter(nn.Module):
                 "down_block_additional_residuals": tuple(r.to(dtype) for r in down),
                 "mid_block_additional_residual": middle.to(dtype),
             }
-        added = None
-        if inputs.pooled is not None:
-            added = {"text_embeds": inputs.pooled, "time_ids": inputs.time_ids}
-        prediction = self.unet(
-            inputs.latents, inputs.timesteps, inputs.text, added_cond_kwargs=added, return_dict=False, **residuals
-        )[0]
+        prediction = self._predict(inputs, **residuals)
         self.wiring.require_fired()
         extra = tuple(residuals.get("down_block_additional_residuals", ()))
         return Output(prediction, (*extra, residuals["mid_block_additional_residual"]) if residuals else ())

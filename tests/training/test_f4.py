@@ -66,7 +66,7 @@ def test_the_judge_sees_the_crop_of_the_whole_picture(trainer: Trainer) -> None:
     noised, prediction = batch["latents"], torch.zeros_like(batch["latents"])
     batch["box"] = torch.tensor([[0.3, 0.25, 0.9, 0.9]] * 2)  # the piece has a corner of its own
     wanted = trainer.config.stages[0].losses
-    found = objective._identity(prediction, noised, alpha_bar, batch["box"], batch, wanted)
+    found = objective._identity(prediction, noised, alpha_bar, batch, wanted)
     clean = clean_of(objective.kind, prediction, noised, alpha_bar)
     own = torch.cat([objective._own(batch, i) for i in range(2)])
     whole = torch.cat([warp(objective._decode(clean[i : i + 1]), batch["matrix"][i]) for i in range(2)])
@@ -89,7 +89,7 @@ def test_only_the_asked_for_samples_are_judged(trainer: Trainer) -> None:
     def judged(**changes: float) -> torch.Tensor:
         prediction = torch.zeros_like(batch["latents"])
         losses = wanted.model_copy(update=changes)
-        return objective._identity(prediction, batch["latents"], alpha_bar, batch["box"], batch, losses)
+        return objective._identity(prediction, batch["latents"], alpha_bar, batch, losses)
 
     whole, part = judged(), judged(identity_share=0.5, identity_from=0.5)
     assert bool((whole > 0).all()) and torch.equal(part > 0, torch.tensor([True, False, False, True]))
