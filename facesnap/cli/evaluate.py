@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", required=True, type=Path, help="diffusers folder or single-file checkpoint")
     parser.add_argument("--encoder", help="image encoder of the adapters: file, folder or name")
     parser.add_argument("--recogniser", required=True, type=Path, metavar="DIR",
-                        help="who judges likeness: folder with dlib's two .dat files, or another face pack")  # fmt: skip
+                        help="who judges likeness: folder of dlib's two .dat files, or another face pack")  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a run goes on where it stopped")
     add_pack_arguments(parser)
     who = parser.add_argument_group("people", "of the synthetic world, or photos of your own")

@@ -10,6 +10,7 @@ goes on where it stopped and ends with the same files.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ class Evaluation:
     def _settings(self) -> dict[str, Any]:
         sampling = {k: v for k, v in asdict(self.sampling).items() if k not in ("prompt", "seed", "count")}
         cases = [[case.name, case.prompt, case.seed] for sitter in self.sitters for case in sitter.cases]
-        return json.loads(json.dumps({"base": self.host.name, "sampling": sampling, "cases": cases, **self.asked}))
+        return json.loads(json.dumps({"base": _mark(self.host), "sampling": sampling, "cases": cases, **self.asked}))
 
     def sampling_of(self, case: Case) -> Sampling:
         return Sampling(**{**vars(self.sampling), "prompt": case.prompt, "seed": case.seed, "count": 1})
@@ -238,6 +239,14 @@ class AskedShapes(Shapes):
                 remedy="give every picture of the evaluation its points, or none of them",
             )
         return Shape(Landmarks(self._case.points / np.array(size)), size)
+
+
+def _mark(host: DiffusersHost) -> str:
+    """The base's name with a digest of its UNet's first and last layer, which every training moves."""
+    digest = hashlib.sha256()
+    for layer in (host.unet.conv_in, host.unet.conv_out):  # type: ignore[union-attr]
+        digest.update(layer.weight.detach().float().cpu().numpy().tobytes())  # type: ignore[union-attr]
+    return f"{host.name} {digest.hexdigest()[:16]}"
 
 
 def _claim(file: Path, wanted: dict[str, Any]) -> None:
