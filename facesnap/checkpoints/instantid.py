@@ -89,7 +89,7 @@ def load(
         return with_structure(adapter, detection.structure)
     if detection.family == "instantid":
         logger.warning(
-            "%s: its IdentityNet is not beside it, so there is neither structure nor pose. `facesnap download instantid` "
+            "%s: its IdentityNet is not beside it, so structure and pose are off. `facesnap download instantid` "
             "fetches both files; or put ControlNetModel/diffusion_pytorch_model.safetensors beside it.", where,
         )  # fmt: skip
     return adapter
