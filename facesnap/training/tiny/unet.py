@@ -1,9 +1,9 @@
 """The diffusion model: a UNet of SD1.5's topology in miniature, trained together with its text encoder.
 
-The same blocks, the same 16 cross-attention sites, 7.0 M parameters: with everything else that the demo needs, 30 MB
-in half precision. It predicts v (Salimans and Ho, arXiv 2202.00512), which stays well-conditioned where little signal is
-left, under min-SNR weights (Hang et al., arXiv 2303.09556), on SD1.5's noise schedule. The first steps see pictures of
-half the side, which takes less than a quarter of the time: what the words mean is learned there, the features afterwards.
+The same blocks, the same 16 cross-attention sites, 7.0 M parameters: with all else that the demo needs, 30 MB in half
+precision. It predicts v (Salimans and Ho, arXiv 2202.00512), which stays well-conditioned where little signal is left,
+under min-SNR weights (Hang et al., arXiv 2303.09556), on SD1.5's noise schedule. The first steps see pictures of half
+the side, which takes less than a quarter of the time: what the words mean is learned there, the features afterwards.
 """
 
 from __future__ import annotations
