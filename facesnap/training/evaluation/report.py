@@ -99,7 +99,8 @@ def calibration(
     """The judge's scale on true pictures: `same` person's reference and others; `different` people's; and EER."""
     from facesnap.world.measure import equal_error_rate
 
-    same, different = [], []
+    same: list[float] = []
+    different: list[float] = []
     for i, sitter in enumerate(sitters):
         for case in {id(c.truth): c for c in sitter.cases}.values():  # one photo may be the truth of many prompts
             one = truths.get(case.name, {})

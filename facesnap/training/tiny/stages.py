@@ -245,7 +245,7 @@ def train_unet(work: Work) -> dict[str, Any]:
 def train_landmarks(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("landmarks", landmarks.LandmarkJudge().to(memory_format=torch.channels_last))
+    loop = work.loop("landmarks", _channels_last(landmarks.LandmarkJudge()))
     loss = landmarks.LandmarkLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     judge: landmarks.LandmarkJudge = loop.averaged
@@ -268,7 +268,7 @@ def train_landmarks(work: Work) -> dict[str, Any]:
 def train_attributes(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("attributes", attributes.AttributeJudge().to(memory_format=torch.channels_last))
+    loop = work.loop("attributes", _channels_last(attributes.AttributeJudge()))
     loss = attributes.AttributeLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     judge: attributes.AttributeJudge = loop.averaged
@@ -276,6 +276,11 @@ def train_attributes(work: Work) -> dict[str, Any]:
     right = attributes.obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])
     shares = {name: float(np.nanmean(values)) for name, values in right.items()}
     return work.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """The module in the memory layout in which its convolutions take a fifth less time on a CPU."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _latents(vae: Any, portraits: Portraits, folder: Path) -> tuple[np.ndarray, np.ndarray]:
