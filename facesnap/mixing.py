@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import numpy as np
 import torch
@@ -118,8 +119,7 @@ def mix(
     if identity is None:
         zero = {}
         if levels:
-            clip = needed_encoder(adapter, encoder)
-            assert isinstance(clip, ImageEncoder)  # see check_encoder_kind
+            clip = cast(ImageEncoder, needed_encoder(adapter, encoder))  # see check_encoder_kind
             zero = clip.encode_zero(levels)
         return mixer(
             torch.zeros(1, 1, mixer.config.id_width),

@@ -17,7 +17,8 @@ from facesnap.checkpoints.registry import load_adapter
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.models.layers import TokenGroup
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from tests import formulas
 from tests.checkpoints.test_families import ldm_of, widths_of
 from tests.networks import CONTEXT

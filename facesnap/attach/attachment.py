@@ -52,7 +52,7 @@ class Attachment:
         self.unet, self.topology, self.plan = unet, topology, plan
         self.loras = LoraInjection(topology, loras)
         self.tokens = TokenInjection(topology, people)
-        self.residuals = ResidualInjection(topology, structures, speed, networks)
+        self.residuals = ResidualInjection(topology, structures, speed, networks, unet)
         self.calls = 0
         self.active_calls = 0
         self._handles: list[RemovableHandle] = []

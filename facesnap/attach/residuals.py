@@ -25,6 +25,8 @@ from facesnap.attach.structure import Speed, Structure, View
 from facesnap.attach.topology import Topology
 from facesnap.errors import AttachError, SettingsError
 from facesnap.models.fidelity import FFRNet, skip_widths
+from facesnap.models.fidelity_lora import LoraFFRNet
+from facesnap.models.ldm_names import to_diffusers_names
 from facesnap.models.unet_blocks import KeyValue
 
 LATENT_PIXELS = 8
@@ -46,6 +48,7 @@ class ResidualInjection:
         people: one structure each.
         speed: how much is computed.
         networks: where they compute; None: where they lie.
+        unet: whose encoder the networks that are LoRAs borrow.
 
     Raises:
         SettingsError: an FFRNet of another layout than the UNet's, or Speed.FAST without a face's box.
@@ -57,8 +60,9 @@ class ResidualInjection:
         people: Sequence[Structure],
         speed: Speed = Speed.BALANCED,
         networks: Networks | None = None,
+        unet: nn.Module | None = None,
     ) -> None:
-        self.topology, self.people, self.speed = topology, tuple(people), speed
+        self.topology, self.people, self.speed, self.unet = topology, tuple(people), speed, unet
         self.networks = networks or Networks()
         for person in self.people:
             _check_fit(topology, person, speed)
@@ -118,6 +122,8 @@ class ResidualInjection:
     def free(self) -> None:
         """Forget all that lies on the UNet's device, what the next call would need too."""
         self.clear()
+        for net in (person.net for person in self.people if isinstance(person.net, LoraFFRNet)):
+            net.release()
         for kept in (self._hints, self._kvs, self._maps):
             kept.clear()
 
@@ -172,6 +178,8 @@ class ResidualInjection:
         """One person's residuals for these rows, weighed by strength, region and the crop's feathered edge."""
         person = self.people[index]
         net = self.networks.at(person.net, inputs.x)
+        if isinstance(net, LoraFFRNet):
+            net.borrow(self._encoder())
         latent = (inputs.x.shape[-2], inputs.x.shape[-1])
         tile = rows[0].tile or Tile(latent, 0, 0)
         crop = _crop_of(person, latent, tile) if self.speed is Speed.FAST else None
@@ -185,6 +193,12 @@ class ResidualInjection:
         if person.region is not None:
             maps = [r * self._region(index, latent, tile, r) for r in maps]
         return tuple(maps if person.strength == 1.0 else (r * person.strength for r in maps))
+
+    def _encoder(self) -> dict[str, Tensor]:
+        """The UNet's tensors where they are now, under diffusers' names: a host may have moved them since."""
+        assert self.unet is not None
+        tensors: dict[str, Tensor] = dict(self.unet.named_parameters())
+        return tensors if self.topology.layout == "diffusers" else to_diffusers_names(tensors)
 
     def _hint(self, index: int, net: FFRNet, latent: tuple[int, int], tile: Tile, crop: Crop | None) -> Tensor:
         """The hint embedding of a piece of the picture, kept: it depends on the landmark picture only."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import torch
@@ -14,6 +14,7 @@ from facesnap.checkpoints.detection import Detection
 from facesnap.errors import CheckpointError, FaceSnapError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig, Picture
+from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.lora import AttentionLora
 from facesnap.models.mixers import Mixer, empty_mixer
 from facesnap.models.projections import IDProjections
@@ -21,6 +22,7 @@ from facesnap.models.projections import IDProjections
 PARTS = ("mixer", "projections", "ffrnet")
 FETCH_AGAIN = "the file is damaged or of another kind; fetch or convert it again"
 # What FFRNet's tensors do not tell, with the types that JSON gives.
+LARGEST, DEEPEST = 65536, 1000  # widths and transformer blocks that a file may ask for
 _FFRNET_FIELDS: dict[str, tuple[type, ...]] = {
     "groups": (list,),
     "strength": (int, float),
@@ -92,7 +94,7 @@ def counts(mixer: Mixer) -> dict[str, Any]:
 
 
 def ffrnet_metadata(adapter: Adapter) -> dict[str, Any]:
-    """What FFRNet's tensors do not tell."""
+    """What FFRNet's tensors do not tell; a LoRA's tell nothing of the encoder's shape."""
     assert adapter.ffrnet is not None and adapter.ffrnet_spec is not None
     config = adapter.ffrnet.config
     return {
@@ -102,12 +104,17 @@ def ffrnet_metadata(adapter: Adapter) -> dict[str, Any]:
         "heads": config.heads,
         "head_dim": config.head_dim,
         "norm_groups": config.norm_groups,
-    }
+    } | (_lora_metadata(adapter.ffrnet) if isinstance(adapter.ffrnet, LoraFFRNet) else {})
+
+
+def _lora_metadata(net: LoraFFRNet) -> dict[str, Any]:
+    shape = {key: value for key, value in dataclasses.asdict(net.config).items() if key not in _FFRNET_FIELDS}
+    return {"lora": {"rank": net.rank, **shape}}
 
 
 def check_ffrnet_metadata(values: Any) -> None:
     """Raise TypeError or ValueError, for the reader of the metadata to report, unless every field is well formed."""
-    if not isinstance(values, dict) or set(values) != set(_FFRNET_FIELDS):
+    if not isinstance(values, dict) or set(values) - {"lora"} != set(_FFRNET_FIELDS):
         raise TypeError(f"ffrnet is {values!r}, not {sorted(_FFRNET_FIELDS)}")
     for name, kinds in _FFRNET_FIELDS.items():
         if type(values[name]) not in kinds:
@@ -116,6 +123,44 @@ def check_ffrnet_metadata(values: Any) -> None:
         raise TypeError(f"ffrnet's groups are {values['groups']!r}")
     if values["donor_picture"] not in get_args(Picture):
         raise ValueError(f"ffrnet's donor_picture is {values['donor_picture']!r}")
+
+
+def _lora_net(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoraFFRNet:
+    """A LoRA FFRNet on the meta device, of the shape and rank that the metadata tell."""
+    names = {field.name for field in dataclasses.fields(FFRNetConfig)} - set(overrides) | {"rank"}
+    numbers = [n for value in told.values() for n in _numbers(value)] if isinstance(told, dict) else []
+    bounded = all(type(n) is int and 0 <= n <= LARGEST for n in numbers)
+    if not isinstance(told, dict) or set(told) != names or not bounded:
+        raise CheckpointError(
+            f"The metadata tell {str(told)[:120]} of FFRNet's LoRA.",
+            expected=f"numbers named {', '.join(sorted(names))}",
+            remedy=FETCH_AGAIN,
+        )
+    shape = {key: _tuples(value) for key, value in told.items() if key != "rank"}
+    try:
+        config = FFRNetConfig(**shape, **overrides)
+        if len(config.attention_widths()) > DEEPEST:
+            raise ValueError(f"{len(config.attention_widths())} transformer blocks")
+        with torch.device("meta"):
+            return LoraFFRNet(config, told["rank"])
+    except (TypeError, ValueError, ZeroDivisionError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The metadata of FFRNet's LoRA do not fit together ({error}).", expected="an encoder's shape",
+            remedy=FETCH_AGAIN,
+        ) from error  # fmt: skip
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """Every number of nested lists; None and bool, where the format has them, are left out."""
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _numbers(inner)
+    elif value is not None and type(value) is not bool:
+        yield value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
 def check_types(spec: Any, defaults: Any) -> None:
@@ -145,6 +190,8 @@ def _ffrnet(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> tuple[FFRNe
     """The network on the meta device, its sizes read off the tensors, and what is told of it."""
     spec = FFRNetSpec(tuple(told["groups"]), float(told["strength"]))
     overrides = {name: told[name] for name in ("heads", "head_dim", "norm_groups", "donor_picture")}
+    if "lora" in told:
+        return _lora_net(told["lora"], overrides), spec
     config = FFRNetConfig.from_state_dict(state, **overrides)
     with torch.device("meta"):
         return FFRNet(config), spec

@@ -23,7 +23,8 @@ from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.infotext import infotext, save_png
 from facesnap.landmarks.recombination import PoseSpec
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from facesnap.shape import PoseSettings
 from facesnap.sheet import contact_sheet
 from facesnap.version import __version__

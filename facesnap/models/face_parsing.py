@@ -90,6 +90,12 @@ class _ResNet18(nn.Module):
         return eighth, sixteenth, self.layer4(sixteenth)
 
 
+def _mean(x: Tensor) -> Tensor:
+    """Of each channel over the picture, (B, C, 1, 1). Tensor.mean adds up in another order than facexlib's pooling, and
+    a pixel whose two best labels are alike to the last bit would then change sides."""
+    return F.avg_pool2d(x, x.shape[2:])
+
+
 class _Refinement(nn.Module):
     """BiSeNet's attention refinement: channels are weighed by what the whole picture shows."""
 
@@ -101,7 +107,7 @@ class _Refinement(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        return x * torch.sigmoid(self.bn_atten(self.conv_atten(x.mean((2, 3), keepdim=True))))
+        return x * torch.sigmoid(self.bn_atten(self.conv_atten(_mean(x))))
 
 
 class _ContextPath(nn.Module):
@@ -116,7 +122,7 @@ class _ContextPath(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         eighth, sixteenth, deepest = self.resnet(x)
-        coarse = self.arm32(deepest) + self.conv_avg(deepest.mean((2, 3), keepdim=True))
+        coarse = self.arm32(deepest) + self.conv_avg(_mean(deepest))
         coarse = self.conv_head32(F.interpolate(coarse, sixteenth.shape[2:], mode="nearest"))
         coarse = self.arm16(sixteenth) + coarse
         return eighth, self.conv_head16(F.interpolate(coarse, eighth.shape[2:], mode="nearest"))
@@ -133,7 +139,7 @@ class _Fusion(nn.Module):
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         x = self.convblk(torch.cat((fine, coarse), dim=1))
-        return x * torch.sigmoid(self.conv2(F.relu(self.conv1(x.mean((2, 3), keepdim=True))))) + x
+        return x * torch.sigmoid(self.conv2(F.relu(self.conv1(_mean(x))))) + x
 
 
 class _Output(nn.Module):

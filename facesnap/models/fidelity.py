@@ -287,6 +287,11 @@ class FFRNet(nn.Module):
         net.load_state_dict({**fresh, **donor}, strict=True)
         return net
 
+    def unfilled(self) -> FFRNet:
+        """A network of this very shape on the meta device."""
+        with torch.device("meta"):
+            return FFRNet(self.config)
+
     def _embed_time(self, t: Tensor, y: Tensor | None) -> Tensor:
         sinusoid = timestep_embedding(t.to(self.conv_in.weight.device), self.config.channels[0])
         time = self.time_embedding(sinusoid.to(self.dtype))

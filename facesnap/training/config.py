@@ -10,7 +10,7 @@ from facesnap.errors import MissingDependencyError, SettingsError
 
 try:
     import yaml
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+    from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 except ImportError as error:  # pydantic 1, which some WebUIs pin, lacks ConfigDict
     raise MissingDependencyError(
         f"Training cannot start ({error}).",
@@ -58,8 +58,12 @@ class Adapter(Section):
     projections: bool = Field(
         default=True, description="ID tokens in the UNet's own cross-attention; false is the paper"
     )
-    ffrnet: Literal["full", "lite", "none"] = Field(
-        default="full", description="the landmark network; lite is SDXL only"
+    ffrnet: Literal["full", "lite", "lora", "none"] = Field(
+        default="full", description="the landmark network; lite is SDXL only, lora shares the UNet's own encoder"
+    )
+    rank: int = Field(default=64, ge=1, le=1024, description="of a fresh lora")
+    hint: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = Field(
+        default=(16, 32, 96, 256), description="channels of a fresh FFRNet's hint network, from the whole picture down"
     )
     name: str = Field(default="FaceSnap", description="of the checkpoint, for people")
     licence: str = Field(default="", description="of the checkpoint, for people")
@@ -70,6 +74,12 @@ class LossWeights(Section):
 
     face_box: float = Field(default=0.0, ge=0, description="diffusion loss inside the face box")
     identity: float = Field(default=0.0, ge=0, description="L_id, weighted by alpha_bar; 0.1 is usual")
+    identity_from: float = Field(
+        default=0.0, ge=0, le=1, description="smallest alpha_bar that is judged: below, x0's estimate shows nobody yet"
+    )
+    identity_share: float = Field(
+        default=1.0, gt=0, le=1, description="of the samples that are judged; they count as much more: cheaper, noisier"
+    )
     leak: float = Field(default=0.0, ge=0, description="FFRNet's residuals outside the head")
 
 
@@ -154,14 +164,17 @@ class TrainingConfig(Section):
     samples: Samples = Samples()
     precision: Literal["no", "fp16", "bf16"] = "bf16"
     save_activations: bool = Field(default=True, description="recompute activations in the backward pass")
-    recogniser: Path | None = Field(default=None, description="ONNX file that judges L_id; not the one of the data")
+    recogniser: Path | None = Field(
+        default=None,
+        description="judge of L_id: an ONNX file, or a tiny base's recogniser.safetensors; not the one of the data",
+    )
     log: Literal["jsonl", "tensorboard", "wandb"] = "jsonl"
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
         if any(stage.losses.identity > 0 for stage in self.stages) and self.recogniser is None:
-            raise ValueError("a stage asks for the identity loss, so `recogniser` must name an ONNX file")
+            raise ValueError("a stage asks for the identity loss, so `recogniser` must name a file")
         if any(stage.losses.leak > 0 for stage in self.stages) and self.adapter.ffrnet == "none":
             raise ValueError("a stage asks for the leak loss, which needs an FFRNet")
         return self

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from facesnap.attach.residuals import LATENT_PIXELS
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.scheme import five_points, outer_eye_distance
 from facesnap.training.config import TrainingConfig
@@ -42,7 +43,8 @@ class Samples(Dataset[Sample]):
     ) -> None:
         self.shards, self.config, self.global_batch, self.timesteps = shards, config, global_batch, timesteps
         self.levels, self.pictures, self.id_vector = tuple(levels), tuple(pictures), id_vector
-        self.size = int(shards.head["settings"]["size"])
+        # FFRNet halves its pictures three times whatever the VAE does: generation draws them at this size too.
+        self.side = LATENT_PIXELS * int(shards.tensor(0, "mean").shape[-1])
         self.variants = int(shards.head["settings"]["variants"])
 
     def __len__(self) -> int:
@@ -56,6 +58,7 @@ class Samples(Dataset[Sample]):
         drop_text, drop_id, drop_points = self._drops(generator(seed, Purpose.DROPS, step, slot))
         sample = self._noised(target, generator(seed, Purpose.NOISE, step, slot))
         sample |= self._person(reference, variant, drop_id)
+        sample["judged"] = generator(seed, Purpose.JUDGE, step, slot).random()
         jitter = generator(seed, Purpose.AUGMENT, step, slot)
         sample |= self._pictures(self.shards.tensor(target, "points").numpy(), drop_points, jitter)
         row = self.shards.rows[target]
@@ -97,19 +100,19 @@ class Samples(Dataset[Sample]):
         return out
 
     def _pictures(self, points: np.ndarray, dropped: bool, rng: np.random.Generator) -> Sample:
-        """Landmark pictures (3, size, size) of the target's own points, jittered, or black."""
+        """Landmark pictures (3, 8h, 8w) of the target's own points, jittered, or black."""
         spread = self.config.augment.jitter * outer_eye_distance(points)
         points = points + spread * rng.standard_normal(points.shape)
         out: Sample = {}
         for name in self.pictures:
-            size = (self.size, self.size)
+            size = (self.side, self.side)
             if dropped:
-                drawn = np.zeros((self.size, self.size, 3), np.uint8)
+                drawn = np.zeros((*size, 3), np.uint8)
             elif name == "landmarks":
                 drawn = render_landmarks(points, size)
             else:
                 drawn = render_five_points(five_points(points), size)
-            out[name] = torch.from_numpy(drawn).permute(2, 0, 1).float() / 255  # (3, size, size)
+            out[name] = torch.from_numpy(drawn).permute(2, 0, 1).float() / 255  # (3, 8h, 8w)
         return out
 
 
@@ -121,5 +124,5 @@ def collate(samples: Sequence[Sample]) -> Sample:
         if isinstance(value, Tensor):
             out[name] = torch.stack(values)
         else:
-            out[name] = torch.tensor(values) if isinstance(value, int) else values
+            out[name] = torch.tensor(values) if isinstance(value, (int, float)) else values
     return out

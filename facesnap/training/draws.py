@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -21,7 +22,7 @@ class Purpose(IntEnum):
     NOISE = 2
     DROPS = 3
     AUGMENT = 4
-    INITIAL = 5
+    JUDGE = 5
 
 
 def generator(seed: int, purpose: Purpose, *counter: int) -> np.random.Generator:
@@ -29,10 +30,15 @@ def generator(seed: int, purpose: Purpose, *counter: int) -> np.random.Generator
     return np.random.default_rng([seed, int(purpose), *counter])
 
 
+@lru_cache(maxsize=4)
+def _order(seed: int, count: int, epoch: int) -> np.ndarray:
+    return generator(seed, Purpose.ORDER, epoch).permutation(count)
+
+
 def sample_at(seed: int, count: int, number: int) -> int:
     """Which of `count` samples is the number-th of the training: each epoch is a permutation of its own."""
     epoch, place = divmod(number, count)
-    return int(generator(seed, Purpose.ORDER, epoch).permutation(count)[place])
+    return int(_order(seed, count, epoch)[place])
 
 
 class Slots(Sampler[list[tuple[int, int]]]):

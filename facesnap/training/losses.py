@@ -145,7 +145,6 @@ def identity_loss(
     wanted: Tensor,
     decode: Callable[[Tensor], Tensor],
     embed: Callable[[Tensor], Tensor],
-    scale: int = 8,
 ) -> Tensor:
     """1 - cosine of the face in a one-step estimate and the target's own; (B,).
 
@@ -155,15 +154,16 @@ def identity_loss(
     Args:
         clean: (B, 4, h, w) estimates of x0. boxes: (B, 4). matrices: (B, 2, 3), whole picture -> crop.
         wanted: (B, D) embeddings of the targets under the same recogniser.
-        decode: latents (1, 4, h, w) -> picture (1, 3, 8h, 8w) in 0..1. embed: crops (B, 3, 112, 112) in 0..1 -> (B, D).
-        scale: pixels of a latent cell.
+        decode: latents (1, 4, h, w) -> picture (1, 3, fh, fw) in 0..1, f the VAE's factor.
+        embed: crops (B, 3, 112, 112) in 0..1 -> (B, D).
     """
     crops = []
     for latent, box, matrix in zip(clean, boxes, matrices, strict=True):
         top, left, height, width = latent_window(box, (latent.shape[-2], latent.shape[-1]))
         piece = decode(latent[None, :, top : top + height, left : left + width])
+        factor = piece.shape[-1] // width  # pixels of a latent cell
         moved = matrix.clone()
-        moved[:, 2] += matrix[:, :2] @ matrix.new_tensor([left * scale, top * scale])  # the piece's corner
+        moved[:, 2] += matrix[:, :2] @ matrix.new_tensor([left * factor, top * factor])  # the piece's corner
         crops.append(warp(piece, moved))
     return 1 - F.cosine_similarity(embed(torch.cat(crops)).float(), wanted.float(), dim=-1)
 

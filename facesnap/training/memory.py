@@ -6,6 +6,7 @@ are not counted: what is left of the card is what they have.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from facesnap.errors import SettingsError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig
+from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
 from facesnap.models.projections import IDProjections
 from facesnap.training.config import TrainingConfig
@@ -100,5 +102,7 @@ def networks(config: TrainingConfig, base: str) -> dict[str, nn.Module]:
         }
         if wanted.ffrnet != "none":
             deep = 2 if wanted.ffrnet == "lite" else 10
-            out["ffrnet"] = FFRNet(FFRNetConfig.sd15() if base == "sd15" else FFRNetConfig.sdxl(deep=deep))
+            shape = FFRNetConfig.sd15() if base == "sd15" else FFRNetConfig.sdxl(deep=deep)
+            shape = dataclasses.replace(shape, hint_channels=(3, *wanted.hint))
+            out["ffrnet"] = LoraFFRNet(shape, wanted.rank) if wanted.ffrnet == "lora" else FFRNet(shape)
     return out

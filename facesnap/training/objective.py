@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facesnap.errors import SettingsError
+from facesnap.cache import ContentCache
 from facesnap.training import losses
-from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.config import LossWeights, TrainingConfig
+from facesnap.training.judges import load_judge
+from facesnap.training.text_states import TextStates
 from facesnap.training.wiring import Inputs, Output
 
 HEAD_MARGIN = 0.5  # by which the face box is widened to the head in the leak loss
+JUDGED_BYTES = 256 << 20  # of the judge's own vectors of targets
 
 
 class Objective:
@@ -38,10 +40,13 @@ class Objective:
         self.kind = losses.check_prediction(scheduler.config.prediction_type)
         self.alpha_bar: Tensor = scheduler.alphas_cumprod.to(device)
         self.timesteps = len(self.alpha_bar)
-        self.judge: TorchRecogniser | None = None
+        self.text = TextStates(pipeline, device)
+        self.factor = int(pipeline.vae_scale_factor)  # pixels of a latent cell
+        self.judge: nn.Module | None = None
         if any(stage.losses.identity > 0 for stage in config.stages):
             assert config.recogniser is not None  # see TrainingConfig
-            self.judge = _judge(config, recogniser).to(device)
+            self.judge = load_judge(config.recogniser, recogniser).to(device)
+            self._judged = ContentCache(JUDGED_BYTES)
             # Half-precision decoding of a one-step estimate overflows on SDXL; the gradient needs float32 anyway.
             self._decoder = copy.deepcopy(pipeline.vae).to(device, torch.float32).requires_grad_(False)
 
@@ -50,7 +55,8 @@ class Objective:
         on = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}
         alpha_bar = self.alpha_bar[on["timestep"]]
         noised = losses.add_noise(on["latents"], on["noise"], alpha_bar)
-        text, pooled, time_ids = self._text(batch["caption"], int(on["latents"].shape[-1]) * 8)
+        text, pooled = self.text(batch["caption"])
+        time_ids = None if pooled is None else self._sizes(on["latents"], pooled)
         inputs = Inputs(
             latents=noised.to(self.pipeline.unet.dtype), timesteps=on["timestep"], text=text, f_id=on["f_id"],
             hidden={level: on[f"hidden.{level}"][:, :, :] for level in self.levels},  # (B, 1, P, W)
@@ -77,7 +83,7 @@ class Objective:
         if wanted.leak:
             found["leak"] = losses.leak_loss(output.residuals, boxes, HEAD_MARGIN)
         if wanted.identity:
-            found["identity"] = alpha_bar * self._identity(prediction, noised.float(), alpha_bar, boxes, batch)
+            found["identity"] = self._identity(prediction, noised.float(), alpha_bar, boxes, batch, wanted)
         means = {name: value.mean() for name, value in found.items()}
         factors = {"diffusion": 1.0} | wanted.model_dump()
         return means | {
@@ -85,52 +91,48 @@ class Objective:
         }
 
     def _identity(
-        self, prediction: Tensor, noised: Tensor, alpha_bar: Tensor, boxes: Tensor, batch: dict[str, Any]
+        self,
+        prediction: Tensor,
+        noised: Tensor,
+        alpha_bar: Tensor,
+        boxes: Tensor,
+        batch: dict[str, Any],
+        wanted: LossWeights,
     ) -> Tensor:
+        """alpha_bar (1 - cosine) over the share of the samples that are judged, 0 of the others; (B,)."""
         assert self.judge is not None
-        clean = losses.clean_of(self.kind, prediction, noised, alpha_bar)
-        crops = batch["crop"].to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 112, 112, 3) -> (B, 3, 112, 112)
+        judged = (batch["judged"].to(self.device) <= wanted.identity_share) & (alpha_bar >= wanted.identity_from)
+        found = torch.zeros_like(alpha_bar)
+        rows = judged.nonzero()[:, 0]
+        if not len(rows):
+            return found
+        clean = losses.clean_of(self.kind, prediction[rows], noised[rows], alpha_bar[rows])
         with torch.autocast(self.device.type, enabled=False):
-            with torch.no_grad():
-                own = self.judge(crops)
-            matrices = batch["matrix"].to(self.device)
-            return losses.identity_loss(clean, boxes, matrices, own, self._decode, self.judge)
+            own = torch.cat([self._own(batch, int(row)) for row in rows])
+            matrices = batch["matrix"].to(self.device)[rows]
+            distance = losses.identity_loss(clean, boxes[rows], matrices, own, self._decode, self.judge)
+        return found.index_put((rows,), alpha_bar[rows] * distance / wanted.identity_share)
+
+    @torch.no_grad()
+    def _own(self, batch: dict[str, Any], row: int) -> Tensor:
+        """The judge's vector (1, D) of a target itself; photos come back every epoch, so it is kept."""
+
+        def make() -> Tensor:
+            assert self.judge is not None
+            crop = batch["crop"][row].to(self.device).permute(2, 0, 1).float() / 255  # (3, 112, 112)
+            return self.judge(crop[None])
+
+        return self._judged.get(int(batch["target"][row]), make, lambda vector: 4 * vector.numel())
 
     def _decode(self, latents: Tensor) -> Tensor:
         config = self._decoder.config
         shift = getattr(config, "shift_factor", None) or 0.0
         return self._decoder.decode(latents / config.scaling_factor + shift, return_dict=False)[0] / 2 + 0.5
 
-    @torch.no_grad()
-    def _text(self, captions: list[str], side: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Hidden states of the captions, and SDXL's pooled vector and sizes."""
-        found = self.pipeline.encode_prompt(
-            prompt=captions, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        if len(found) == 2:
-            return found[0], None, None
-        sizes = torch.tensor([side, side, 0, 0, side, side], device=self.device, dtype=found[0].dtype)
-        return found[0], found[2], sizes.expand(len(captions), -1)
-
-
-def _judge(config: TrainingConfig, recogniser: str) -> TorchRecogniser:
-    from facesnap.faces.packs import file_sha256
-
-    assert config.recogniser is not None
-    judge = TorchRecogniser.load(config.recogniser)
-    if file_sha256(config.recogniser) == recogniser:
-        raise SettingsError(
-            f"{config.recogniser} is the recogniser that the data were prepared with.",
-            expected="another one: a network that judges its own vectors is easily fooled",
-            remedy="name another pack's recogniser, or set the identity loss to 0",
-        )
-    if judge.side != losses.RECOGNISER_SIDE:
-        raise SettingsError(
-            f"{config.recogniser} takes crops of {judge.side} pixels.",
-            expected=f"{losses.RECOGNISER_SIDE}",
-            remedy="name another recogniser",
-        )
-    return judge
+    def _sizes(self, latents: Tensor, pooled: Tensor) -> Tensor:
+        """SDXL's six sizes of each sample, (B, 6): whole square pictures."""
+        side = int(latents.shape[-1]) * self.factor
+        return pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(pooled), -1)
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:

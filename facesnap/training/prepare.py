@@ -30,6 +30,7 @@ from facesnap.faces.picture import read_picture
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
+from facesnap.landmarks.scheme import POINT_COUNT
 from facesnap.training.draws import Purpose, generator
 from facesnap.training.losses import RECOGNISER_SIDE
 from facesnap.training.shards import FORMAT, HEAD, ZERO, has_shard, read_rows, save_atomically, write_json, write_shard
@@ -183,8 +184,11 @@ class Preparer:
             )
         # kps count from pixel centres, the square from its corner: half a pixel each way
         kps = ((face.kps + 0.5 - corner) * scale - 0.5).astype(np.float32)
-        fit = self._predictor.fit(_Placed(picture, box.reshape(4), kps))
-        points = self._predictor.predict(fit, fit, (size, size)).points
+        if photo.points is None:
+            fit = self._predictor.fit(_Placed(picture, box.reshape(4), kps))
+            points = self._predictor.predict(fit, fit, (size, size)).points
+        else:
+            points = (known_points(photo.points) - corner) / side
         rngs = [generator(self.settings.seed, Purpose.AUGMENT, number, v) for v in range(1, self.settings.variants)]
         crops = [face.crop(224), *(variant(pixels, face.kps, rng) for rng in rngs)] if self.encoder else []
         return Seen(photo, picture, face, kps, box.reshape(4), points, crops)
@@ -242,6 +246,25 @@ class _Placed:
     picture: np.ndarray
     box: np.ndarray
     kps: np.ndarray
+
+
+def known_points(told: Any) -> np.ndarray:
+    """The 72 points (72, 2) that somebody gives for a photo.
+
+    Raises:
+        SettingsError: it is anything else than 72 pairs of finite numbers.
+    """
+    try:
+        points = np.array(told, dtype=np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.shape != (POINT_COUNT, 2) or not np.isfinite(points).all():
+        raise SettingsError(
+            f"The photo's points are {str(told)[:60]}.",
+            expected=f"{POINT_COUNT} pairs of finite numbers",
+            remedy="correct them, or leave them out to have them detected",
+        )
+    return points
 
 
 def square_around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int]:

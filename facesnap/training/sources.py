@@ -26,6 +26,8 @@ class Photo:
         person: people of one name may stand in for each other as references.
         caption: or None where none is given.
         file: the photo, or the tar that holds it. offset, size: of the bytes inside a tar; size None: the whole file.
+        points: the 72 landmarks where they are known, as the tar's json has them (not checked yet): [x, y] in pixels
+            of the photo, from its upper left corner, in the order of `facesnap.landmarks.scheme`.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Photo:
     file: Path
     offset: int = 0
     size: int | None = None
+    points: Any = None
 
     def read(self) -> bytes:
         with self.file.open("rb") as stream:
@@ -113,7 +116,10 @@ def _rows(file: Path) -> list[Any]:
 
 
 def _from_tar(file: Path) -> Iterator[Photo]:
-    """Members of one stem belong together; a photo's person is its json's "person", else what precedes the last _."""
+    """Members of one stem belong together; a photo's person is its json's "person", else what precedes the last _.
+
+    The json may hold "caption" and "points" too.
+    """
     members: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
         with tarfile.open(file) as tar:
@@ -130,7 +136,8 @@ def _from_tar(file: Path) -> Iterator[Photo]:
                 caption = _text(tar, text).strip() if text is not None else told.get("caption")
                 person = told.get("person")
                 person = str(person) if person is not None else stem.rpartition("_")[0] or stem
-                yield Photo(f"{file.name}/{stem}", person, caption or None, file, photo.offset_data, photo.size)
+                key, points = f"{file.name}/{stem}", told.get("points")
+                yield Photo(key, person, caption or None, file, photo.offset_data, photo.size, points)
     except (tarfile.TarError, ValueError) as error:
         raise SettingsError(
             f"{file.name} cannot be read ({error}).",

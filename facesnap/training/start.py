@@ -17,6 +17,7 @@ from facesnap.faces.recognisers import require_named
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.fidelity_lite import SDXL_LITE, lite_state_dict
+from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
 from facesnap.models.projections import IDProjections
 from facesnap.training.config import Adapter as Wanted
@@ -44,10 +45,13 @@ def starting_adapter(wanted: Wanted, unet: Any, head: dict[str, Any], seed: int 
         if wanted.ffrnet == "none":
             adapter = dataclasses.replace(adapter, ffrnet=None, ffrnet_spec=None, digest="")
         elif adapter.ffrnet is None:
-            net = FFRNet.from_unet_state_dict(config_of(unet), {k: v.float() for k, v in unet.state_dict().items()})
-            if wanted.ffrnet == "lite":
-                net = _lite(net, topology)
-            adapter = dataclasses.replace(adapter, ffrnet=net, digest="")
+            adapter = dataclasses.replace(adapter, ffrnet=_fresh_ffrnet(wanted, unet, topology), digest="")
+        elif isinstance(adapter.ffrnet, LoraFFRNet) != (wanted.ffrnet == "lora"):
+            raise SettingsError(
+                f"adapter.ffrnet is {wanted.ffrnet}, and the FFRNet of {wanted.start} is of another kind.",
+                expected="lora where the checkpoint's FFRNet is a LoRA, full or lite where it is not",
+                remedy="ask for the checkpoint's kind, or start from one without FFRNet",
+            )
     missing = [level for level in adapter.mixer.config.clip_levels if level not in head["settings"]["levels"]]
     if missing:
         raise SettingsError(
@@ -95,8 +99,8 @@ def fresh_adapter(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> A
     return Adapter(spec, mixer, projections)
 
 
-def config_of(unet: Any) -> FFRNetConfig:
-    """The full FFRNet of a diffusers UNet: its encoder's shape."""
+def config_of(unet: Any, hint: tuple[int, ...] = (16, 32, 96, 256)) -> FFRNetConfig:
+    """The full FFRNet of a diffusers UNet: its encoder's shape; hint: channels of the hint network's stages."""
     c = unet.config
     levels, layers = len(c.block_out_channels), c.layers_per_block
     per_level = c.transformer_layers_per_block
@@ -107,6 +111,7 @@ def config_of(unet: Any) -> FFRNetConfig:
     return FFRNetConfig(
         tuple(c.block_out_channels), depth, deep[-1], c.cross_attention_dim, bool(c.use_linear_projection),
         c.projection_class_embeddings_input_dim, 4 * c.block_out_channels[0], norm_groups=c.norm_num_groups,
+        hint_channels=(3, *hint),
         heads=heads if same else None, head_dim=None if same else c.block_out_channels[0] // heads[0],
     )  # fmt: skip
 
@@ -128,6 +133,14 @@ def _from_checkpoint(wanted: Wanted, topology: Topology, head: dict[str, Any]) -
         name=wanted.name, licence=wanted.licence or spec.licence,
     )  # fmt: skip
     return dataclasses.replace(adapter, spec=spec, digest="", lora=None)
+
+
+def _fresh_ffrnet(wanted: Wanted, unet: Any, topology: Topology) -> FFRNet:
+    config, state = config_of(unet, wanted.hint), {k: v.float() for k, v in unet.state_dict().items()}
+    if wanted.ffrnet == "lora":
+        return LoraFFRNet.from_unet_state_dict(config, state, wanted.rank)
+    net = FFRNet.from_unet_state_dict(config, state)
+    return _lite(net, topology) if wanted.ffrnet == "lite" else net
 
 
 def _lite(net: FFRNet, topology: Topology) -> FFRNet:

@@ -288,7 +288,6 @@ def _copied(module: TrainableAdapter) -> Any:
     """The adapter with copies of its tensors' values, on the CPU, for writing."""
     import dataclasses
 
-    from facesnap.models.fidelity import FFRNet
     from facesnap.models.mixer import FacialAttributeMixer
     from facesnap.models.projections import IDProjections
 
@@ -301,7 +300,7 @@ def _copied(module: TrainableAdapter) -> Any:
     with torch.device("meta"):
         mixer, net = FacialAttributeMixer(adapter.mixer.config), adapter.ffrnet  # type: ignore[arg-type]
         projections = IDProjections(old.widths, old.groups, old.context)
-        ffrnet = None if net is None else FFRNet(net.config)
+        ffrnet = None if net is None else net.unfilled()
     return dataclasses.replace(
         adapter, mixer=copy(adapter.mixer, mixer), projections=copy(old, projections),
         ffrnet=None if ffrnet is None else copy(net, ffrnet),

@@ -21,6 +21,7 @@ from facesnap.attach.conditioning import Rule
 from facesnap.attach.topology import Site, Topology, read_topology
 from facesnap.checkpoints.adapter import Adapter, FFRNetSpec
 from facesnap.errors import AttachError, SettingsError
+from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.layers import TokenGroup
 from facesnap.models.mixer import FacialAttributeMixer
 from facesnap.models.projections import GroupProjection, IDProjections, module_key
@@ -196,6 +197,8 @@ class TrainableAdapter(nn.Module):
         self.wiring.set(project(self.projections, groups) if self.use_projections else None)
         residuals: dict[str, Any] = {}
         if self.ffrnet is not None:
+            if isinstance(self.ffrnet, LoraFFRNet):
+                self.ffrnet.borrow(dict(self.unet.named_parameters()))
             tokens = torch.cat([groups[name].tokens for name in self.ffrnet_spec.groups], dim=1)  # (B, T, D)
             hint = self.ffrnet.embed_hint(inputs.landmarks, inputs.five_points)
             y = _sdxl_vector(self.unet, inputs)

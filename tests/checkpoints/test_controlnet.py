@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 
-from facesnap.checkpoints.controlnet import MIDDLE, RESIDUAL_BLOCK, STEMS, to_diffusers_names
 from facesnap.errors import CheckpointError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig
+from facesnap.models.ldm_names import MIDDLE, RESIDUAL_BLOCK, STEMS, to_diffusers_names
 
 CONFIGS = {
     "sd15": FFRNetConfig.sd15(),

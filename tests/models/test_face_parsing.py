@@ -56,7 +56,7 @@ def test_the_same_parts_as_facexlib(networks, kind: str, mean: tuple[float, ...]
     picture = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16, generator=g), (512, 512), mode="bilinear")
     x = (picture - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     scores = theirs(x)[0]
-    assert (ours(x) - scores).abs().max() <= 1e-4 * scores.std()
+    assert torch.equal(ours(x), scores)  # to the bit: where two labels are alike, rounding would choose another
     labels = scores.argmax(1, keepdim=True)
     assert len(labels.unique()) > 2
     # Background, hat, ears and their rings, neck, necklace, clothes: CelebAMask-HQ in either order.

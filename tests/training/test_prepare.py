@@ -52,7 +52,7 @@ def test_good_photos_are_kept_and_bad_ones_named(preparer, photos: Path, tmp_pat
     assert data.tensor(0, "mean").shape == (4, 16, 16) and data.tensor(0, "hidden.1").shape == (2, 50, 64)
     assert torch.equal(data.tensor(0, "hidden.-2", 1), data.tensor(0, "hidden.-2")[1])
     assert not torch.equal(data.tensor(0, "hidden.-2", 0), data.tensor(0, "hidden.-2", 1))
-    small = np.asarray(Image.fromarray(astronaut).resize((128, 128), Image.Resampling.LANCZOS))
+    small = np.array(Image.fromarray(astronaut).resize((128, 128), Image.Resampling.LANCZOS))
     crop = warp(torch.from_numpy(small).permute(2, 0, 1)[None].float(), data.tensor(0, "matrix"))
     assert np.abs(crop[0].permute(1, 2, 0).numpy() - data.tensor(0, "crop").numpy()).mean() < 12  # 4 x smaller
     points, box = data.tensor(0, "points").numpy(), data.tensor(0, "box").numpy()
@@ -114,3 +114,29 @@ def test_the_square_holds_the_face() -> None:
     assert square_around(np.array([10, 10, 30, 40]), (100, 60)) == (0, 0, 60)
     assert square_around(np.array([80, 10, 95, 40]), (100, 60)) == (40, 0, 60)
     assert square_around(np.array([40, 70, 60, 90]), (100, 200)) == (0, 30, 100)
+
+
+def test_known_points_are_taken_as_they_are_and_wrong_ones_cost_that_photo_alone(
+    preparer, tmp_path: Path, astronaut: np.ndarray
+) -> None:
+    known = np.random.default_rng(0).uniform(100, 300, (72, 2)).round(2)
+    picture = io.BytesIO()
+    Image.fromarray(astronaut[:400]).save(picture, format="PNG")  # 512 x 400: the square is cut from its left or right
+    with tarfile.open(tmp_path / "known.tar", "w") as tar:
+        for stem, points in (("a_0", known.tolist()), ("a_1", known[:70].tolist()), ("a_2", "none"), ("a_3", None)):
+            for name, content in (
+                (f"{stem}.png", picture.getvalue()),
+                (f"{stem}.json", json.dumps({"points": points})),
+            ):
+                content = content if isinstance(content, bytes) else content.encode()
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    report = preparer.run(tmp_path / "known.tar", tmp_path / "out")
+    assert report["kept"] == 2 and set(report["dropped"]) == {"known.tar/a_1", "known.tar/a_2"}
+    data = Shards(tmp_path / "out")
+    left, _, side = square_around(preparer.analyser.face(astronaut[:400]).box, (512, 400))
+    assert side == 400
+    assert np.allclose(data.tensor(0, "points").numpy() * 400 + [left, 0], known, atol=1e-3)
+    detected = data.tensor(1, "points").numpy()
+    assert np.abs(detected - data.tensor(0, "points").numpy()).mean() > 0.05

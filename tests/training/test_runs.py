@@ -37,7 +37,7 @@ def _stage(steps: int, **more: Any) -> list[dict[str, Any]]:
     return [{"name": "all", "steps": steps, "warmup": 2, "lr": rates, **more}]
 
 
-def _write(path: Path, changes: dict[str, Any]) -> Path:
+def write_config(path: Path, changes: dict[str, Any]) -> Path:
     values = yaml.safe_load(ready_made()["tiny-cpu"])
     for key, value in changes.items():
         *section, last = key.split(".")
@@ -49,10 +49,14 @@ def _write(path: Path, changes: dict[str, Any]) -> Path:
     return path
 
 
+def environment() -> dict[str, str]:
+    """Of a process that imports this very tree."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
 def _command(*arguments: str, **kwargs: Any) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, *arguments], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, **kwargs
     )  # fmt: skip
 
@@ -62,7 +66,7 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(changes, tmp_path: P
     steps = {"stages": _stage(12), "checkpoints.every": 4}
     whole = _train(changes, **steps)
     broken = tmp_path / "broken"
-    config = _write(tmp_path / "config.yaml", changes | steps | {"output": str(broken)})
+    config = write_config(tmp_path / "config.yaml", changes | steps | {"output": str(broken)})
     process = _command("-m", "facesnap", "train", str(config))
     deadline = time.monotonic() + 200
     while not runs.checkpoints(broken) and process.poll() is None and time.monotonic() < deadline:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from facesnap.landmarks.scheme import PARTS
@@ -21,7 +22,7 @@ from facesnap.training.tiny.loop import Draws, Losses
 FACTOR = 4  # px of the picture for one of the latent
 CHANNELS = 4
 CROP = 64  # px; most steps see part of a picture, the last ones whole pictures, whose norms differ a little
-WHOLE_FROM = 0.75  # of the steps
+WHOLE_FROM = 0.9  # of the steps
 FEATURE_WEIGHT, FACE_WEIGHT = 4.0, 1.0
 FEATURE_RADIUS = 2.5  # px, of the weight around each point of brows, nose, eyes and mouth
 KL_WEIGHT = 1e-6
@@ -104,11 +105,15 @@ class AutoencoderLoss:
 
 
 @torch.no_grad()
-def latents(model: Any, images: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of (mean, deviation) (B, 4, S / 4, S / 4) of pictures (N, S, S, 3) uint8, not scaled."""
+def latents(model: Any, images: np.ndarray, shrink: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of (mean, deviation) (B, 4, S / 4, S / 4) of pictures (N, S, S, 3) uint8, not scaled.
+
+    shrink: by which the pictures are made smaller first.
+    """
     model.eval()
     for start in range(0, len(images), BATCH):
-        posterior = model.encode(pixels(images[start : start + BATCH])).latent_dist
+        values = F.avg_pool2d(pixels(images[start : start + BATCH]), shrink)
+        posterior = model.encode(values).latent_dist
         yield posterior.mean, posterior.std
 
 

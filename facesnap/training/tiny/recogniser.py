@@ -19,22 +19,25 @@ from facesnap.training.tiny.judge import load_frozen, save_weights
 from facesnap.training.tiny.loop import Draws, Losses
 
 WIDTH = 256  # of the embedding
-STAGES = (32, 64, 128, 256)
+STAGES = (24, 48, 96, 192)
 MARGIN, SCALE = 0.3, 24.0  # ArcFace (arXiv 1801.07698) with a smaller margin: few pictures of each person
 BATCH = 64
 
 
 class Residual(nn.Module):
-    """IResNet's block: norm, convolution, norm, PReLU, convolution, norm, and the shortcut."""
+    """IResNet's block: norm, convolution, norm, PReLU, convolution, norm, and the shortcut.
+
+    The first convolution has the stride, not the second: that takes half the time.
+    """
 
     def __init__(self, inner: int, outer: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.BatchNorm2d(inner),
-            nn.Conv2d(inner, outer, 3, 1, 1, bias=False),
+            nn.Conv2d(inner, outer, 3, stride, 1, bias=False),
             nn.BatchNorm2d(outer),
             nn.PReLU(outer),
-            nn.Conv2d(outer, outer, 3, stride, 1, bias=False),
+            nn.Conv2d(outer, outer, 3, 1, 1, bias=False),
             nn.BatchNorm2d(outer),
         )
         self.shortcut: nn.Module = nn.Identity()

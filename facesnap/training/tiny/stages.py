@@ -39,16 +39,16 @@ from facesnap.faces.drawing import save_png
 from facesnap.training.tiny import attributes, autoencoder, landmarks, recogniser, text, unet, vit
 from facesnap.training.tiny.data import Portraits, pack
 from facesnap.training.tiny.judge import boxes_found, identity_kept
-from facesnap.training.tiny.loop import Budget, Loop, Say
+from facesnap.training.tiny.loop import Budget, Loop, Say, channels_last
 from facesnap.world.dataset import Dataset
 from facesnap.world.measure import separation
 from facesnap.world.splits import SPLITS
 
 BUDGETS = {
-    "autoencoder": Budget(steps=12_000, batch=8, rate=1e-3, half=True),
-    "recogniser": Budget(steps=6_000, batch=64, rate=2e-3, half=True),
-    "encoder": Budget(steps=8_000, batch=64, rate=1e-3, half=True),
-    "unet": Budget(steps=20_000, batch=16, rate=6e-4),
+    "autoencoder": Budget(steps=5_000, batch=8, rate=1e-3, half=True),
+    "recogniser": Budget(steps=3_000, batch=64, rate=2e-3, half=True),
+    "encoder": Budget(steps=4_000, batch=64, rate=1e-3, half=True),
+    "unet": Budget(steps=16_000, batch=16, rate=6e-4),
     "landmarks": Budget(steps=8_000, batch=16, rate=1e-3),
     "attributes": Budget(steps=4_000, batch=32, rate=1e-3),
 }
@@ -181,7 +181,7 @@ def train_autoencoder(work: Work) -> dict[str, Any]:
 def train_recogniser(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("recogniser", recogniser.Classifier(int(train.labels[-1]) + 1))
+    loop = work.loop("recogniser", channels_last(recogniser.Classifier(int(train.labels[-1]) + 1)))
     loss = recogniser.RecogniserLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     model: recogniser.TinyRecogniser = loop.averaged.recogniser
@@ -223,12 +223,15 @@ def train_unet(work: Work) -> dict[str, Any]:
     model = unet.Denoiser(unet.make_unet(work.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
     loop = work.loop("unet", model, weights)
 
-    def loss_on(portraits: Portraits, network: Any) -> unet.DenoiserLoss:
-        mean, std = _latents(vae, portraits, work.state / "unet" / f"latents-{weights[:16]}-{portraits.split}")
+    def loss_on(portraits: Portraits, network: Any, coarse_steps: int = 0) -> unet.DenoiserLoss:
+        folder = work.state / "unet" / f"latents-{weights[:16]}-{portraits.split}"
+        fine = _latents(vae, portraits, folder)
+        coarse = _latents(vae, portraits, folder.with_name(f"{folder.name}-half"), 2) if coarse_steps else None
         tokens, empty = text.tokenise(tokenizer, portraits.captions), text.tokenise(tokenizer, [""])[0]
-        return unet.DenoiserLoss(network, mean, std, tokens, empty, loop.budget.batch)
+        return unet.DenoiserLoss(network, fine, tokens, empty, loop.budget.batch, coarse, coarse_steps)
 
-    loop.run(loss_on(train, model), seconds=work.hours * 3600, say=work.say)
+    coarse_steps = int(unet.COARSE * loop.budget.steps)
+    loop.run(loss_on(train, model, coarse_steps), seconds=work.hours * 3600, say=work.say)
     average = loop.averaged
     unet.save_pipeline(average, vae, tokenizer, work.state / "unet" / "pipeline")
     batches = min(PREDICTIONS, max(loop.budget.steps, 1))
@@ -245,7 +248,7 @@ def train_unet(work: Work) -> dict[str, Any]:
 def train_landmarks(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("landmarks", _channels_last(landmarks.LandmarkJudge()))
+    loop = work.loop("landmarks", channels_last(landmarks.LandmarkJudge()))
     loss = landmarks.LandmarkLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     judge: landmarks.LandmarkJudge = loop.averaged
@@ -268,7 +271,7 @@ def train_landmarks(work: Work) -> dict[str, Any]:
 def train_attributes(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("attributes", _channels_last(attributes.AttributeJudge()))
+    loop = work.loop("attributes", channels_last(attributes.AttributeJudge()))
     loss = attributes.AttributeLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     judge: attributes.AttributeJudge = loop.averaged
@@ -278,22 +281,20 @@ def train_attributes(work: Work) -> dict[str, Any]:
     return work.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
 
 
-def _channels_last(module: nn.Module) -> nn.Module:
-    """The module in the memory layout in which its convolutions take a fifth less time on a CPU."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _latents(vae: Any, portraits: Portraits, folder: Path, shrink: int = 1) -> unet.Moments:
+    """Mean and deviation (N, 4, H, W) float16 of the scaled latents, made once for an autoencoder.
 
-
-def _latents(vae: Any, portraits: Portraits, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (N, 4, H, W) float16 of the scaled latents, made once for an autoencoder."""
+    shrink: by which the pictures are made smaller first.
+    """
     files = [folder / "mean.npy", folder / "std.npy"]
     if not folder.is_dir():
         part = folder.with_name(folder.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
-        side = portraits.images.shape[1] // autoencoder.FACTOR
+        side = portraits.images.shape[1] // shrink // autoencoder.FACTOR
         shape = (len(portraits), autoencoder.CHANNELS, side, side)
         arrays = [open_memmap(part / file.name, "w+", "float16", shape) for file in files]
         row = 0
-        for both in autoencoder.latents(vae, portraits.images):
+        for both in autoencoder.latents(vae, portraits.images, shrink):
             for array, values in zip(arrays, both, strict=True):
                 array[row : row + len(values)] = (values * vae.config.scaling_factor).numpy()
             row += len(both[0])

@@ -286,8 +286,23 @@ def test_batches_of_people_hold_pairs_and_crops_vary_by_draws_alone() -> None:
 
 def test_v_prediction_is_weighted_as_min_snr_says() -> None:
     latents, none = np.zeros((2, 4, 8, 8), np.float16), torch.zeros(2, text.LENGTH, dtype=torch.int64)
-    loss = unet.DenoiserLoss(None, latents, latents, none, none[0], 2)  # type: ignore[arg-type]
+    loss = unet.DenoiserLoss(None, (latents, latents), none, none[0], 2)  # type: ignore[arg-type]
     signal = loss.scheduler.alphas_cumprod
     # An error in v is alpha times smaller in x0 terms: snr * |x0|^2 = snr * (1 - signal) * |v|^2, with snr cut at 5.
     snr = signal / (1 - signal)
     assert torch.allclose(loss.weight, snr.clamp(max=5) * (1 - signal), atol=1e-6)
+
+
+def test_the_first_steps_see_pictures_of_half_the_side() -> None:
+    class Echo(nn.Module):
+        def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+            sides.append(noisy.shape[-1])
+            return noisy
+
+    sides: list[int] = []
+    fine, coarse = (np.zeros((2, 4, side, side), np.float16) for side in (8, 4))
+    tokens = torch.zeros(2, text.LENGTH, dtype=torch.int64)
+    loss = unet.DenoiserLoss(Echo(), (fine, fine), tokens, tokens[0], 2, (coarse, coarse), 3)  # type: ignore[arg-type]
+    for step in range(5):
+        loss(step, Draws(0, "unet", step))
+    assert sides == [4, 4, 4, 8, 8]

@@ -1,0 +1,137 @@
+"""A base whose VAE divides sides by four, as the tiny one's: sizes follow the latent, not a fixed eight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from facesnap.attach.structure import View
+from facesnap.errors import CheckpointError, SettingsError
+from facesnap.faces.packs import file_sha256, load_pack
+from facesnap.training.arcface import TorchRecogniser
+from facesnap.training.config import load_config
+from facesnap.training.data import collate
+from facesnap.training.judges import load_judge
+from facesnap.training.losses import clean_of, warp
+from facesnap.training.tiny.recogniser import TinyRecogniser
+from facesnap.training.trainer import Trainer
+
+
+@pytest.fixture
+def trainer(prepared_f4, tmp_path: Path) -> Trainer:
+    changes = {
+        "base.model": str(prepared_f4.model), "data.folder": str(prepared_f4.data), "output": str(tmp_path / "run"),
+        "recogniser": str(prepared_f4.judge), "augment.jitter": 0.0, "drops.landmarks": 0.0,
+    }  # fmt: skip
+    rates = {"mixer": 1e-3, "projections": 1e-3, "ffrnet": 1e-3}
+    stages = [{"name": "all", "steps": 2, "lr": rates, "losses": {"identity": 0.1}}]
+    return Trainer(load_config("tiny-cpu", changes | {"stages": stages}))
+
+
+def test_training_and_generation_draw_the_same_picture(trainer: Trainer) -> None:
+    from facesnap.landmarks.predictor import Landmarks
+    from facesnap.shape import Shape, draw
+
+    sample = trainer.samples[(0, 0)]
+    assert sample["latents"].shape == (4, 16, 16) and sample["landmarks"].shape == (3, 128, 128)
+    points = trainer.shards.tensor(sample["target"], "points").numpy()
+    drawn = draw(Shape(Landmarks(points), (64, 64), ()), View((128, 128), 0, 0, 128, 128), trainer.module.ffrnet.config)
+    assert drawn.landmarks is not None and float(drawn.landmarks.max()) == 1.0
+    assert torch.equal(sample["landmarks"], drawn.landmarks[0])
+    assert len(list(trainer.fit().iterdir())) > 0  # and FFRNet takes it
+
+
+def test_the_sample_grid_hands_ffrnet_a_picture_of_its_size(trainer: Trainer, monkeypatch) -> None:
+    from facesnap.models.fidelity import FFRNet
+    from facesnap.training.grids import Grid
+
+    seen = []
+    real = FFRNet.embed_hint
+    monkeypatch.setattr(FFRNet, "embed_hint", lambda net, *p: seen.append(p[0].shape) or real(net, *p))
+    config = trainer.config.model_copy(
+        update={"samples": trainer.config.samples.model_copy(update={"people": 1, "steps": 2})}
+    )
+    Grid(config, trainer.shards).draw(trainer.host, trainer.module.adapter(), 7)
+    assert seen == [(1, 3, 128, 128)]
+    assert (config.output / "samples" / "step-00000007.png").is_file()
+
+
+def test_the_judge_sees_the_crop_of_the_whole_picture(trainer: Trainer) -> None:
+    """The piece that is decoded starts at a cell of four pixels: with another factor the crop would slip off."""
+    objective, batch = trainer.objective, collate([trainer.samples[(0, slot)] for slot in range(2)])
+    alpha_bar = torch.full((2,), 0.9999)
+    noised, prediction = batch["latents"], torch.zeros_like(batch["latents"])
+    batch["box"] = torch.tensor([[0.3, 0.25, 0.9, 0.9]] * 2)  # the piece has a corner of its own
+    wanted = trainer.config.stages[0].losses
+    found = objective._identity(prediction, noised, alpha_bar, batch["box"], batch, wanted)
+    clean = clean_of(objective.kind, prediction, noised, alpha_bar)
+    own = torch.cat([objective._own(batch, i) for i in range(2)])
+    whole = torch.cat([warp(objective._decode(clean[i : i + 1]), batch["matrix"][i]) for i in range(2)])
+    reference = 1 - torch.nn.functional.cosine_similarity(objective.judge(whole), own)
+    slipped = torch.cat(
+        [warp(objective._decode(clean[i : i + 1]), batch["matrix"][i] + torch.tensor([[0, 0, 8.0]] * 2))
+         for i in range(2)]
+    )  # fmt: skip
+    wrong = 1 - torch.nn.functional.cosine_similarity(objective.judge(slipped), own)
+    difference = (found / alpha_bar - reference).abs().max()
+    assert difference < 0.25 * (wrong - reference).abs().max(), (found, reference, wrong)
+
+
+def test_only_the_asked_for_samples_are_judged(trainer: Trainer) -> None:
+    objective, batch = trainer.objective, collate([trainer.samples[(0, slot)] for slot in range(4)])
+    alpha_bar = torch.tensor([0.9, 0.8, 0.3, 0.7])
+    batch["judged"] = torch.tensor([0.1, 0.9, 0.1, 0.2])
+    wanted = trainer.config.stages[0].losses
+
+    def judged(**changes: float) -> torch.Tensor:
+        prediction = torch.zeros_like(batch["latents"])
+        losses = wanted.model_copy(update=changes)
+        return objective._identity(prediction, batch["latents"], alpha_bar, batch["box"], batch, losses)
+
+    whole, part = judged(), judged(identity_share=0.5, identity_from=0.5)
+    assert bool((whole > 0).all()) and torch.equal(part > 0, torch.tensor([True, False, False, True]))
+    torch.testing.assert_close(part[[0, 3]], 2 * whole[[0, 3]], rtol=1e-4, atol=1e-6)
+    assert torch.equal(judged(identity_from=0.95), torch.zeros(4))
+
+
+def test_captions_are_encoded_once_and_as_the_pipeline_does(trainer: Trainer) -> None:
+    captions = ["a photo of a person", "soft light", "a photo of a person"]
+    wanted = trainer.host.pipeline.encode_prompt(captions, "cpu", 1, False)[0]
+    found, pooled = trainer.objective.text(captions)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert pooled is None and (found[0] - found[1]).abs().max() > 0.1
+    trainer.host.pipeline.encode_prompt = None  # type: ignore[assignment]
+    again, _ = trainer.objective.text(captions)
+    assert torch.equal(again, found)
+
+
+def test_a_judge_is_told_by_its_content(prepared_f4, face_pack: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "judge.onnx"
+    renamed.write_bytes(prepared_f4.judge.read_bytes())
+    crops = torch.rand(2, 3, 112, 112)
+    tiny = load_judge(renamed, "other")
+    torch.testing.assert_close(tiny(crops), TinyRecogniser.load(prepared_f4.judge)(2 * crops - 1))
+    assert not tiny.training and not any(p.requires_grad for p in tiny.parameters())
+    pack = load_pack(face_pack).recogniser
+    odd = tmp_path / "recogniser.safetensors"
+    odd.write_bytes(pack.read_bytes())
+    assert isinstance(load_judge(odd, "other"), TorchRecogniser)
+
+
+def test_judges_that_cannot_judge_are_named(prepared_f4, world, face_pack: Path, tmp_path: Path) -> None:
+    for file in (prepared_f4.judge, load_pack(face_pack).recogniser):
+        with pytest.raises(SettingsError, match="data were prepared with"):
+            load_judge(file, file_sha256(file))
+    with pytest.raises(SettingsError, match="no recogniser"):
+        load_judge(tmp_path / "none.onnx", "other")
+    with pytest.raises(CheckpointError, match="adapter"):  # safetensors of another network
+        load_judge(world.file, "other")
+
+
+def test_a_judge_of_another_size_is_refused(prepared_f4, face_pack: Path, monkeypatch) -> None:
+    monkeypatch.setattr(TorchRecogniser, "load", lambda file: SimpleNamespace(side=160))
+    with pytest.raises(SettingsError, match="160"):
+        load_judge(load_pack(face_pack).recogniser, "other")
