@@ -63,6 +63,6 @@ def load(analyser: FaceAnalyser, folder: Path = WEIGHTS) -> Shipped:
     encoder = None
     if adapter.mixer.config.clip_levels:
         encoder = ImageEncoder.load(folder / ENCODER / "model.safetensors")
-    side = int(host.unet.config.sample_size) * int(host.pipeline.vae_scale_factor)  # type: ignore[arg-type]
+    side = int(host.pipeline.unet.config.sample_size) * int(host.pipeline.vae_scale_factor)
     people = {file.stem: file for file in sorted((folder / PEOPLE).glob("*.png"))}
     return Shipped(host, Studio(adapter, analyser, encoder), people, side)

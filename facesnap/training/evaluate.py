@@ -244,8 +244,8 @@ class AskedShapes(Shapes):
 def _mark(host: DiffusersHost) -> str:
     """The base's name with a digest of its UNet's first and last layer, which every training moves."""
     digest = hashlib.sha256()
-    for layer in (host.unet.conv_in, host.unet.conv_out):  # type: ignore[union-attr]
-        digest.update(layer.weight.detach().float().cpu().numpy().tobytes())  # type: ignore[union-attr]
+    for layer in (host.pipeline.unet.conv_in, host.pipeline.unet.conv_out):
+        digest.update(layer.weight.detach().float().cpu().numpy().tobytes())
     return f"{host.name} {digest.hexdigest()[:16]}"
 
 

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from facesnap.checkpoints import native
 from facesnap.cli import main
-from facesnap.demo import shipped, trained, untrained
-from facesnap.demo.run import UNTRAINED, run_demo
+from facesnap.demo import run, shipped, trained, untrained
 from facesnap.errors import CheckpointError, IdentityMismatchError, SettingsError
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost
@@ -111,7 +110,7 @@ def test_the_demo_takes_the_shipped_weights(
     loaded = shipped.load(world.analyser, weights)
     assert {p.dtype for p in loaded.host.unet.parameters()} == {torch.float32}
     assert {p.dtype for p in loaded.studio.adapter.mixer.parameters()} == {torch.float32}
-    report = run_demo(tmp_path / "out", world.analyser, weights=weights)
+    report = run.run_demo(tmp_path / "out", world.analyser, weights=weights)
     assert report["note"] == trained.TRAINED and report["people"] == ["1000000", "astronaut"]
     assert [entry["kind"] for entry in report["pictures"][:2]] == ["without", "with"]
     assert len(report["pictures"]) == 2 * (2 + len(trained.POSES))
@@ -123,12 +122,16 @@ def test_the_demo_takes_the_shipped_weights(
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == report
 
 
-def test_without_weights_the_demo_says_that_it_is_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_weights_the_demo_is_the_untrained_one_and_says_so(
+    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SIZE", (64, 64))
+    monkeypatch.setattr(run, "PROMPTS", run.PROMPTS[:1])
+    monkeypatch.setattr(run, "POSES", dict(list(run.POSES.items())[:1]))
     assert not shipped.is_shipped(tmp_path)
-    monkeypatch.setattr("facesnap.demo.run._models", lambda *_: (_ for _ in ()).throw(KeyError("untrained path")))
-    with pytest.raises(KeyError, match="untrained path"):
-        run_demo(tmp_path / "out", None, Path("photo.png"), weights=tmp_path)  # type: ignore[arg-type]
-    assert "untrained" in UNTRAINED
+    report = run.run_demo(tmp_path / "out", world.analyser, weights=tmp_path)
+    assert report["note"] == run.UNTRAINED and "untrained" in report["note"] and report["unet_unchanged_afterwards"]
+    assert [entry["strength"] for entry in report["pictures"]] == [0.0, 0.5, 1.0]
 
 
 def test_weights_of_another_recogniser_are_refused(weights: Path, world: SimpleNamespace, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def diversity(hogs: list[np.ndarray]) -> float:
     if len(hogs) < 2:
         return float("nan")
     cosine = np.stack(hogs) @ np.stack(hogs).T
-    return float(1 - cosine[np.triu_indices(len(hogs), 1)].mean())
+    return max(0.0, float(1 - cosine[np.triu_indices(len(hogs), 1)].mean()))
 
 
 def copying(made: np.ndarray, truth: np.ndarray, reference: np.ndarray) -> float:

@@ -61,6 +61,7 @@ def table_of(
     right: dict[str, list[float]] = {}
     for i, sitter in enumerate(sitters):
         hogs = []
+        shown = {id(case.truth): case.name for case in sitter.cases}  # a photo may be the truth of many prompts
         for j, case in enumerate(sitter.cases):
             one, truth = looked.get(case.name), truths.get(case.name, {})
             if one is None:
@@ -72,7 +73,8 @@ def table_of(
                 for name, value in one["right"].items():
                     right.setdefault(name, []).append(value)
             if one["found"]:
-                hogs.append(np.array(one["hog"]))
+                if looked is not truths or shown[id(case.truth)] == case.name:
+                    hogs.append(np.array(one["hog"]))
                 _compare(grids, (i, j), np.array(one["embedding"]), references[i], truth, judge, looked is truths)
         spread[i] = diversity(hogs)
     values = {name: spread if name == "diversity" else person_means(grids[name]) for name in METRICS}
@@ -99,7 +101,8 @@ def calibration(
     """The judge's scale on true pictures: `same` person's reference and others; `different` people's; and EER."""
     from facesnap.world.measure import equal_error_rate
 
-    same, different = [], []
+    same: list[float] = []
+    different: list[float] = []
     for i, sitter in enumerate(sitters):
         for case in {id(c.truth): c for c in sitter.cases}.values():  # one photo may be the truth of many prompts
             one = truths.get(case.name, {})
