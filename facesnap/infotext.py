@@ -13,7 +13,8 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
 from facesnap.landmarks.presets import parse_expression
-from facesnap.portrait import PersonSettings, Portrait
+from facesnap.person import PersonSettings
+from facesnap.portrait import Portrait
 from facesnap.shape import PoseSettings
 from facesnap.webui.fields import expressions
 from facesnap.webui.infotext import Named, Seen, fields, line

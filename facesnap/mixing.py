@@ -130,7 +130,7 @@ def mix(
         _vectors(identity, adapter.spec.id_vector)[None],
         {level: identity.hidden[level].float()[None] for level in levels},  # (1, R, P, W)
         f_fused=torch.from_numpy(identity.f_id(adapter.spec.id_vector))[None],
-        weights=torch.from_numpy(identity.weights)[None],
+        weights=None if card is not None and card.alike else torch.from_numpy(identity.weights)[None],
         s_struct=s_struct,
     )
 

@@ -9,21 +9,20 @@ same person pays nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from facesnap.attach import Conditioning, LoraPart, Speed, Structure
 from facesnap.attach.region import union
 from facesnap.cache import ContentCache, FileDigests
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.faceid import loras_in_prompt
-from facesnap.checkpoints.recipes import PULID_MODES, ModelCard, card_of
+from facesnap.checkpoints.recipes import ModelCard, card_of
 from facesnap.errors import NoFaceError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.face import Choice, choose_face
@@ -39,6 +38,7 @@ from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
 from facesnap.models.tensors import copied_to
 from facesnap.models.unet_blocks import KeyValue
+from facesnap.person import PersonSettings
 from facesnap.shape import PoseSettings, Shape, Shapes
 
 logger = logging.getLogger(__name__)
@@ -46,51 +46,6 @@ logger = logging.getLogger(__name__)
 CACHE_BYTES = 256 << 20
 Variant = tuple[float, ModelCard, int]  # s_struct, the model card that is followed, references where tokens are joined
 SCORE_STEPS = 3  # of the detection ladder: portraits made are upright, and a picture without a face must cost little
-
-
-@dataclass(frozen=True)
-class PersonSettings:
-    """How much and where a person is wanted; see `facesnap.attach.Conditioning` for ranges.
-
-    Attributes:
-        strength: of the ID tokens; None takes the adapter's suggestion.
-        s_struct: 0..5, weight of the CLIP branch (PlusV2 form only).
-        start, end, block_strengths, region, pictures: as in Conditioning; region and pictures hold for FFRNet too.
-        structure: strength of FFRNet's residuals, 0..10; 0 is off, None takes the adapter's suggestion.
-        structure_start, structure_end: FFRNet's window of the sampling's progress.
-        pose: of the face; None is the first reference's own.
-        lora: 0..10, strength of the LoRA that the adapter brings; 0 is off, 1 is how it was trained.
-        lora_in_region: the LoRA changes the region only; of use with a region.
-        pulid_mode: "fidelity" (None is the same), or "style", which leaves more of the prompt's style; PuLID only.
-        match_model_card: prepare and mix as the family's official example does where FaceSnap does otherwise; see
-            `facesnap.checkpoints.recipes.ModelCard`. A saved identity stays as it was made.
-    """
-
-    strength: float | None = None
-    s_struct: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    block_strengths: Mapping[str, float] = field(default_factory=dict)
-    region: Tensor | None = None
-    pictures: frozenset[int] | None = None
-    structure: float | None = None
-    structure_start: float = 0.0
-    structure_end: float = 1.0
-    pose: PoseSettings | None = None
-    lora: float = 1.0
-    lora_in_region: bool = False
-    pulid_mode: str | None = None
-    match_model_card: bool = False
-
-    def __post_init__(self) -> None:
-        if self.pulid_mode not in (None, *PULID_MODES):
-            raise SettingsError(
-                f"PuLID's mode is {self.pulid_mode!r}.", expected=" or ".join(PULID_MODES), remedy="use one of these"
-            )
-        if not 0.0 <= self.s_struct <= 5.0:
-            raise SettingsError(
-                f"s_struct is {self.s_struct}.", expected="a number from 0 to 5", remedy="correct s_struct"
-            )
 
 
 @dataclass(frozen=True)

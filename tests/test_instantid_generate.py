@@ -22,7 +22,8 @@ from facesnap.demo import untrained
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.render import render_five_points
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from facesnap.shape import PoseSettings
 from tests import formulas
 from tests.checkpoints.test_families import widths_of

@@ -17,7 +17,9 @@ from facesnap.checkpoints.registry import load_adapter
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.models.layers import TokenGroup
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.models.projections import GroupKV
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from tests import formulas
 from tests.checkpoints.test_families import ldm_of, widths_of
 from tests.networks import CONTEXT
@@ -86,16 +88,41 @@ def test_faceid_plus_shows_the_encoder_a_tinted_crop(world, tmp_path: Path) -> N
     assert (plain.hidden[-2] - card.hidden[-2]).abs().max() > 0.05
 
 
+@torch.no_grad()
+def test_portrait_counts_several_photos_alike(world, components: Path, tmp_path: Path) -> None:
+    """As the official example: the tokens of all photos in one row, (1, 2 x 16, C), without a weight."""
+    studio, state = _studio(world, tmp_path, "portrait")
+    photos = [world.photo, components / "photos" / "obama.jpg"]
+    identity = studio.identity(photos, match_model_card=True)
+    assert identity.weights[0] != identity.weights[1]
+    vectors = torch.from_numpy(np.stack([studio.analyser.face(photo).normed_embedding for photo in photos]))
+    tokens = formulas.faceid(state["image_proj"], vectors).flatten(0, 1)[None]
+    made = [studio.conditioning(identity, PersonSettings(match_model_card=match)).cond for match in (True, False)]
+    (site, _), expected = (
+        next(iter(made[0].items())),
+        studio.adapter.projections.keys_values({"id": TokenGroup(tokens)}),
+    )
+    q = torch.randn(9, expected[site][0].k.shape[1], generator=torch.Generator().manual_seed(2))
+
+    def attended(kv: GroupKV) -> torch.Tensor:
+        return torch.softmax(q @ kv.k.T + (0 if kv.bias is None else kv.bias), -1) @ kv.v
+
+    card, plain = (attended(one[site][0]) for one in made)
+    assert made[0][site][0].k.shape[0] == 32 and (card - attended(expected[site][0])).abs().max() <= 1e-4
+    assert (plain - card).abs().max() > 1e-3
+
+
 def test_what_the_cards_say() -> None:
     """The table of the families' official examples, as people read it in `facesnap inspect`."""
     first = ModelCard(face="first")
     expected = {
-        "faceid": first, "portrait": first, "portrait-unnorm": first, "instantid": ModelCard(),
+        "faceid": first, "portrait-unnorm": first, "instantid": ModelCard(),
+        "portrait": ModelCard(face="first", alike=True),
         "faceid-plus": ModelCard(face="first", bgr=True), "faceid-plusv2": ModelCard(face="first", bgr=True),
         "pulid-v1": ModelCard(joins=True, longest=1024), "pulid-v1.1": ModelCard(longest=1024),
     }  # fmt: skip
     assert {family: recipe.card for family, recipe in RECIPES.items()} == expected
-    words = {"face": "surest", "bgr": "BGR", "joins": "joins", "longest": "1024 pixels"}
+    words = {"face": "surest", "bgr": "BGR", "joins": "joins", "alike": "count alike", "longest": "1024 pixels"}
     for family, card in expected.items():
         text = RECIPES[family].card.text
         for field, word in words.items():

@@ -21,7 +21,8 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from facesnap.webui.infotext import parse_parameters, read
 
 SAMPLING = Sampling("a person", steps=3, size=(64, 72), seed=3)

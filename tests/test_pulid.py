@@ -24,7 +24,8 @@ from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity, quality_weights
 from facesnap.faces.tower import load_encoder
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from tests import eva, formulas
 from tests.checkpoints.test_families import widths_of
 from tests.faces.test_tower import ellipse, head_of, pixels_of

@@ -27,7 +27,8 @@ from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.landmarks.recombination import PoseSpec
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.mixer import FacialAttributeMixer
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from facesnap.shape import PoseSettings, draw
 
 SAMPLING = Sampling("a person", steps=3, size=(64, 72), seed=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from facesnap.attach.conditioning import Rule
 from facesnap.attach.topology import Topology
@@ -17,6 +17,7 @@ from facesnap.models.projections import IDProjections
 BASES = ("sd15", "sdxl")
 ID_VECTORS = ("normed", "raw")
 UNCOND_RULES = ("encoded", "zeros", "none")
+LONGEST_TEXT = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ class AdapterSpec:
                     f"The checkpoint's {what} is {value!r}.",
                     expected=" or ".join(allowed),
                     remedy="the file was written by a newer version or is damaged; update FaceSnap or fetch it again",
+                )
+        for field in fields(self):  # they are shown on terminals and written into infotexts
+            text = getattr(self, field.name)
+            if isinstance(text, str) and not (text.isprintable() and len(text) <= LONGEST_TEXT):
+                raise CheckpointError(
+                    f"The checkpoint's {field.name} is {text[:60]!a}.",
+                    expected=f"one line of at most {LONGEST_TEXT} characters that can be shown",
+                    remedy="give it another name, or fetch the file again",
                 )
 
 

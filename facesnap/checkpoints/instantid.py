@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from facesnap.errors import CheckpointError
 from facesnap.models import ldm_names
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import Picture
+
+logger = logging.getLogger(__name__)
 
 FAMILIES = ("instantid", "portrait-unnorm")
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
@@ -83,7 +86,14 @@ def load(
     tensors = {f"mixer.stage2.{name}": tensor for name, tensor in found["image_proj"].items()} | read.tensors
     spec = faceid.spec_of(RECIPES[detection.family], detection.family, read.base, source)
     adapter = parts.build(tensors, spec, None, None, where, source.sha256, detection)
-    return adapter if detection.structure is None else with_structure(adapter, detection.structure)
+    if detection.structure is not None:
+        return with_structure(adapter, detection.structure)
+    if detection.family == "instantid":
+        logger.warning(
+            "%s: its IdentityNet is not beside it, so structure and pose are off. `facesnap download instantid` "
+            "fetches both files; or put ControlNetModel/diffusion_pytorch_model.safetensors beside it.", where,
+        )  # fmt: skip
+    return adapter
 
 
 def with_structure(adapter: Adapter, path: Path, *, picture: Picture | None = None) -> Adapter:
@@ -96,10 +106,12 @@ def with_structure(adapter: Adapter, path: Path, *, picture: Picture | None = No
         CheckpointError: it is no ControlNet, or one for another base or another width of tokens.
     """
     state = read_file(path).tensors
-    names = ldm_names.to_diffusers_names(state) if ldm_names.is_ldm_layout(state) else state
     of_instantid = adapter.spec.family == "instantid"
     try:
+        names = ldm_names.to_diffusers_names(state) if ldm_names.is_ldm_layout(state) else state
         net = FFRNet.from_state_dict(names, donor_picture=picture or ("five_points" if of_instantid else "landmarks"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error.what}", expected=error.expected, remedy=error.remedy) from error
     except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:
         raise _no_fit(path, f"it cannot be read as a ControlNet ({error})") from error
     bad = next((n for n, t in names.items() if not bool(torch.isfinite(t).all())), None)
@@ -136,7 +148,8 @@ def _candidates(adapter: Path) -> Iterator[Path]:
 
 
 def _is_network(path: Path) -> bool:
-    """Whether a .safetensors header lists a ControlNet's hint network; other files are believed by their name."""
+    """Whether a .safetensors header lists a ControlNet's hint network; other files are believed by their name, damaged
+    ones too: loading them says what is wrong, where passing them over would leave the structure out."""
     if path.suffix.lower() != ".safetensors":
         return True
     with path.open("rb") as file:
@@ -145,7 +158,7 @@ def _is_network(path: Path) -> bool:
     try:
         names = json.loads(header)
     except ValueError:
-        return False
+        return True
     return isinstance(names, dict) and any("controlnet_cond_embedding" in n or "input_hint_block" in n for n in names)
 
 

@@ -25,12 +25,14 @@ class ModelCard:
         bgr: the encoder gets the crop in BGR order, which tints pictures.
         joins: several photos' tokens are joined (the first's, and of the others those of their vectors) instead of
             averaged by quality.
+        alike: every one of several photos counts the same, whatever its quality.
         longest: larger photos are first reduced to this many pixels on their longer side, or None.
     """
 
     face: str = "largest"
     bgr: bool = False
     joins: bool = False
+    alike: bool = False
     longest: int | None = None
 
     @property
@@ -40,6 +42,7 @@ class ModelCard:
             (self.face == "first", "takes the face that the detector is surest of, not the largest"),
             (self.bgr, "gives the encoder the crop in BGR order, which tints pictures"),
             (self.joins, "joins several photos' tokens instead of averaging them"),
+            (self.alike, "lets several photos count alike, whatever their quality"),
             (self.longest, f"first reduces photos to {self.longest} pixels on their longer side"),
         )
         found = [words for differs, words in said if differs]
@@ -120,14 +123,14 @@ RECIPES = {
     "faceid": _faceid("IP-Adapter FaceID"),
     "faceid-plus": _plus("IP-Adapter FaceID-Plus"),
     "faceid-plusv2": _plus("IP-Adapter FaceID-PlusV2"),
-    "portrait": _faceid("IP-Adapter FaceID-Portrait"),
+    "portrait": _faceid("IP-Adapter FaceID-Portrait", card=ModelCard(face="first", alike=True)),
     "portrait-unnorm": _faceid("IP-Adapter FaceID-Portrait, unnormalised", id_vector="raw"),
     "instantid": Recipe(
         "InstantID",
         pack="antelopev2",
         recogniser="glintr100",
         id_vector="raw",
-        licence="Apache-2.0; its insightface pack is for non-commercial research only",
+        licence="Apache-2.0, for research by its README; its insightface pack is for non-commercial research only",
         strength=0.8,
         structure=0.8,
         cfg=5.0,

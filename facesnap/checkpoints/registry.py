@@ -102,6 +102,8 @@ def _kind(names: list[str]) -> str:
         ("FacialEncoder", "it is ConsistentID"),
         ("model.diffusion_model", "it is a Stable Diffusion model"),
         ("vision_model", "it is an image encoder"),
+        ("visual.", "it is an image encoder"),
+        ("down_blocks.", "it is a UNet alone"),
     ):
         if any(mark in name for name in names):
             return kind

@@ -14,7 +14,7 @@ from facesnap.version import __version__
 # fmt: off
 COMMANDS = (
     "demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "prepare", "train",
-    "world", "tiny", "bench", "doctor",
+    "evaluate", "world", "tiny", "bench", "doctor",
 )
 # fmt: on
 

@@ -34,12 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.out.suffix.lower() != ".safetensors" or args.out.resolve() == args.source.resolve():
-        raise SettingsError(
-            f"The checkpoint cannot be written to {args.out}.",
-            expected="a new file that ends in .safetensors",
-            remedy="give another --out",
-        )
+    if args.out.suffix.lower() != ".safetensors" or args.out.exists():
+        raise _no_place(args.out, "is there already, and is kept" if args.out.exists() else "ends otherwise")
     adapter = load_adapter(args.source, args.family)
     if args.structure:
         adapter = with_structure(adapter, args.structure, picture=args.picture)
@@ -50,7 +46,18 @@ def run(args: argparse.Namespace) -> int:
     if args.no_lora:
         adapter = dataclasses.replace(adapter, lora=None)
     spec = dataclasses.replace(adapter.spec, name=args.name or default_name(args.source, args.structure))
-    native.save(dataclasses.replace(adapter, spec=spec), args.out)
+    try:
+        native.save(dataclasses.replace(adapter, spec=spec), args.out)
+    except OSError as error:
+        raise _no_place(args.out, f"cannot be written ({error})") from error
     report = {"file": str(args.out)} | describe(native.load(args.out))
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else args.out)
     return 0
+
+
+def _no_place(out: Path, why: str) -> SettingsError:
+    return SettingsError(
+        f"The checkpoint cannot go to {out}: it {why}.",
+        expected="a new file that ends in .safetensors, in a folder with room for it that you may write to",
+        remedy="give another --out",
+    )

@@ -1,13 +1,14 @@
-"""`facesnap demo`: the main job on a real photo, with an untrained miniature model."""
+"""`facesnap demo`: the main job on a photo, with the miniature model that the package ships, or an untrained one."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
 
-HELP = "run the whole way once on a real photo, with an untrained miniature model"
+HELP = "run the whole way once on a photo, with a miniature model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +22,20 @@ def run(args: argparse.Namespace) -> int:
 
     report = run_demo(args.out, analyser_from(args), args.photo)
     print(f"{report['note']}\n")
+    (_untrained if "face" in report else _trained)(report)
+    print(f"contact sheet: {args.out / 'contact_sheet.png'}\nreport: {args.out / 'report.json'}")
+    return 0
+
+
+def _untrained(report: dict[str, Any]) -> None:
     print(f"face found in {report['photo']} ({report['face']['found_by']}), score {report['face']['score']}")
     for picture in report["pictures"]:
         print(f"  {picture['file']}: mean change {picture['mean_change']} of 255 at strength {picture['strength']}")
     print(f"UNet bit-identical afterwards: {report['unet_unchanged_afterwards']}")
-    print(f"contact sheet: {args.out / 'contact_sheet.png'}\nreport: {args.out / 'report.json'}")
-    return 0
+
+
+def _trained(report: dict[str, Any]) -> None:
+    for kind, found in report["similarity"].items():
+        mean = "no face" if found["mean"] is None else f"{found['mean']:.3f}"
+        print(f"  {kind}: mean similarity {mean}, faces found on {found['found']} of {found['of']} pictures")
+    print(f"{len(report['pictures'])} pictures of {len(report['people'])} people in {report['seconds']} s")

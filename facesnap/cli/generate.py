@@ -26,7 +26,8 @@ from facesnap.faces.picture import read_picture
 from facesnap.faces.tower import load_encoder
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
 from facesnap.infotext import infotext, save_png
-from facesnap.portrait import PersonSettings, Portrait, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Portrait, Studio
 from facesnap.shape import REFERENCE, PoseSettings, Shape
 from facesnap.sheet import contact_sheet
 

@@ -1,4 +1,7 @@
-"""The demo's job: one photo -> face, identity, ID tokens, attached sampling, contact sheet and report."""
+"""The demo's job: one photo -> face, identity, ID tokens, attached sampling, contact sheet and report.
+
+With the trained weights that the package ships, real portraits; without them the whole way with an untrained model.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from facesnap.checkpoints import native
-from facesnap.demo import untrained
+from facesnap.demo import shipped, untrained
+from facesnap.demo.trained import run_trained
 from facesnap.errors import MissingDependencyError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
@@ -19,7 +23,8 @@ from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.infotext import infotext, save_png
 from facesnap.landmarks.recombination import PoseSpec
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from facesnap.shape import PoseSettings
 from facesnap.sheet import contact_sheet
 from facesnap.version import __version__
@@ -40,18 +45,23 @@ POSES = {
 SIZE = (256, 256)
 
 
-def run_demo(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7) -> dict[str, Any]:
+def run_demo(
+    out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7, weights: Path = shipped.WEIGHTS
+) -> dict[str, Any]:
     """Write photo, pictures, contact_sheet.png and report.json into a folder.
 
     Args:
         photo: of one person; where None, NASA's portrait of the astronaut Eileen Collins (public domain), which
             scikit-image ships.
+        weights: trained ones, of `facesnap tiny ship`; where the folder holds none, an untrained miniature is used.
 
     Returns:
-        The report.
+        The report; its `note` says which of the two it was.
     """
     out.mkdir(parents=True, exist_ok=True)
     photo = photo or _astronaut(out)
+    if shipped.is_shipped(weights):
+        return run_trained(out, shipped.load(analyser, weights), {photo.stem: photo}, seed)
     host, studio = _models(out / "untrained_model", analyser)
     began = time.perf_counter()
     identity = studio.identity([photo], name=photo.stem)

@@ -103,9 +103,9 @@ def receive(remote: Remote, part: Path, advance: Advance, stop: Event) -> None:
     Raises:
         NotOnServerError, AccessError, ServerError: the part is kept.
         StoppedError, OSError (no room, no permission): the part is kept.
-        ChecksumError: the server sends more than it announced; the part is removed.
+        ChecksumError: the server has more or fewer bytes than it announced; the part is removed.
     """
-    failures = 0
+    failures = furthest = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         if remote.size is not None and before > remote.size:
@@ -122,7 +122,8 @@ def receive(remote: Remote, part: Path, advance: Advance, stop: Event) -> None:
         after = part.stat().st_size if part.exists() else 0
         if whole and (remote.size is None or after == remote.size):
             return
-        failures = failures + 1 if after <= before else 0
+        failures = failures + 1 if after <= furthest else 0  # to begin anew is no progress
+        furthest = max(furthest, before, after)
         if failures >= TRIES:
             raise ServerError(
                 f"{remote.page} sends nothing more after {after} of {remote.size or '?'} bytes ({reason}).",
@@ -137,8 +138,14 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Even
     """Append what one answer brings; True where it came to its own end."""
     headers = _plain(remote.headers) | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(remote.address, headers=headers, timeout=TIMEOUT, stream=True) as answer:
-        if answer.status_code == 416:  # the part is longer than the file, or the size was never told
+        if answer.status_code == 416:  # the part is as long as the file, or longer
             part.unlink()
+            if remote.size is not None:
+                raise ChecksumError(
+                    f"{remote.page} has {start} bytes or fewer, not the {remote.size} that it announced.",
+                    expected="as many as it announced",
+                    remedy="use another server (--mirror)",
+                )
             return False
         if answer.status_code >= 500 or answer.status_code == 429:
             raise requests.HTTPError(f"HTTP {answer.status_code}")  # passes, mostly

@@ -64,7 +64,21 @@ class ImageEncoder:
             MissingDependencyError: transformers is missing.
         """
         path = Path(path)
-        tensors = vision_tensors(read_tensors(path), path)
+        return cls.from_tensors(read_tensors(path), path, device, dtype, heads=heads, hidden_act=hidden_act)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        state: StateDict,
+        path: Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        heads: int | None = None,
+        hidden_act: str | None = None,
+    ) -> ImageEncoder:
+        """As `load`, of the tensors of a file that has been read."""
+        tensors = vision_tensors(state, path)
         config = read_config(tensors, path, heads, hidden_act)
         model = _build(config)
         _check(model, tensors, path)

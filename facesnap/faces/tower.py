@@ -59,7 +59,20 @@ class TowerEncoder:
             EncoderError: not readable, no such tower, incomplete, or not finite.
         """
         path = Path(path)
-        tensors = tower_tensors(read_tensors(path))
+        return cls.from_tensors(read_tensors(path), path, device, dtype, model_dirs=model_dirs)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        state: StateDict,
+        path: Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        model_dirs: Iterable[str | os.PathLike] = (),
+    ) -> TowerEncoder:
+        """As `load`, of the tensors of a file that has been read."""
+        tensors = tower_tensors(state)
         if tensors is None:
             raise EncoderError(
                 f"{path} holds no EVA-CLIP image tower.",
@@ -123,6 +136,8 @@ def load_encoder(path: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
     Raises:
         EncoderError: as `TowerEncoder.load` and `ImageEncoder.load`. MissingDependencyError: transformers is missing.
     """
-    if tower_tensors(read_tensors(Path(path))) is not None:
-        return TowerEncoder.load(path, model_dirs=model_dirs)
-    return ImageEncoder.load(Path(path))
+    path = Path(path)
+    state = read_tensors(path)
+    if tower_tensors(state) is not None:
+        return TowerEncoder.from_tensors(state, path, model_dirs=model_dirs)
+    return ImageEncoder.from_tensors(state, path)

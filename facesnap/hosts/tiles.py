@@ -64,9 +64,15 @@ class TileWalk:
 
     def restart(self, tiler: Any) -> None:
         """A step begins. tiler: the object with `batched_bboxes`, or None."""
-        grid = list(getattr(tiler, "batched_bboxes", None) or ()) if getattr(tiler, "draw_background", True) else []
-        self._calls: list[Sequence[Any]] = grid + [[box] for box in getattr(tiler, "custom_bboxes", None) or ()]
+        self._tiler = tiler
+        self._calls: list[Sequence[Any]] | None = None
         self._at = self._row = 0
+
+    def _read(self) -> list[Sequence[Any]]:
+        """The boxes of each call. Forge's own extension cuts the picture when the first step is already under way."""
+        tiler = self._tiler
+        grid = list(getattr(tiler, "batched_bboxes", None) or ()) if getattr(tiler, "draw_background", True) else []
+        return grid + [[box] for box in getattr(tiler, "custom_bboxes", None) or ()]
 
     def next(self, pattern: int, batch: int, size: tuple[int, int]) -> tuple[list[Place], slice] | None:
         """Places of the tiles of the next call, and which rows of the pattern each of them holds; None where they
@@ -76,6 +82,8 @@ class TileWalk:
             pattern: how many rows the group of rows has. batch: how many the call holds.
             size: (height, width) of one tile.
         """
+        if self._calls is None:
+            self._calls = self._read()
         boxes = self._calls[self._at % len(self._calls)] if self._calls else ()
         rows = slice(self._row, pattern) if self._row + batch > pattern else slice(self._row, self._row + batch)
         if any((box.h, box.w) != size for box in boxes) or len(boxes) * (rows.stop - rows.start) != batch:

@@ -10,7 +10,8 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.identity import Identity
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from facesnap.sheet import contact_sheet
 from facesnap.training.config import TrainingConfig
 from facesnap.training.shards import Shards

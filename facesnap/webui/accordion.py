@@ -72,6 +72,7 @@ class _Page:
         self.by: dict[_Key, Column] = {_key(column): column for column in self.order}
         self.names: dict[int, Any] = {}
         self.savers: dict[int, Any] = {}
+        self.deleters: dict[int, Any] = {}
         self.status: Any = None
         self.adapters = lists.adapters()
 
@@ -173,14 +174,22 @@ class _Page:
             self.rest(n)
 
     def saving(self, n: int) -> None:
-        title = "Save as identity" if n == 1 else f"Save as identity (person {n})"
-        with gr.Accordion(title, open=False, elem_id=self.id(f"p{n}_saving")), FormRow(elem_classes=["facesnap-row"]):
-            self.names[n] = box = gr.Textbox(
-                label=f"FaceSnap name {n}", show_label=False, placeholder="Name of the new identity", max_lines=1,
-                elem_id=self.id(f"p{n}_name"), tooltip="Under this name the person can be chosen without photos.",
+        whose = "" if n == 1 else f" (person {n})"
+        with gr.Accordion(f"Save or delete an identity{whose}", open=False, elem_id=self.id(f"p{n}_saving")):
+            with FormRow(elem_classes=["facesnap-row"]):
+                self.names[n] = box = gr.Textbox(
+                    label=f"FaceSnap name {n}", show_label=False, placeholder="Name of the new identity", max_lines=1,
+                    elem_id=self.id(f"p{n}_name"), tooltip="Under this name the person can be chosen without photos.",
+                )  # fmt: skip
+                box.do_not_save_to_config = True
+                self.savers[n] = gr.Button(
+                    f"Save{whose}", elem_id=self.id(f"p{n}_save"),
+                    tooltip="Keep the person of the photos above under this name: numbers, not the photos.",
+                )  # fmt: skip
+            self.deleters[n] = gr.Button(
+                f"Delete the chosen identity{whose}", elem_id=self.id(f"p{n}_delete"), size="sm",
+                tooltip="Remove the saved identity that is chosen above from this machine. You are asked first.",
             )  # fmt: skip
-            box.do_not_save_to_config = True
-            self.savers[n] = gr.Button("Save" if n == 1 else f"Save (person {n})", elem_id=self.id(f"p{n}_save"))
 
     def canvas(self) -> None:
         """The pose canvas, of everybody."""
@@ -207,6 +216,11 @@ class _Page:
             on_server(
                 self.savers[n].click, actions.save_identity(n, self.people), [box, adapter, *self.telling(n)],
                 [self.status, box, files, *identities], progress=True,
+            )  # fmt: skip
+            on_server(
+                self.deleters[n].click, actions.delete_identity(self.people),
+                [self.get("person", "identity", n), *identities], [self.status, *identities],
+                first=f"(name, ...others) => [facesnapConfirmed(name), ...others.slice(0, {self.people})]",
             )  # fmt: skip
 
     def accordion(self) -> Accordion:

@@ -98,6 +98,34 @@ def save_identity(number: int, most_people: int) -> Callable[..., list[Any]]:
     return act
 
 
+def delete_identity(most_people: int) -> Callable[..., list[Any]]:
+    """(name, the identities that everybody has chosen) -> status, the identity lists. name None: not confirmed."""
+
+    def act(name: str | None, *chosen: str) -> list[Any]:
+        unchanged = [gr.update() for _ in range(1 + most_people)]
+        if name is None:
+            return unchanged
+        try:
+            if name in ("", lists.NOBODY):
+                raise SettingsError(
+                    "No saved identity is chosen here.",
+                    expected="the identity that is to be deleted",
+                    remedy="choose it in the list of identities first",
+                )
+            lists.identities().delete(name)
+        except FaceSnapError as error:
+            warn(error)
+            return [markup.problem(error), *unchanged[1:]]
+        choices = lists.identity_choices()
+        boxes = [
+            gr.update(choices=choices, value=lists.NOBODY) if one == name else gr.update(choices=choices)
+            for one in chosen
+        ]
+        return [markup.status([f"Deleted '{name}'."]), *boxes]
+
+    return act
+
+
 def fill_in(preset: str, names: Sequence[str]) -> list[Any]:
     """What a preset gives the fields of these names."""
     return [gr.update(value=PRESETS[preset][name]) for name in names]

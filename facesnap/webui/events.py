@@ -14,20 +14,30 @@ import gradio as gr
 from facesnap.errors import FaceSnapError, PictureError
 
 GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
+_SCRIPT = "js" if GRADIO_4 else "_js"
 
 
 def in_browser(trigger: Any, script: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     """Run JavaScript at an event, without the server. trigger: such as `button.click`."""
     trigger(
         fn=None, inputs=list(inputs), outputs=list(outputs), show_progress="hidden",
-        **{"js" if GRADIO_4 else "_js": script},
+        **{_SCRIPT: script},
     )  # fmt: skip
 
 
-def on_server(trigger: Any, fn: Any, inputs: Sequence[Any], outputs: Sequence[Any], progress: bool = False) -> None:
-    """Run Python at an event. It is no endpoint of Gradio's API. progress: show that it takes a moment."""
-    shown = "full" if progress else "hidden"
-    trigger(fn=fn, inputs=list(inputs), outputs=list(outputs), show_progress=shown, api_name=False)
+def on_server(
+    trigger: Any, fn: Any, inputs: Sequence[Any], outputs: Sequence[Any], progress: bool = False, first: str = ""
+) -> None:
+    """Run Python at an event. It is no endpoint of Gradio's API.
+
+    Args:
+        progress: show that it takes a moment. first: JavaScript that gets the inputs' values and gives those for `fn`.
+    """
+    script = {_SCRIPT: first} if first else {}
+    trigger(
+        fn=fn, inputs=list(inputs), outputs=list(outputs), show_progress="full" if progress else "hidden",
+        api_name=False, **script,
+    )  # fmt: skip
 
 
 def warn(error: FaceSnapError) -> None:

@@ -10,7 +10,7 @@ import torch
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.face import Choice
 from facesnap.models.pulid import PulidMixer
-from facesnap.portrait import PersonSettings
+from facesnap.person import PersonSettings
 from facesnap.webui.pictures import decode
 from facesnap.webui.poses import pose_settings
 from facesnap.webui.settings import Box, Person, Settings

@@ -22,7 +22,8 @@ from facesnap.faces.recognisers import RECOGNISERS, require_named
 from facesnap.faces.sighting import Seen
 from facesnap.faces.tower import load_encoder
 from facesnap.hosts.parts import Parts
-from facesnap.portrait import CACHE_BYTES, PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import CACHE_BYTES, Studio
 from facesnap.webui.folders import Folders, find_adapter, list_adapters
 from facesnap.webui.identities import IdentityStore
 from facesnap.webui.model_list import Entry, entries

@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from facesnap.attach import LoraPart, RowPlan, attach
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.registry import load_adapter
 from facesnap.cli import main
-from facesnap.errors import IdentityMismatchError
+from facesnap.errors import CheckpointError, IdentityMismatchError
 from facesnap.faces.identity import Identity
 from facesnap.faces.recognisers import RECOGNISERS
-from facesnap.portrait import PersonSettings, Studio
+from facesnap.person import PersonSettings
+from facesnap.portrait import Studio
 from tests.checkpoints.test_families import TOLERANCE, conditioning, inputs, ldm_of, widths_of
 from tests.networks import CONTEXT, Batch, run
 from tests.public_files import public_state, write
@@ -84,6 +87,39 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["convert", str(source), "--out", str(tmp_path / "a.bin")]) == 1
     assert main(["convert", str(source), "--out", str(tmp_path / "b.safetensors"), "--add-landmarks"]) == 1
     assert "landmark hint cannot be added" in capsys.readouterr().err and not (tmp_path / "b.safetensors").exists()
+
+
+def test_conversion_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Neither a stranger's file nor a donor, be it the ControlNet of --structure or an IdentityNet that it found."""
+    state = public_state("faceid", widths_of(ldm_of("sd15")), CONTEXT["sd15"])
+    source = write(state, tmp_path, "faceid", "sd15", ".safetensors")
+    other, folder = tmp_path / "other.safetensors", tmp_path / "folder.safetensors"
+    other.write_bytes(b"mine")
+    folder.mkdir()
+    before = source.read_bytes()
+    for out, words in ((other, "is there already"), (source, "is there already"), (folder, "is there already"),
+                       (other / "new.safetensors", "cannot be written")):  # fmt: skip
+        assert main(["convert", str(source), "--out", str(out)]) == 1
+        error = capsys.readouterr().err
+        assert words in error and "--out" in error
+    assert other.read_bytes() == b"mine" and source.read_bytes() == before and not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ("two\nlines", "colour\x1b[31m", "x" * 2000))
+def test_names_are_one_line_that_can_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture, name: str) -> None:
+    """They go to terminals and into infotexts, by whom ever a file was made."""
+    state = public_state("faceid", widths_of(ldm_of("sd15")), CONTEXT["sd15"])
+    source, out = write(state, tmp_path, "faceid", "sd15"), tmp_path / "a.safetensors"
+    assert main(["convert", str(source), "--out", str(out), "--name", name]) == 1
+    assert "The checkpoint's name is" in capsys.readouterr().err and not out.exists()
+    assert main(["convert", str(source), "--out", str(out)]) == 0
+    with safe_open(out, framework="pt") as file:
+        values = json.loads(file.metadata()[native.KEY])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key in ("name", "licence"):
+        save_file(tensors, out, {native.KEY: json.dumps(values | {key: name})})
+        with pytest.raises(CheckpointError, match=f"The checkpoint's {key} is"):
+            load_adapter(out)
 
 
 def _identity(recogniser: str, alias: str, **more) -> Identity:

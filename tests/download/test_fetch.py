@@ -147,6 +147,18 @@ def test_a_server_that_sends_more_than_it_announced_is_cut_off(server: Server, f
     assert left(folders) == []
 
 
+@pytest.mark.parametrize("ranges", (True, False))
+def test_a_server_that_has_less_than_it_announced_is_given_up(server: Server, folders: Folders, ranges: bool) -> None:
+    """It was asked again for ever: each new beginning looked like progress."""
+    announced = hashlib.sha256(BODY + b"more").hexdigest()
+    content = server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY, announced, size=len(BODY) + 4, ranges=ranges))
+    with pytest.raises(DownloadError, match=rf"not the {len(BODY) + 4} that it announced|sends nothing more"):
+        fetch(_item(None, ""), folders, True, mirror=server.address)
+    assert not _place(folders).exists() and len(server.ranges) <= 8
+    content.size, content.announced, content.ranges = None, "", True
+    assert fetch(_item(None, ""), folders, True, mirror=server.address).read_bytes() == BODY
+
+
 def test_files_outside_lfs_have_no_checksum_but_a_size(server: Server, folders: Folders) -> None:
     server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY, lfs=False))
     fetch(_item(None, ""), folders, True, mirror=server.address)

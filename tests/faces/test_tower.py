@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from facesnap.checkpoints.files import read_file
 from facesnap.demo import untrained
 from facesnap.doctor import NOTE, OK, parsers
 from facesnap.errors import CheckpointError, EncoderError, NoFaceError
+from facesnap.faces import encoder_files as files
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.encoder_files import find_encoder
@@ -151,6 +153,15 @@ def test_every_file_layout_is_the_same_encoder(state, file: Path, faces: list[Fa
     assert sum(p.numel() for p in whole.parameters()) == 304_432_832  # as timm counts it
     assert TowerEncoder(whole, "", None, torch.device("meta")).name == PUBLISHED_NAME
     assert isinstance(load_encoder(untrained.save_encoder(tmp_path / "clip.safetensors")), ImageEncoder)
+
+
+def test_a_file_is_read_once(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a tower's file takes seconds."""
+    read = []
+    monkeypatch.setattr(files, "read_file", lambda path: read.append(path) or read_file(path))
+    clip = untrained.save_encoder(tmp_path / "clip.safetensors")
+    assert isinstance(load_encoder(file), TowerEncoder) and isinstance(load_encoder(str(clip)), ImageEncoder)
+    assert read == [file, clip]
 
 
 def test_what_is_no_tower_is_refused(state, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 from tests.live.checkpoints import Checkpoints, survey
 from tests.live.webui import ROOT, Auth, WebUI, to_text
 
+collect_ignore_glob = [] if find_spec("playwright") else ["test_page.py"]  # it is in the WebUIs' environments
 FOLDER = os.environ.get("FACESNAP_WEBUI", "")
 
 
@@ -43,9 +45,9 @@ def checkpoints() -> Checkpoints:
 def extension(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the extension as a user has them."""
     folder = tmp_path_factory.mktemp("extension")
-    for part in ("facesnap", "scripts"):
+    for part in ("facesnap", "scripts", "javascript"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("preload.py", "metadata.ini"):
+    for file in ("preload.py", "metadata.ini", "style.css"):
         shutil.copy(ROOT / file, folder / file)
     return folder
 
@@ -89,13 +91,13 @@ def webui(
 
 def start(
     data: Path, checkpoints: Checkpoints, extension: Path, probe: Path, pack: Path, flags: Sequence[str] = (),
-    auth: Auth = None,
+    auth: Auth = None, **more: Any,
 ) -> WebUI:  # fmt: skip
-    """A WebUI that has made its first picture. flags: further ones; auth: what its requests bring."""
+    """A WebUI that has made its first picture. flags: further ones; auth: what its requests bring; more: see WebUI."""
     checkpoints.write_adapters(data / "models" / "FaceSnap", pack)
     shutil.copytree(pack, data / "models" / "FaceSnap" / "test_pack")
     extensions = {"facesnap": extension, "facesnap_probe": probe}
-    webui = WebUI(Path(FOLDER), data, checkpoints.folder, extensions, flags, auth)
+    webui = WebUI(Path(FOLDER), data, checkpoints.folder, extensions, flags, auth, **more)
     webui.use(checkpoints.first.name)
     webui.options(show_progress_type="Approx cheap")  # SDXL's preview would be downloaded
     webui.pictures(steps=1)  # Forge loads its checkpoint for the first picture

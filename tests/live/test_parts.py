@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from tests import eva
 
 
 def differ(pictures: list[np.ndarray]) -> bool:
@@ -37,7 +40,7 @@ def faceid(webui, checkpoints, face_pack) -> Iterator[str]:
     """The name of a public adapter, with the pack that its recogniser's name stands for."""
     models = webui.data / "models"
     pack: Path = shutil.copytree(face_pack, models / "insightface" / "models" / "buffalo_l")
-    file = checkpoints.write_faceid(models / "FaceSnap")
+    file = checkpoints.write_public(models / "FaceSnap", "faceid")
     yield file.stem
     file.unlink()
     shutil.rmtree(pack)
@@ -51,6 +54,35 @@ def test_a_public_faceid_file_with_its_lora(webui, snap, faceid) -> None:
     assert np.array_equal(webui.pictures({**public, "strength": 0.0, "lora": 0.0}), before)
     status, answer = webui.generate({**public, "pose": {"source": "canvas", "yaw": 30}})
     assert status == 200 and "brings no landmarks network" in answer["info"] and f"{faceid} [" in answer["info"]
+    assert webui.seen()["hooks"] == hooks
+    assert np.array_equal(webui.pictures(), before) and np.array_equal(webui.pictures(snap), own)
+
+
+@pytest.fixture(params=("pulid-v1", "pulid-v1.1"))
+def pulid(request, webui, checkpoints, face_pack) -> Iterator[str]:
+    """The name of PuLID's adapter, with the pack that its recogniser's name stands for and its image encoder."""
+    if checkpoints.first.base != "sdxl":
+        pytest.skip("PuLID is for SDXL")
+    models = webui.data / "models"
+    pack: Path = shutil.copytree(face_pack, models / "insightface" / "models" / "antelopev2")
+    tower = models / "clip_vision" / "EVA02_CLIP_L_336_psz14_s6B.pt"
+    tower.parent.mkdir(exist_ok=True)
+    torch.save(eva.official(eva.tower_state()), tower)
+    file = checkpoints.write_public(models / "FaceSnap", request.param)
+    yield file.stem
+    for one in (file, tower):
+        one.unlink()
+    shutil.rmtree(pack)
+
+
+def test_public_pulid_files(webui, snap, pulid) -> None:
+    before, own, hooks = webui.pictures(), webui.pictures(snap), webui.seen()["hooks"]
+    public = {**snap, "adapter": pulid}
+    made, style = webui.pictures(public), webui.pictures({**public, "pulid_mode": "style"})
+    assert differ([before, own, made, style])
+    assert np.array_equal(webui.pictures({**public, "strength": 0.0}), before)
+    status, answer = webui.generate(public)
+    assert status == 200 and f"{pulid} [" in answer["info"]
     assert webui.seen()["hooks"] == hooks
     assert np.array_equal(webui.pictures(), before) and np.array_equal(webui.pictures(snap), own)
 

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,13 @@ FLAGS = [
     "--skip-python-version-check",
     "--skip-torch-cuda-test",
     "--api",
-    "--nowebui",
     "--disable-nan-check",
     "--no-hashing",
     "--skip-version-check",
     "--no-download-sd-model",
     "--do-not-download-clip",
 ]
-BOOT_SECONDS = 240
+BOOT_SECONDS = 900  # on a busy machine
 Auth = tuple[str, str] | None
 
 
@@ -45,12 +44,14 @@ class WebUI:
         folder: of the WebUI. data: its data folder, made anew. checkpoints: folder of checkpoints.
         extensions: name -> folder with the files to copy, of the extensions it has.
         flags: further ones. auth: (user, password) that requests bring.
-        python_path: a folder of modules that its extensions find.
+        python_path: a folder of modules that its extensions find. page: whether it has its UI beside the API.
+        environment: more variables.
     """
 
     def __init__(
         self, folder: Path, data: Path, checkpoints: Path, extensions: dict[str, Path],
-        flags: Sequence[str] = (), auth: Auth = None, python_path: str = "",
+        flags: Sequence[str] = (), auth: Auth = None, python_path: str = "", page: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.data, self.auth = folder, data, auth
         self.forge = (folder / "modules_forge").is_dir()
@@ -62,14 +63,15 @@ class WebUI:
         self._log = (data / "log.txt").open("w", encoding="utf-8")
         self.process = subprocess.Popen(
             [
-                _python(folder), "launch.py", *FLAGS, *(["--always-cpu"] if self.forge else ["--use-cpu", "all"]),
+                _python(folder), "launch.py", *FLAGS, *([] if page else ["--nowebui"]),
+                *(["--always-cpu"] if self.forge else ["--use-cpu", "all"]),
                 "--port", str(self.port), "--data-dir", str(data), "--ckpt-dir", str(checkpoints),
                 *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")), *flags, *_precision(flags),
             ],
             cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={
                 **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COMMANDLINE_ARGS": "",
-                "PYTHONPATH": python_path,
+                "PYTHONPATH": python_path, "GRADIO_ANALYTICS_ENABLED": "False", **(environment or {}),
             },
         )  # fmt: skip
         self._wait()

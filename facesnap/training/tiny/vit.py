@@ -22,7 +22,7 @@ from facesnap.training.tiny.crops import people_and_pictures, plain, varied
 from facesnap.training.tiny.data import Portraits
 from facesnap.training.tiny.loop import Draws, Losses
 
-WIDTH, LAYERS, HEADS, PATCH, SIDE, PROJECTION = 192, 6, 3, 14, 112, 128
+WIDTH, LAYERS, HEADS, PATCH, SIDE, PROJECTION = 128, 6, 4, 14, 112, 128
 TEMPERATURE = 0.1
 ATTRIBUTE_WEIGHT = 0.2  # of each attribute's cross-entropy
 LOOK = ("hair", "hair_colour", "glasses", "beard", "light", "style")
@@ -31,7 +31,7 @@ BATCH = 64
 
 
 def make() -> Any:
-    """An untrained encoder: 112 px, 8 x 8 patches, 2.8 M parameters."""
+    """An untrained encoder: 112 px, 8 x 8 patches, 1.3 M parameters."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     return CLIPVisionModelWithProjection(

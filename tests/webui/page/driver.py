@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Dialog, Locator, Page, expect
 
 PATIENCE = 60_000  # ms; machines that run tests are busy
 FONTS = "**/fonts.g*.com/**"  # Gradio 3 and 4 ask for them; there is no network here
 
 
 class Driver:
-    """One page of the stand-in.
+    """One page of the stand-in; a real WebUI's differs in a few places (tests/live/test_page.py).
 
     Args:
         width: of the window in pixels. dark: the theme.
@@ -29,6 +29,10 @@ class Driver:
         self.page.route(FONTS, lambda route: route.abort())
         self.page.goto(f"{address}?__theme={'dark' if dark else 'light'}")
         self.tab = "txt2img"
+        self.arrive()
+
+    def arrive(self) -> None:
+        """Wait for the page."""
         expect(self("p1_strength")).to_be_visible()
 
     def __call__(self, name: str) -> Locator:
@@ -91,6 +95,18 @@ class Driver:
         """An accordion inside."""
         self(name).locator(".label-wrap").first.click()
 
+    def delete_identity(self, person: int, sure: bool) -> str:
+        """Click, and answer the question; gives the question."""
+        asked: list[str] = []
+
+        def answer(dialog: Dialog) -> None:
+            asked.append(dialog.message)
+            (dialog.accept if sure else dialog.dismiss)()
+
+        self.page.once("dialog", answer)
+        self(f"p{person}_delete").click()
+        return asked[0]
+
     def generate(self) -> Locator:
         """Click, and wait for a picture or a message; gives the box with the infotext."""
         self.own("generate").click()
@@ -110,13 +126,17 @@ class Driver:
         folder = os.environ.get("FACESNAP_SCREENSHOTS")
         if not folder:
             return
-        import gradio
-
-        file = Path(folder) / f"{name}_gradio{gradio.__version__.split('.')[0]}.png"
+        file = Path(folder) / f"{name}_{self.host()}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         self.page.wait_for_timeout(300)
         target: Any = what or self("enabled")
         target.screenshot(path=str(file))
+
+    def host(self) -> str:
+        """What the screenshots' names end with."""
+        import gradio
+
+        return f"gradio{gradio.__version__.split('.')[0]}"
 
     def close(self) -> None:
         self.page.close()

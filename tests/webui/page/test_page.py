@@ -202,6 +202,40 @@ def test_saving_an_identity(page: Driver, photos, models: Path) -> None:
     expect(page("status").get_by_role("alert")).to_contain_text("There is an identity 'Eileen' already")
 
 
+def test_deleting_an_identity(page: Driver, photos, models: Path) -> None:
+    store = IdentityStore(models / "FaceSnap" / ".identities")
+
+    def names() -> list[str]:
+        return [entry.name for entry in store.entries()]
+
+    page.open("p1_saving")
+    page("p1_delete").click()
+    expect(page("status").get_by_role("alert")).to_contain_text("No saved identity is chosen here")
+    for name in ("Ada", "Grace"):
+        page.choose("p1_identity", "None")
+        page.upload(1, photos.first)
+        page.fill("p1_name", name)
+        page("p1_save").click()
+        expect(page("status")).to_contain_text(f"Saved '{name}'")
+    page.person(2)
+    page.choose("p2_identity", "Grace")
+    page.person(1)
+    assert "Grace" in page.delete_identity(1, sure=False)
+    page("p1_preview").click()
+    expect(page("p1_seen")).to_contain_text("Saved identity 'Grace'")
+    assert {"Ada", "Grace"} <= {*names()}
+    page.shoot("deleting")
+    page.delete_identity(1, sure=True)
+    expect(page("status")).to_contain_text("Deleted 'Grace'")
+    expect(page.text("p1_identity")).to_have_value("None")
+    page.person(2)
+    expect(page.text("p2_identity")).to_have_value("None")  # whoever else was Grace is nobody now
+    assert "Ada" in names() and "Grace" not in names()
+    page("p2_identity").locator("input").first.click()
+    expect(page("p2_identity").locator("li", has_text="Ada")).to_have_count(1)
+    expect(page("p2_identity").locator("li", has_text="Grace")).to_have_count(0)
+
+
 def test_settings_and_photos_travel_to_img2img(page: Driver, photos) -> None:
     page.enable()
     page.upload(1, photos.first)
