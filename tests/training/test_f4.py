@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from facesnap.attach.structure import View
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.faces.packs import file_sha256, load_pack
 from facesnap.training.arcface import TorchRecogniser
-from facesnap.training.config import load_config
+from facesnap.training.config import load_config, parse
 from facesnap.training.data import collate
 from facesnap.training.judges import load_judge
 from facesnap.training.losses import clean_of, warp
@@ -57,6 +59,20 @@ def test_the_sample_grid_hands_ffrnet_a_picture_of_its_size(trainer: Trainer, mo
     Grid(config, trainer.shards).draw(trainer.host, trainer.module.adapter(), 7)
     assert seen == [(1, 3, 128, 128)]
     assert (config.output / "samples" / "step-00000007.png").is_file()
+
+
+def test_grids_during_training_change_no_bit_of_it(trainer: Trainer, tmp_path: Path) -> None:
+    samples = {"every": 1, "people": 2, "steps": 2}
+    values = trainer.config.model_dump() | {"samples": samples, "output": tmp_path / "grids"}
+    drawn = Trainer(parse(values, "test"))
+    drawn.fit()
+    trainer.fit()
+    for a, b in zip(trainer.module.parameters(), drawn.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    files = sorted(path.name for path in (tmp_path / "grids" / "samples").iterdir())
+    assert files == ["step-00000001.png", "step-00000002.png"]
+    with Image.open(tmp_path / "grids" / "samples" / files[0]) as sheet:
+        assert np.asarray(sheet).std() > 20  # pictures, not an empty page
 
 
 def test_the_judge_sees_the_crop_of_the_whole_picture(trainer: Trainer) -> None:

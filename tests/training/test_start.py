@@ -1,0 +1,80 @@
+"""Training from public weights begins where the donor is: the same tokens, the same UNet step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from facesnap.attach import RowPlan, attach
+from facesnap.attach.rows import Row
+from facesnap.checkpoints.registry import load_adapter
+from facesnap.cli import main
+from facesnap.errors import IdentityMismatchError, SettingsError
+from facesnap.faces.recognisers import RECOGNISERS
+from facesnap.training.config import Adapter as Wanted
+from facesnap.training.start import starting_adapter
+from facesnap.training.wiring import Inputs, TrainableAdapter
+from tests.checkpoints.test_families import conditioning, inputs, ldm_of, widths_of
+from tests.networks import CONTEXT, Batch, diffusers_unet
+from tests.public_files import public_state, write
+
+TOLERANCE = 1e-4
+
+
+def _head(recogniser: str = "w600k_r50", **more: object) -> dict:
+    return {
+        "recogniser": RECOGNISERS[recogniser].sha256, "recogniser_name": recogniser, "pack": "a pack", "encoder": "e",
+        "encoder_name": "ViT", "clip_width": 0, "licence": "", "settings": {"levels": [-2]},
+    } | more  # fmt: skip
+
+
+def _converted(tmp_path: Path, family: str, base: str, *options: str) -> tuple[Path, Path]:
+    source = write(public_state(family, widths_of(ldm_of(base)), CONTEXT[base]), tmp_path, family, base)
+    out = tmp_path / "converted.safetensors"
+    assert main(["convert", str(source), "--out", str(out), *options]) == 0
+    return source, out
+
+
+@pytest.mark.parametrize(("family", "base"), [("faceid-plusv2", "sd15"), ("faceid-plusv2", "sdxl"), ("faceid", "sd15")])
+def test_step_0_is_the_donor(tmp_path: Path, family: str, base: str) -> None:
+    """FaceID's LoRA of the base UNet is left out on both sides: the base stays frozen and whole."""
+    source, file = _converted(tmp_path, family, base, "--add-stage2")
+    unet = diffusers_unet(base, like=ldm_of(base))
+    donor = load_adapter(source)
+    encoder = {"encoder_name": donor.spec.encoder_name or "ViT"}
+    adapter = starting_adapter(Wanted(start=file, ffrnet="none"), unet, _head(**encoder))
+    given, batch = inputs(family), Batch.draw(base)
+    extra = {"pooled": batch.text_embeds, "time_ids": batch.time_ids} if base == "sdxl" else {}
+    step = Inputs(batch.x, batch.t, batch.context, given["f_id"], given["hidden"], **extra)
+    plan = RowPlan([Row(0, False), Row(0, True)])
+    added = {"text_embeds": batch.text_embeds, "time_ids": batch.time_ids}
+    with torch.no_grad():
+        tokens = donor.mixer(given["f_id"], given["hidden"])
+        ours = adapter.mixer(given["f_id"], given["hidden"])
+        assert set(ours) > set(tokens)  # stage 2 is there, behind its gates
+        for name, group in tokens.items():
+            assert (ours[name].tokens - group.tokens).abs().max() < TOLERANCE
+        with attach(unet, [conditioning(donor, given, strength=1.0)], plan):
+            wanted = unet(batch.x, batch.t, batch.context, added_cond_kwargs=added).sample
+        bare = unet(batch.x, batch.t, batch.context, added_cond_kwargs=added).sample
+        module = TrainableAdapter(unet, adapter)
+        with module.wiring:
+            found = module(step).prediction
+            for name, parameter in module.projections.named_parameters():
+                if name.endswith("gate"):
+                    parameter.fill_(0.5)
+            opened = module(step).prediction
+    assert (found - wanted).abs().max() < TOLERANCE < 100 * TOLERANCE < (bare - wanted).abs().max()
+    assert (opened - wanted).abs().max() > 100 * TOLERANCE
+
+
+def test_data_of_another_recogniser_or_without_its_states_are_named(tmp_path: Path) -> None:
+    source, file = _converted(tmp_path, "faceid-plusv2", "sd15")
+    unet = diffusers_unet("sd15", like=ldm_of("sd15"))
+    wanted, name = Wanted(start=file, ffrnet="none"), load_adapter(source).spec.encoder_name
+    with pytest.raises(IdentityMismatchError, match="w600k_r50"):
+        starting_adapter(wanted, unet, _head("glintr100", encoder_name=name))
+    with pytest.raises(SettingsError, match=r"hidden states \[-2\]"):
+        starting_adapter(wanted, unet, _head(encoder_name=name, settings={"levels": [-3]}))
