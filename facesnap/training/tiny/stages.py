@@ -10,9 +10,10 @@
     STATE/attributes/attributes.safetensors   judge of attributes            `attributes`
     STATE/STAGE/measurements.json, sheet.png                                 what each stage came to
 
-Budget in hours of one CPU core (an Intel Xeon with AMX), from measured steps: data 0.5 (20,000 pictures of 75 ms),
-autoencoder 1.2 (12,000 steps of 0.2 to 0.85 s), recogniser 1.4 (6,000 of 0.84 s), encoder 1.2 (8,000 of 0.54 s), UNet
-9.2 (20,000 of 1.66 s): 13.5 in all. The judges use no AMX and take 0.4 each (8,000 steps of 0.14 s, 4,000 of 0.30 s).
+Budget in hours of one CPU core (an Intel Xeon without AMX, busy with other work), from measured steps: data 0.7 (20,000
+pictures of 130 ms), autoencoder 1.1 (5,000 steps of 0.55 to 2.1 s), recogniser 0.7 (3,000 of 0.85 s), encoder 0.6
+(4,000 of 0.5 s), UNet 5.3 (9,600 of 0.55 s, then 6,400 of 2.2 s), landmarks 0.3 (8,000 of 0.14 s), attributes 0.3
+(4,000 of 0.3 s): 9 in all.
 A stage that runs out of --hours leaves its outputs as they are by then and goes on at the next call. Everything is
 trained on training people alone and measured on held-out people.
 """
