@@ -21,7 +21,7 @@ from facesnap.download.catalogue import find
 from facesnap.webui.identities import IdentityStore
 from tests.download.server import Content, Server, serving
 from tests.live.checkpoints import Checkpoints
-from tests.live.conftest import start
+from tests.live.conftest import FOLDER, start
 from tests.live.webui import WebUI
 from tests.webui.browser import chromium
 from tests.webui.page.driver import Driver
@@ -107,8 +107,9 @@ def webui(
         text = text.replace(old, new)
     catalogue.write_text(text, encoding="utf-8")
     shutil.copytree(face_pack, data / "models" / "insightface" / "models" / "buffalo_l")
+    served = ["--gradio-allowed-path", FOLDER]  # Gradio 4 refuses the WebUI's own files where its data lies elsewhere
     made = start(
-        data, checkpoints, own, probe, face_pack, page=True, environment={"HF_ENDPOINT": mirror.server.address}
+        data, checkpoints, own, probe, face_pack, served, page=True, environment={"HF_ENDPOINT": mirror.server.address}
     )
     made.options(facesnap_pack="test_pack")
     yield made
@@ -199,6 +200,7 @@ def test_the_init_image_poses(visit, photos) -> None:
     page.switch_to("img2img")
     page.settle()
     page.page.locator("#img2img_image input[type=file]").first.set_input_files(photos.mirrored)
+    expect(page.page.locator("#img2img_image img").first).to_be_visible()
     page.upload(1, photos.person)
     page.enable()
     page.pick("p1_pose_source", "init")

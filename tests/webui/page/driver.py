@@ -44,7 +44,7 @@ class Driver:
         return self.page.locator(f"#{self.tab}_{name}")
 
     def switch_to(self, tab: str) -> None:
-        self.page.locator("#tabs > .tab-nav > button").get_by_text(tab, exact=True).click()
+        self.page.locator("#tabs > .tab-nav > button").get_by_text(re.compile(rf"^\s*{tab}\s*$", re.IGNORECASE)).click()
         self.tab = tab
 
     def person(self, number: int) -> None:
