@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from facesnap.webui.identities import IdentityStore
 from facesnap.webui.model import PRESETS
@@ -102,6 +102,20 @@ def test_a_broken_file_is_told_of(page: Driver, photos) -> None:
     expect(page("p1_thumbs").locator(".facesnap-bad")).to_be_visible()
     page("p1_preview").click()
     expect(page("p1_seen").get_by_role("alert")).to_contain_text("reference 1 of person 1")
+
+
+def test_photos_arrive_whatever_ends_during_their_upload(page: Driver, photos) -> None:
+    """Gradio 3 drops the answer to an upload when another event ends before it."""
+    held: list[Route] = []
+    page.page.route("**/upload*", lambda route: held.append(route), times=1)
+    page("p1_references").locator("input[type=file]").set_input_files([photos.first, photos.second])
+    page("p1_preview").click()
+    expect(page("p1_seen")).not_to_be_empty()
+    assert held, "the photos were not being uploaded"
+    held[0].continue_()
+    expect(page("p1_thumbs").locator(".facesnap-thumbs > *")).to_have_count(2)
+    page("p1_preview").click()
+    expect(page("p1_seen").locator("figure")).to_have_count(2)
 
 
 def test_presets_fill_in_the_rest(page: Driver) -> None:
