@@ -233,8 +233,8 @@ def save_activations(module: TrainableAdapter) -> None:
     recomputed_blocks(module, partial(checkpoint, use_reentrant=False))
 
 
-def recomputed_blocks(module: TrainableAdapter, run: Callable[..., Any]) -> None:
-    """Have every block that may be recomputed called as run(block, *inputs)."""
+def recomputed_blocks(module: TrainableAdapter, run: Callable[..., Any]) -> bool:
+    """Have every block that may be recomputed called as run(block, *inputs); whether the UNet's are, too."""
     unet: Any = module.unet
     chosen = "gradient_checkpointing_func" in inspect.signature(unet.enable_gradient_checkpointing).parameters
     unet.enable_gradient_checkpointing(*([run] if chosen else []))  # old diffusers have torch's checkpoint alone
@@ -243,6 +243,7 @@ def recomputed_blocks(module: TrainableAdapter, run: Callable[..., Any]) -> None
         if isinstance(block, (ResBlock, SpatialTransformer)):
             forward = type(block).forward.__get__(block)
             block.forward = partial(run, forward)  # type: ignore[method-assign]
+    return chosen
 
 
 def _sdxl_vector(unet: nn.Module, inputs: Inputs) -> Tensor | None:
