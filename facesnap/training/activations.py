@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from facesnap.checkpoints.adapter import Adapter
+from facesnap.errors import MissingDependencyError
 from facesnap.models.fidelity import FFRNet
 from facesnap.training.config import TrainingConfig
 from facesnap.training.losses import latent_window
@@ -132,8 +133,12 @@ def activation_bytes(config: TrainingConfig, base: str, ffrnet: FFRNet | None, s
         for part in trained:
             module.part(part).requires_grad_(True)
         saved = Saved(unet, module)
-        if config.save_activations:
-            recomputed_blocks(module, saved.block)
+        if config.save_activations and not recomputed_blocks(module, saved.block):
+            raise MissingDependencyError(
+                "This diffusers does not let its blocks be counted.",
+                expected="diffusers 0.33 or newer, for the plan alone",
+                remedy="pip install --upgrade diffusers in the training environment",
+            )
         with module.wiring, saved.counting(), CudaPrecision(half):
             module(inputs)
         decoder = decoded * _decoder_bytes(side) if judged else 0  # it is done before the blocks begin

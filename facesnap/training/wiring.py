@@ -7,6 +7,7 @@ again during backward, and must then see the same keys and values.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -232,15 +233,17 @@ def save_activations(module: TrainableAdapter) -> None:
     recomputed_blocks(module, partial(checkpoint, use_reentrant=False))
 
 
-def recomputed_blocks(module: TrainableAdapter, run: Callable[..., Any]) -> None:
-    """Have every block that may be recomputed called as run(block, *inputs)."""
+def recomputed_blocks(module: TrainableAdapter, run: Callable[..., Any]) -> bool:
+    """Have every block that may be recomputed called as run(block, *inputs); whether the UNet's are, too."""
     unet: Any = module.unet
-    unet.enable_gradient_checkpointing(run)
+    chosen = "gradient_checkpointing_func" in inspect.signature(unet.enable_gradient_checkpointing).parameters
+    unet.enable_gradient_checkpointing(*([run] if chosen else []))  # old diffusers have torch's checkpoint alone
     unet.train()  # diffusers checkpoints in training mode only; these UNets have no dropout
     for block in module.ffrnet.modules() if module.ffrnet is not None else ():
         if isinstance(block, (ResBlock, SpatialTransformer)):
             forward = type(block).forward.__get__(block)
             block.forward = partial(run, forward)  # type: ignore[method-assign]
+    return chosen
 
 
 def _sdxl_vector(unet: nn.Module, inputs: Inputs) -> Tensor | None:
