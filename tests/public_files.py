@@ -131,9 +131,11 @@ def draw(shapes: Shapes, seed: int) -> dict[str, Tensor]:
     return out
 
 
-def public_state(family: str, widths: Sequence[int], context: int, seed: int = 4) -> dict[str, dict[str, Tensor]]:
-    """{"image_proj": ..., "ip_adapter": ...}, small."""
-    projection = draw(projection_shapes(family, context), seed)
+def public_state(
+    family: str, widths: Sequence[int], context: int, seed: int = 4, small: bool = True
+) -> dict[str, dict[str, Tensor]]:
+    """{"image_proj": ..., "ip_adapter": ...}; small: of few channels inside."""
+    projection = draw(projection_shapes(family, context, small), seed)
     return {"image_proj": projection, "ip_adapter": draw(processor_shapes(family, widths, context), seed + 1)}
 
 

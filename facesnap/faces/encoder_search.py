@@ -26,8 +26,14 @@ def encoder_of(fingerprint: str, name: str, model_dirs: Iterable[str | os.PathLi
         name: `ImageEncoder.name` such as "ViT-H/14 1280x32 proj1024", or the name of a file.
 
     Raises:
-        EncoderError: none of the files is that encoder; says where they were looked for.
+        EncoderError: none of the files is that encoder; says where they were looked for. Or the adapter names none.
     """
+    if not fingerprint and not name:
+        raise EncoderError(
+            "The adapter looks at pictures, but does not say through which image encoder.",
+            expected="a public file of the published widths, or a FaceSnap checkpoint that names its encoder",
+            remedy="fetch the adapter again, or give its encoder to `facesnap generate --encoder FILE`",
+        )
     model_dirs = list(model_dirs)
     if fingerprint:
         for file in candidates(model_dirs):

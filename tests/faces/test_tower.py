@@ -219,5 +219,7 @@ def test_finding_the_files(tmp_path: Path, file: Path, models: Path, monkeypatch
     tower.write_bytes(b"x")
     assert find_encoder(PUBLISHED_NAME, [tmp_path]) == tower
     assert encoder_of("", PUBLISHED_NAME, [tmp_path]) == tower  # as adapters ask for it
+    with pytest.raises(EncoderError, match="does not say through which image encoder"):
+        encoder_of("", "", [tmp_path])
     (parser,) = parsers([models])
     assert parser.level == OK and "GFPGAN" in parser.what

@@ -84,11 +84,11 @@ class Checkpoints:
             recogniser_name="test_pack", encoder=encoder, encoder_name=ENCODER,
         )  # fmt: skip
 
-    def write_public(self, folder: Path, family: str) -> Path:
+    def write_public(self, folder: Path, family: str, small: bool = True) -> Path:
         """A file of a family's public layout (FaceID: with its LoRA), random, for the first checkpoint's layout."""
         unet, base = self.first.unet(), self.first.base
         suffix = ".safetensors" if family == "pulid-v1.1" else ".bin"
-        return write(public_state(family, widths_of(unet), CONTEXT[base]), folder, family, base, suffix)
+        return write(public_state(family, widths_of(unet), CONTEXT[base], small=small), folder, family, base, suffix)
 
     def write_controlnet(self, file: Path) -> None:
         """An untrained ControlNet of the first checkpoint's widths, in ldm's layout."""

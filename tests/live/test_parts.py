@@ -12,6 +12,9 @@ import torch
 
 from tests import eva
 
+# Only files of the published widths say which image encoder they were trained with.
+PUBLISHED_TOWER = {"width": 1024, "layers": 24, "ff": 2730, "patch": 14, "grid": 24, "vector": 768}
+
 
 def differ(pictures: list[np.ndarray]) -> bool:
     """Whether every one of them is clearly another picture."""
@@ -67,8 +70,8 @@ def pulid(request, webui, checkpoints, face_pack) -> Iterator[str]:
     pack: Path = shutil.copytree(face_pack, models / "insightface" / "models" / "antelopev2")
     tower = models / "clip_vision" / "EVA02_CLIP_L_336_psz14_s6B.pt"
     tower.parent.mkdir(exist_ok=True)
-    torch.save(eva.official(eva.tower_state()), tower)
-    file = checkpoints.write_public(models / "FaceSnap", request.param)
+    torch.save(eva.official(eva.draw(eva.tower_shapes(**PUBLISHED_TOWER), 12)), tower)
+    file = checkpoints.write_public(models / "FaceSnap", request.param, small=False)
     yield file.stem
     for one in (file, tower):
         one.unlink()
