@@ -17,8 +17,8 @@ PUBLISHED_TOWER = {"width": 1024, "layers": 24, "ff": 2730, "patch": 14, "grid":
 
 
 def differ(pictures: list[np.ndarray]) -> bool:
-    """Whether every one of them is clearly another picture."""
-    return all(abs(a - b).mean() > 0.5 for n, a in enumerate(pictures) for b in pictures[:n])
+    """Whether every one of them is another picture; what is asked for twice gives the same bits."""
+    return all(abs(a - b).mean() > 0.1 for n, a in enumerate(pictures) for b in pictures[:n])
 
 
 def test_landmarks_act_beside_the_tokens(webui, snap) -> None:
