@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr
     )
+    if not args.verbose:
+        for name in ("httpx", "httpx2"):  # a line for every request
+            logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return int(args.run(args))
     except FaceSnapError as error:
