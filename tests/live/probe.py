@@ -206,14 +206,17 @@ def get_state():
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host()._running), "unet": id(live_unet()),
         "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.kept()),
-        "bytes": tensor_bytes(), "resident": resident(),
         "dtype": str(next(live_unet().parameters()).dtype), "axes": axes(),
         "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),
     }  # fmt: skip
 
 
 def tensor_bytes():
-    """Of all tensors alive outside the host's models, each storage once."""
+    """Of all tensors alive outside the host's models, each storage once.
+
+    Only for a WebUI at rest: gc.get_objects hands out tuples that another thread is still building, whose code then
+    fails with a SystemError.
+    """
     gc.collect()
     models = {id(t) for m in live_unet().modules() for t in (*m._parameters.values(), *m._buffers.values())}
     storages = {}
@@ -272,6 +275,7 @@ def axes():
 def add_routes(demo, app):
     app.add_api_route("/probe", set_state, methods=["POST"])
     app.add_api_route("/probe", get_state, methods=["GET"])
+    app.add_api_route("/probe/alive", lambda: {"bytes": tensor_bytes(), "resident": resident()}, methods=["GET"])
 
     def upscale_route(body: dict = Body(...)):  # noqa: B008
         return upscale(app, body)

@@ -117,8 +117,7 @@ def test_analysis_during_a_generation(webui: WebUI, photos: dict[str, str]) -> N
     with ThreadPoolExecutor(1) as pool:
         webui.watch()
         generation = pool.submit(webui.generate, {"references": [photos["eileen"]]}, steps=60)
-        while not webui.seen()["steps"]:
-            pass
+        webui.wait_for_the_sampler(lambda: not generation.done())
         status, found = webui.request(f"{V1}/analyse", {"image": photos["barack"]})
         assert status == 200 and len(found["faces"]) == 1 and not generation.done()
         assert generation.result()[0] == 200

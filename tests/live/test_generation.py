@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -102,8 +101,7 @@ def test_interrupt(webui, snap, how: str) -> None:
     answers: list = []
     thread = threading.Thread(target=lambda: answers.append(webui.generate(snap, steps=60)))
     thread.start()
-    while not webui.seen()["steps"]:
-        time.sleep(0.05)
+    webui.wait_for_the_sampler(thread.is_alive)
     webui.request(f"/sdapi/v1/{how}", {})
     thread.join()
     assert answers[0][0] == 200
@@ -188,8 +186,8 @@ def test_a_hundred_generations_leave_nothing(webui, snap, astronaut) -> None:
         for n in range(rounds * len(wishes)):
             webui.pictures(wishes[n % len(wishes)], steps=1, seed=n)
         webui.pictures(steps=1)
-        seen = webui.seen()
-        return seen["bytes"], seen["resident"] or 0
+        alive = webui.request("/probe/alive")[1]
+        return alive["bytes"], alive["resident"] or 0
 
     (first, resident), (last, resident_last) = run(4), run(16)
     assert abs(last - first) < 1 << 20

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,12 @@ class WebUI:
     def seen(self) -> dict[str, Any]:
         """What the probe has seen since."""
         return self.request("/probe")[1]
+
+    def wait_for_the_sampler(self, alive: Callable[[], bool]) -> None:
+        """Until the watched generation's first step is done; an error if it ended before."""
+        while not self.seen()["steps"]:
+            assert alive(), f"the generation ended before its first step:\n{self.log()[-3000:]}"
+            time.sleep(0.05)
 
     def options(self, **values: Any) -> None:
         assert self.request("/sdapi/v1/options", values)[0] == 200
