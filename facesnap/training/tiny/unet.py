@@ -20,7 +20,7 @@ from facesnap.training.tiny.loop import Draws, Losses
 
 CHANNELS = (32, 64, 96, 128)
 HEADS = (1, 2, 4, 4)  # of each level; more at the first one, with its 1024 places, cost a third more time on a CPU
-COARSE = 0.6  # of the steps, on pictures of half the side
+COARSE = 0.7  # of the steps, on pictures of half the side
 MIN_SNR = 5.0
 Moments = tuple[np.ndarray, np.ndarray]
 UNCONDITIONAL = 0.1  # share of captions replaced by the empty prompt, for classifier-free guidance

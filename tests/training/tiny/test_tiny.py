@@ -247,6 +247,17 @@ def test_the_autoencoders_loss_looks_at_features(state: Path) -> None:
     assert np.isclose(autoencoder.psnr(off, train.images[:1]), 10 * np.log10(255**2 / error.mean()))
 
 
+def test_the_autoencoders_loss_looks_at_colours() -> None:
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    grey = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert autoencoder.colour_loss(picture + grey, picture) < 1e-6  # lightness is the other term's
+    yellow, orange = (
+        torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 16, 16) for colour in ((1, 1, 0.0), (1, 0.5, 0))
+    )
+    # the error (0, -0.5, 0) without its mean is (1/6, -1/3, 1/6)
+    assert torch.isclose(autoencoder.colour_loss(orange, yellow), torch.tensor(2 / 9))
+
+
 def test_identity_kept_is_one_for_the_same_pictures_and_less_for_blurred_ones(state: Path, face_pack: Path) -> None:
     held_out, analyser = Portraits.load(state / "data" / "held_out"), FaceAnalyser(face_pack)
     same = identity_kept(analyser, held_out, np.asarray(held_out.images))
