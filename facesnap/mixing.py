@@ -156,8 +156,10 @@ def _in_float32(mixer: Mixer) -> Mixer:
 
 
 def _vectors(identity: Identity, kind: str) -> Tensor:
-    """(R, 512), each reference's own vector, "normed" or "raw"."""
+    """(R, 512), each reference's own vector as `kind` of AdapterSpec.id_vector."""
     vectors = identity.embeddings
     if kind == "normed":
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    elif kind == "none":
+        vectors = np.zeros_like(vectors)
     return torch.from_numpy(vectors.astype(np.float32))

@@ -15,7 +15,7 @@ from facesnap.models.mixers import Mixer
 from facesnap.models.projections import IDProjections
 
 BASES = ("sd15", "sdxl")
-ID_VECTORS = ("normed", "raw")
+ID_VECTORS = ("normed", "raw", "none")
 UNCOND_RULES = ("encoded", "zeros", "none")
 LONGEST_TEXT = 1000  # characters
 
@@ -31,7 +31,8 @@ class AdapterSpec:
         recogniser_name: what people call it (w600k_r50).
         encoder, encoder_name: fingerprint and name of the CLIP image encoder; empty where the mixer takes none.
             Without a fingerprint the name decides (`ImageEncoder.name`), and without either any encoder will do.
-        id_vector: "normed" or "raw", which form of the recogniser's vector the mixer was trained on.
+        id_vector: "normed" or "raw", which form of the recogniser's vector the mixer was trained on; "none" where it
+            was trained on zeros in its place and sees the image encoder's tokens alone.
         uncond: "encoded" (uncond rows get the mixer's tokens of a zero vector and of the encoder's hidden states of
             a zero pixel tensor), "zeros" (its tokens of zeros in the place of every input) or "none" (nothing).
         shortcut: FaceID-PlusV2's form of stage 1. dim_head: width of one head in the mixer.

@@ -125,9 +125,12 @@ class Identity:
         Args:
             kind: "normed": normalise(sum_r w_r f_r / |f_r|), as FaceID needs; "raw": that times the weighted
                 mean of |f_r|, as InstantID and PuLID need. One reference gives its own vector either way.
+                "none": zeros, for a mixer that sees the image encoder's tokens alone.
         """
-        if kind not in ("normed", "raw"):
-            raise SettingsError(f"Vector kind '{kind}'.", expected="normed or raw.", remedy="use one of these.")
+        if kind not in ("normed", "raw", "none"):
+            raise SettingsError(f"Vector kind '{kind}'.", expected="normed, raw or none.", remedy="use one of these.")
+        if kind == "none":
+            return np.zeros(self.embeddings.shape[1], np.float32)
         norms = np.linalg.norm(self.embeddings.astype(np.float64), axis=1)  # (R,)
         total = (self.weights[:, None] * self.embeddings / norms[:, None]).sum(axis=0)  # (512,)
         fused = total / np.linalg.norm(total)

@@ -49,6 +49,10 @@ class Adapter(Section):
     start: Path | Literal["scratch"] = Field(
         default="scratch", description="scratch, or any adapter file to go on from"
     )
+    sees: Literal["both", "vector", "image"] = Field(
+        default="both",
+        description="of a person: the recogniser's vector and the image encoder's tokens, or one of them, to compare",
+    )
     tokens: int = Field(default=4, ge=1, le=64, description="stage 1: ID tokens")
     depth: int = Field(default=4, ge=1, le=12, description="layers of either stage")
     queries: int = Field(default=16, ge=1, le=256, description="stage 2: learned queries, the tokens of f_mix")
@@ -203,6 +207,8 @@ class TrainingConfig(Section):
             raise ValueError("a stage asks for the identity loss, so `recogniser` must name a file")
         if any(stage.losses.leak > 0 for stage in self.stages) and self.adapter.ffrnet == "none":
             raise ValueError("a stage asks for the leak loss, which needs an FFRNet")
+        if self.adapter.sees != "both" and self.adapter.start != "scratch":
+            raise ValueError("adapter.sees is for fresh adapters; a checkpoint sees what it was trained with")
         if any(stage.align and stage.align.identity for stage in self.stages) and self.adapter.ffrnet == "none":
             raise ValueError("align.identity needs an FFRNet: without one nobody knows where the sampled face is")
         return self

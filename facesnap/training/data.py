@@ -28,7 +28,7 @@ class Samples(Dataset[Sample]):
 
     Args:
         global_batch: slots of a step. timesteps: of the schedule. levels: CLIP hidden states of the mixer.
-        pictures: which FFRNet looks at, of "landmarks" and "five_points". id_vector: "normed" or "raw".
+        pictures: which FFRNet looks at, of "landmarks" and "five_points". id_vector: of AdapterSpec.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Samples(Dataset[Sample]):
         """f_id (1, 512) and hidden states (1, P, W) of the reference, or of nobody."""
         f_id = self.shards.tensor(reference, "f_id")
         f_id = torch.nn.functional.normalize(f_id, dim=0) if self.id_vector == "normed" else f_id
-        out = {"f_id": (torch.zeros_like(f_id) if dropped else f_id)[None]}
+        out = {"f_id": (torch.zeros_like(f_id) if dropped or self.id_vector == "none" else f_id)[None]}
         for level in self.levels:
             if dropped:
                 out[f"hidden.{level}"] = self.shards.zero[level].float()

@@ -66,8 +66,18 @@ def starting_adapter(wanted: Wanted, unet: Any, head: dict[str, Any], seed: int 
 
 
 def fresh_adapter(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> Adapter:
-    """Both stages of the mixer and, where they are asked for, ID projections; FFRNet is not among them."""
-    context, clip = topology.sites[0].context, int(head["clip_width"])
+    """Both stages of the mixer and, where they are asked for, ID projections; FFRNet is not among them.
+
+    Raises:
+        SettingsError: the UNet does not tell its width, or the data lack the states of an image encoder.
+    """
+    context, clip = topology.sites[0].context, 0 if wanted.sees == "vector" else int(head["clip_width"])
+    if wanted.sees == "image" and not clip:
+        raise SettingsError(
+            "The adapter is to see image tokens alone, and the data hold none.",
+            expected="data prepared with an image encoder",
+            remedy="prepare the photos again with --encoder",
+        )
     if context is None:
         raise SettingsError(
             "The UNet's cross-attention does not tell its width.",
@@ -93,7 +103,8 @@ def fresh_adapter(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> A
             nn.init.constant_(parameter, 0.5)  # v is zero already: a gate of 0 on top would stop both gradients
     spec = AdapterSpec(
         topology.base, recogniser=head["recogniser"], recogniser_name=head["recogniser_name"],
-        encoder=head["encoder"], encoder_name=head["encoder_name"], shortcut=bool(clip), dim_head=wanted.dim_head,
+        encoder=head["encoder"] if clip else "", encoder_name=head["encoder_name"] if clip else "",
+        id_vector="none" if wanted.sees == "image" else "normed", shortcut=bool(clip), dim_head=wanted.dim_head,
         strength=float(wanted.projections), name=wanted.name, licence=wanted.licence or head["licence"],
     )  # fmt: skip
     return Adapter(spec, mixer, projections)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,11 +15,15 @@ from facesnap.checkpoints.registry import load_adapter
 from facesnap.cli import main
 from facesnap.errors import IdentityMismatchError, SettingsError
 from facesnap.faces.recognisers import RECOGNISERS
+from facesnap.mixing import mix
+from facesnap.portrait import Studio
 from facesnap.training.config import Adapter as Wanted
+from facesnap.training.config import load_config
 from facesnap.training.start import starting_adapter
+from facesnap.training.trainer import Trainer
 from facesnap.training.wiring import Inputs, TrainableAdapter
 from tests.checkpoints.test_families import conditioning, inputs, ldm_of, widths_of
-from tests.networks import CONTEXT, Batch, diffusers_unet
+from tests.networks import CONTEXT, Batch, diffusers_unet, redraw
 from tests.public_files import public_state, write
 
 TOLERANCE = 1e-4
@@ -78,3 +84,37 @@ def test_data_of_another_recogniser_or_without_its_states_are_named(tmp_path: Pa
         starting_adapter(wanted, unet, _head("glintr100", encoder_name=name))
     with pytest.raises(SettingsError, match=r"hidden states \[-2\]"):
         starting_adapter(wanted, unet, _head(encoder_name=name, settings={"levels": [-3]}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sees", ("both", "vector", "image"))
+def test_an_adapter_sees_what_it_is_to_see(prepared, changes: dict, world, sees: str) -> None:
+    """In training and in generation: another vector or other states change its tokens, or do not."""
+    nothing = {"drops": {"text": 0.0, "identity": 0.0, "both": 0.0}}
+    trainer = Trainer(load_config("tiny-cpu", changes | {"adapter.sees": sees, **nothing}))
+    sample = trainer.samples[(0, 0)]
+    assert bool(sample["f_id"].any()) == (sees != "image") and any("hidden" in key for key in sample) == (
+        sees != "vector"
+    )
+    adapter = trainer.module.adapter()
+    assert (adapter.spec.id_vector == "none") == (sees == "image")
+    assert bool(adapter.spec.encoder) == bool(adapter.mixer.config.clip_levels) == (sees != "vector")
+    redraw(adapter.mixer, 3)
+    studio = Studio(adapter, world.analyser, world.encoder if sees != "vector" else None)
+    person = studio.identity([world.photo])
+    changed = {
+        "vector": dataclasses.replace(person, embeddings=np.roll(person.embeddings, 1, axis=1)),
+        "image": dataclasses.replace(person, hidden={level: -states for level, states in person.hidden.items()}),
+    }
+    own = mix(adapter, person, None)["mix"].tokens
+    for part, other in changed.items():
+        differs = (mix(adapter, other, None)["mix"].tokens - own).abs().max()
+        assert differs > 1e-2 if sees in ("both", part) else differs == 0
+
+
+def test_what_an_adapter_cannot_see_is_refused(world) -> None:
+    unet = diffusers_unet("sd15")
+    with pytest.raises(SettingsError, match="image tokens alone"):
+        starting_adapter(Wanted(sees="image", ffrnet="none"), unet, _head())
+    with pytest.raises(SettingsError, match="fresh adapters"):
+        load_config("tiny-cpu", {"adapter.sees": "image", "adapter.start": "x.safetensors"})
