@@ -11,6 +11,8 @@ CACHE := .cache
 PACK ?= $(CACHE)/face_pack
 # Tests of the page in a real Chromium: in both environments that have Gradio, and in a run of their own.
 BROWSER := tests/webui/page tests/webui/test_canvas.py tests/webui/test_scene.py
+# A job of their own, so that two jobs at a time end together.
+TRAINING := tests/training tests/world tests/demo tests/landmarks tests/checkpoints
 
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -21,15 +23,18 @@ RUN := $(VENV)/$(BIN)/python
 RUN_OLD := $(OLD)/$(BIN)/python
 RUN_FORGE := $(FORGE)/$(BIN)/python
 
-.PHONY: demo components test test-main test-old test-forge lint format clean
+.PHONY: demo components test test-main test-training test-old test-forge lint format clean
 
 demo: $(VENV)/.made $(PACK)
 	$(RUN) -m facesnap demo --pack $(PACK) --out out/demo
 
-test: lint test-main test-old test-forge
+test: lint test-main test-training test-old test-forge
 
 test-main: $(VENV)/.tested components
-	$(RUN) -m pytest tests $(addprefix --ignore=,$(BROWSER))
+	$(RUN) -m pytest tests $(addprefix --ignore=,$(BROWSER) $(TRAINING))
+
+test-training: $(VENV)/.tested components
+	$(RUN) -m pytest $(TRAINING)
 
 # The WebUIs' own versions: transformers 4.30, numpy 1.26, Pillow 9.5, and the insightface that their users have.
 # Their diffusers cannot load a LoRA of FaceID by itself, so it is no reference for that.

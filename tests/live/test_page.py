@@ -5,6 +5,7 @@ FACESNAP_SCREENSHOTS names a folder for pictures of every state.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import shutil
@@ -17,7 +18,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
 
-from facesnap.download.catalogue import find
+from facesnap.checkpoints import native
+from facesnap.download.catalogue import BASES, find
 from facesnap.webui.identities import IdentityStore
 from tests.download.server import Content, Server, serving
 from tests.live.checkpoints import Checkpoints
@@ -236,6 +238,26 @@ def test_an_identity_from_its_saving_to_its_end(visit, photos, webui: WebUI) -> 
     page.choose("p1_identity", "Eileen")
     page.generate()
     expect(page.error()).to_contain_text("There is no saved identity 'Eileen'")
+
+
+def test_the_list_tells_what_does_not_fit(visit, webui: WebUI, checkpoints: Checkpoints) -> None:
+    page, folder = visit(), webui.data / "models" / "FaceSnap"
+    (base, other), (_, own) = sorted(BASES.items(), key=lambda one: one[0] == checkpoints.first.base)
+    adapter, file = native.load(folder / "untrained.safetensors"), folder / "elsewhere.safetensors"
+    spec = dataclasses.replace(adapter.spec, base=base)
+    native.save(dataclasses.replace(adapter, spec=spec, ffrnet=None, ffrnet_spec=None), file)
+    try:
+        page("refresh").click()
+        expect(page("status")).to_contain_text("1 of 2 adapters fit the loaded model")
+        page.text("adapter").click()
+        unfit = page("adapter").locator("li", has_text=f"elsewhere · FaceSnap · {other} · does not fit {own}")
+        expect(unfit).to_have_class(re.compile("facesnap-unfit"))
+        expect(page("adapter").locator("li", has_text="untrained")).not_to_have_class(re.compile("facesnap-unfit"))
+        page.shoot("unfit")
+    finally:
+        file.unlink()
+    page("refresh").click()
+    expect(page("status")).to_contain_text("1 of 1 adapters fit")
 
 
 def test_a_download_to_its_end(visit, photos, webui: WebUI, mirror: SimpleNamespace) -> None:
