@@ -94,7 +94,10 @@ def memory():
     """Forge's: how many networks of ours are loaded, and what has gathered on the UNet that every pass starts from."""
     if not hasattr(shared.sd_model, "forge_objects"):
         return None
-    from backend.memory_management import current_loaded_models
+    try:
+        from backend.memory_management import current_loaded_models
+    except ImportError:  # reForge and Classic
+        from ldm_patched.modules.model_management import current_loaded_models
 
     objects = shared.sd_model.forge_objects_after_applying_lora
     unet = (objects or shared.sd_model.forge_objects).unet

@@ -63,7 +63,7 @@ class WebUI:
         self._log = (data / "log.txt").open("w", encoding="utf-8")
         self.process = subprocess.Popen(
             [
-                _python(folder), "launch.py", *FLAGS, *([] if page else ["--nowebui"]),
+                _python(folder), "launch.py", *_known(folder), *([] if page else ["--nowebui"]),
                 *(["--always-cpu"] if self.forge else ["--use-cpu", "all"]),
                 "--port", str(self.port), "--data-dir", str(data), "--ckpt-dir", str(checkpoints),
                 *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")), *flags, *_precision(flags),
@@ -165,6 +165,12 @@ def to_text(pixels: np.ndarray) -> str:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
+
+
+def _known(folder: Path) -> list[str]:
+    """FLAGS without the one that forks of Forge have removed; an unknown flag stops the start."""
+    known = (folder / "modules" / "cmd_args.py").read_text(encoding="utf-8")
+    return [flag for flag in FLAGS if flag != "--do-not-download-clip" or flag in known]
 
 
 def _precision(flags: Sequence[str]) -> list[str]:
