@@ -34,14 +34,23 @@ DEFAULTS = {
 
 @pytest.fixture()
 def restored(webui):
-    yield
-    webui.options(**DEFAULTS)
+    """Sets options over the defaults, for the test's time; forks lack some."""
+    known = webui.request("/sdapi/v1/options")[1]
+    defaults = {name: value for name, value in DEFAULTS.items() if name in known}
+
+    def choose(**options) -> None:
+        if not set(options) <= set(known):
+            pytest.skip(f"this WebUI has no option {', '.join(set(options) - set(known))}")
+        webui.options(**defaults | options)
+
+    yield choose
+    webui.options(**defaults)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_rows(webui, snap, restored, case: str) -> None:
     payload, options, in_a1111, in_forge = CASES[case]
-    webui.options(**DEFAULTS | options)
+    restored(**options)
     webui.watch()
     webui.pictures(snap, **payload)
     calls = webui.seen()["calls"]
@@ -71,8 +80,8 @@ def test_samplers(webui, snap, sampler: str) -> None:
 @pytest.mark.parametrize("batch", (1, 3))
 def test_tiles_of_forges_own_extension(webui, snap, method: str, batch: int) -> None:
     """Every tile is known by its place, and together they cover the picture."""
-    if not webui.forge:
-        pytest.skip("an extension of Forge")
+    if "multidiffusion integrated" not in {name.lower() for name in webui.request("/sdapi/v1/scripts")[1]["txt2img"]}:
+        pytest.skip("an extension of Forge and reForge")
     webui.watch()
     tiled = {"MultiDiffusion Integrated": {"args": [True, method, 64, 64, 32, batch]}}
     region = {**snap, "region": {"x": 0.5, "y": 0.0, "w": 0.5, "h": 1.0}}
