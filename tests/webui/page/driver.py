@@ -104,7 +104,8 @@ class Driver:
             (dialog.accept if sure else dialog.dismiss)()
 
         self.page.once("dialog", answer)
-        self(f"p{person}_delete").click()
+        with self.page.expect_event("dialog"):  # Gradio may ask after the click is done
+            self(f"p{person}_delete").click()
         return asked[0]
 
     def generate(self) -> Locator:
