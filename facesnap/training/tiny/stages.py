@@ -49,7 +49,7 @@ BUDGETS = {
     "autoencoder": Budget(steps=5_000, batch=8, rate=1e-3, half=True),
     "recogniser": Budget(steps=3_000, batch=64, rate=2e-3, half=True),
     "encoder": Budget(steps=4_000, batch=64, rate=1e-3, half=True),
-    "unet": Budget(steps=12_000, batch=16, rate=6e-4),
+    "unet": Budget(steps=10_000, batch=16, rate=6e-4),
     "landmarks": Budget(steps=8_000, batch=16, rate=1e-3),
     "attributes": Budget(steps=4_000, batch=32, rate=1e-3),
 }
