@@ -282,13 +282,18 @@ def parse(values: dict[str, Any], where: str) -> TrainingConfig:
         ) from error
 
 
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+def _put(values: Any, dotted: str, value: Any) -> None:
+    """Set a key; in a list, such as the stages, a number chooses the item: stages.0.losses.identity."""
     *sections, key = dotted.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
+    for place, section in enumerate(sections):
+        if isinstance(values, dict):
+            values = values.setdefault(section, {})
+        elif isinstance(values, list) and section.isdecimal() and int(section) < len(values):
+            values = values[int(section)]
+        else:
+            values = None
+        if not isinstance(values, dict if place + 1 == len(sections) else (dict, list)):
             raise SettingsError(
-                f"{dotted} cannot be set.", expected="a key of a section", remedy="change the file for lists"
+                f"{dotted} cannot be set.", expected="a key of a section", remedy="change the file, or name one there"
             )
-        values = inner
     values[key] = value

@@ -17,6 +17,12 @@ if pydantic.VERSION.startswith("1."):  # a WebUI's environment: training refuses
     others = ("arcface", "evaluate", "losses", "old_pydantic", "prepare", "wiring")
     kept = [f"test_{name}.py" for name in others]
     collect_ignore = [file.name for file in Path(__file__).parent.glob("test_*.py") if file.name not in kept]
+REHEARSAL: list[dict[str, Any]] = [
+    {
+        "name": "all", "steps": 30, "warmup": 5, "lr": {"mixer": 1e-3, "projections": 1e-3, "ffrnet": 1e-3},
+        "losses": {"face_box": 1.0, "leak": 0.1},
+    }
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +42,12 @@ def prepared(world, tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndar
 
 @pytest.fixture
 def changes(prepared, tmp_path: Path) -> dict[str, Any]:
-    """What makes the ready-made tiny configuration train on these data."""
-    return {"base.model": str(prepared.model), "data.folder": str(prepared.data), "output": str(tmp_path / "run")}
+    """What makes the ready-made tiny configuration a short run on these data."""
+    return {
+        "base.model": str(prepared.model), "data.folder": str(prepared.data), "data.other_photo": 0.5,
+        "output": str(tmp_path / "run"), "recogniser": None, "stages": REHEARSAL, "checkpoints.every": 10,
+        "optimiser.batch": 2, "optimiser.ema": 0.99,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def test_every_ready_made_one_is_valid() -> None:
         ("base.model", None, "base.model"),
         ("stages", [], "stages"),
         ("stages", [{"name": "x", "steps": 1, "lr": {"unet": 1e-4}}], "stages.0.lr.unet"),
-        ("stages", [{"name": "x", "steps": 1, "lr": {"mixer": 1e-4}, "losses": {"identity": 1}}], "recogniser"),
+        ("recogniser", None, "recogniser"),
         ("drops", {"text": 0.6, "identity": 0.6}, "drops"),
     ],
 )
@@ -46,8 +46,14 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     for name, words in (("odd.yaml", "not YAML"), ("list.yaml", "no sections"), ("none.yaml", "tiny-cpu")):
         with pytest.raises(SettingsError, match=words):
             load_config(tmp_path / name)
-    with pytest.raises(SettingsError, match="cannot be set"):
-        load_config("tiny-cpu", {"stages.0.steps": 5})
+
+
+def test_keys_of_a_stage_can_be_set() -> None:
+    config = load_config("tiny-cpu", {"stages.0.steps": 5, "stages.0.losses.identity": 0.0, "adapter.rank": 3})
+    assert (config.stages[0].steps, config.stages[0].losses.identity, config.adapter.rank) == (5, 0.0, 3)
+    for key in ("stages.1.steps", "stages.-1.steps", "stages.x.steps", "stages.0", "precision.x"):
+        with pytest.raises(SettingsError, match="cannot be set"):
+            load_config("tiny-cpu", {key: 5})
 
 
 def test_stages_follow_each_other() -> None:
