@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from facesnap.checkpoints import native
 from facesnap.demo import untrained
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
+from facesnap.models.fidelity_lora import LoraFFRNet
+from facesnap.training.start import config_of
 from tests.checkpoints.test_families import widths_of
 from tests.public_files import public_state, write
 
@@ -78,11 +82,20 @@ class Checkpoints:
 
     def write_adapters(self, folder: Path, pack: Path) -> None:
         """An encoder, and an adapter for the first checkpoint's layout."""
-        encoder = ImageEncoder.load(untrained.save_encoder(folder / f"{ENCODER}.safetensors")).fingerprint
-        untrained.save_adapter(
-            folder / "untrained.safetensors", self.first.unet(), recogniser=load_pack(pack).recogniser_sha256,
-            recogniser_name="test_pack", encoder=encoder, encoder_name=ENCODER,
-        )  # fmt: skip
+        untrained.save_encoder(folder / f"{ENCODER}.safetensors")
+        untrained.save_adapter(folder / "untrained.safetensors", self.first.unet(), **_names(folder, pack))
+
+    def write_lora_ffrnet(self, folder: Path, pack: Path) -> Path:
+        """An adapter whose FFRNet is a LoRA on the UNet, beside the encoder of `write_adapters`."""
+        unet = self.first.unet()
+        adapter = untrained.make_adapter(unet, ffrnet=False, **_names(folder, pack))
+        net = LoraFFRNet(config_of(unet), 4)
+        for module in net.modules():
+            if any(p is not None and p.is_meta for p in module._parameters.values()):
+                module.to_empty(device="cpu", recurse=False)
+        file = folder / "lora-ffrnet.safetensors"
+        native.save(dataclasses.replace(adapter, ffrnet=untrained.draw(net, 23)), file)
+        return file
 
     def write_public(self, folder: Path, family: str, small: bool = True) -> Path:
         """A file of a family's public layout (FaceID: with its LoRA), random, for the first checkpoint's layout."""
@@ -109,6 +122,15 @@ class Checkpoints:
         _put(state, "middle_block_out.0", levels[-1], levels[-1], 1)
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({f"control_model.{name}": value for name, value in state.items()}, file)
+
+
+def _names(folder: Path, pack: Path) -> dict[str, str]:
+    """What an untrained adapter says of the pack and of the encoder in a folder."""
+    encoder = ImageEncoder.load(folder / f"{ENCODER}.safetensors").fingerprint
+    return {
+        "recogniser": load_pack(pack).recogniser_sha256, "recogniser_name": "test_pack", "encoder": encoder,
+        "encoder_name": ENCODER,
+    }  # fmt: skip
 
 
 def _put(state: dict[str, torch.Tensor], name: str, after: int, before: int, kernel: int) -> None:

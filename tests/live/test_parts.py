@@ -38,6 +38,20 @@ def test_a_pose_by_numbers(webui, snap) -> None:
     assert all(np.array_equal(flat[0], one) for one in flat)
 
 
+def test_an_ffrnet_that_is_a_lora_on_the_unet(webui, snap, checkpoints, face_pack) -> None:
+    before, hooks = webui.pictures(), webui.seen()["hooks"]
+    file: Path = checkpoints.write_lora_ffrnet(webui.data / "models" / "FaceSnap", face_pack)
+    try:
+        shared = {**snap, "adapter": file.stem}
+        tokens, landmarks = ({**shared, part: 0.0} for part in ("structure", "strength"))
+        made = [webui.pictures(one) for one in (shared, tokens, landmarks)]
+        assert differ([before, *made])
+        assert np.array_equal(webui.pictures(landmarks), made[-1])
+        assert webui.seen()["hooks"] == hooks and np.array_equal(webui.pictures(), before)
+    finally:
+        file.unlink()
+
+
 @pytest.fixture()
 def faceid(webui, checkpoints, face_pack) -> Iterator[str]:
     """The name of a public adapter, with the pack that its recogniser's name stands for."""

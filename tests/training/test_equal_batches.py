@@ -72,16 +72,16 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(changes) -> None:
         assert float((whole["loss"] - other["loss"]).abs() / whole["loss"]) > 1e-2  # other samples do change it
 
 
-def test_two_processes_give_the_losses_of_one(changes, tmp_path: Path) -> None:
-    """accelerate over gloo: batch 2 in each of two processes against batch 4 in one, 20 steps."""
-    logs, weights = {}, {}
+def _one_and_two(changes: dict[str, Any], folder: Path, stages: list[dict[str, Any]]) -> tuple[dict, dict]:
+    """Logs and last weights of a run over one process with batch 4, and over two with batch 2 each (gloo)."""
+    logs, weights, last = {}, {}, f"step-{stages[0]['steps']:08d}"
     for processes, batch in ((1, 4), (2, 2)):
-        output = tmp_path / f"run{processes}"
+        output = folder / f"run{processes}"
         more = {
-            "stages": _stage(20), "optimiser.batch": batch, "output": str(output), "checkpoints.every": 20,
+            "stages": stages, "optimiser.batch": batch, "output": str(output), "checkpoints.every": 20,
             "optimiser.eps": 1e-3,
         }  # fmt: skip
-        config = write_config(tmp_path / f"{processes}.yaml", changes | more)
+        config = write_config(folder / f"{processes}.yaml", changes | more)
         # `accelerate launch --cpu` needs MPI for more than one process; torchrun sets what accelerate reads.
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
@@ -90,16 +90,40 @@ def test_two_processes_give_the_losses_of_one(changes, tmp_path: Path) -> None:
         env = environment() | {"ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
-        state = json.loads((output / "step-00000020" / runs.STATE).read_text("utf-8"))
+        state = json.loads((output / last / runs.STATE).read_text("utf-8"))
         assert state["global_batch"] == 4, state
-        weights[processes] = load_file(output / "step-00000020" / runs.WEIGHTS)
+        weights[processes] = load_file(output / last / runs.WEIGHTS)
         logs[processes] = [json.loads(line) for line in (output / "log.jsonl").read_text("utf-8").splitlines()]
-    assert [line["step"] for line in logs[2]] == list(range(20)) == [line["step"] for line in logs[1]]
+    assert [line["step"] for line in logs[1]] == list(range(stages[0]["steps"])) == [line["step"] for line in logs[2]]
+    return logs, weights
+
+
+def _same_way(fresh: Trainer, weights: dict[int, dict[str, torch.Tensor]]) -> None:
+    start = fresh.module.state_dict()
+    ways = {count: torch.cat([(w[n] - start[n]).flatten() for n in w]) for count, w in weights.items()}
+    assert (ways[1] - ways[2]).norm() < 0.01 * ways[1].norm() and ways[1].abs().max() > 1e-6
+
+
+def test_two_processes_give_the_losses_of_one(changes, tmp_path: Path) -> None:
+    logs, weights = _one_and_two(changes, tmp_path, _stage(20))
     for one, two in zip(logs[1], logs[2], strict=True):
         for name in ("loss", "diffusion", "face_box"):
             assert abs(one[name] - two[name]) <= 1e-4 * abs(one[name]), (one["step"], name, one, two)
         assert abs(one["leak"] - two["leak"]) <= 1e-4 * one["loss"]  # a fresh FFRNet leaks 1e-4: a part of the loss
     assert len({round(line["loss"], 6) for line in logs[1]}) == 20
-    start = Trainer(load_config("tiny-cpu", changes | {"stages": _stage(1)})).module.state_dict()
-    ways = {count: torch.cat([(w[n] - start[n]).flatten() for n in start]) for count, w in weights.items()}
-    assert (ways[1] - ways[2]).norm() < 0.01 * ways[1].norm() and ways[1].abs().max() > 1e-6
+    _same_way(Trainer(load_config("tiny-cpu", changes | {"stages": _stage(1)})), weights)
+
+
+def test_two_processes_align_as_one(changes, tmp_path: Path) -> None:
+    """The alignment's sampling calls the network several times before one exchange of gradients."""
+    align = {"steps": 2, "semantic": 1.0, "layout": 1.0}
+    stage = {"name": "align", "steps": 6, "warmup": 1, "lr": {"mixer": 1e-4, "projections": 1e-4}, "align": align}
+    changes = changes | {"adapter.ffrnet": "none"}
+    logs, weights = _one_and_two(changes, tmp_path, [stage])
+    for one, two in zip(logs[1], logs[2], strict=True):
+        assert abs(one["diffusion"] - two["diffusion"]) <= 1e-4 * one["diffusion"], (one, two)
+        assert abs(one["align"] - two["align"]) <= 1e-2 * logs[1][-1]["align"], (one, two)
+    assert logs[1][-1]["align"] > 10 * logs[1][0]["align"]
+    _same_way(
+        Trainer(load_config("tiny-cpu", changes | {"stages": [stage], "output": str(tmp_path / "fresh")})), weights
+    )
