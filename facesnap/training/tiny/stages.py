@@ -49,7 +49,7 @@ BUDGETS = {
     "autoencoder": Budget(steps=5_000, batch=8, rate=1e-3, half=True),
     "recogniser": Budget(steps=3_000, batch=64, rate=2e-3, half=True),
     "encoder": Budget(steps=4_000, batch=64, rate=1e-3, half=True),
-    "unet": Budget(steps=10_000, batch=16, rate=6e-4),
+    "unet": Budget(steps=9_000, batch=16, rate=6e-4, hold=0.6),
     "landmarks": Budget(steps=8_000, batch=16, rate=1e-3),
     "attributes": Budget(steps=4_000, batch=32, rate=1e-3),
 }
@@ -231,8 +231,7 @@ def train_unet(work: Work) -> dict[str, Any]:
         tokens, empty = text.tokenise(tokenizer, portraits.captions), text.tokenise(tokenizer, [""])[0]
         return unet.DenoiserLoss(network, fine, tokens, empty, loop.budget.batch, coarse, coarse_steps)
 
-    coarse_steps = int(unet.COARSE * loop.budget.steps)
-    loop.run(loss_on(train, model, coarse_steps), seconds=work.hours * 3600, say=work.say)
+    loop.run(loss_on(train, model, coarse_steps=loop.budget.held), seconds=work.hours * 3600, say=work.say)
     average = loop.averaged
     unet.save_pipeline(average, vae, tokenizer, work.state / "unet" / "pipeline")
     batches = min(PREDICTIONS, max(loop.budget.steps, 1))

@@ -2,8 +2,9 @@
 
 The same blocks, the same 16 cross-attention sites, 7.0 M parameters: with all else that the demo needs, 30 MB in half
 precision. It predicts v (Salimans and Ho, arXiv 2202.00512), which stays well-conditioned where little signal is left,
-under min-SNR weights (Hang et al., arXiv 2303.09556), on SD1.5's noise schedule. The first steps see pictures of half
-the side, which takes less than a quarter of the time: what the words mean is learned there, the features afterwards.
+under min-SNR weights (Hang et al., arXiv 2303.09556), on SD1.5's noise schedule. The steps before the rate begins to
+fall see pictures of half the side, which takes a third of the time: what the words mean is learned there, faces
+afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from facesnap.training.tiny.loop import Draws, Losses
 
 CHANNELS = (32, 64, 96, 128)
 HEADS = (1, 2, 4, 4)  # of each level; more at the first one, with its 1024 places, cost a third more time on a CPU
-COARSE = 0.7  # of the steps, on pictures of half the side
 MIN_SNR = 5.0
 Moments = tuple[np.ndarray, np.ndarray]
 UNCONDITIONAL = 0.1  # share of captions replaced by the empty prompt, for classifier-free guidance

@@ -317,3 +317,11 @@ def test_the_first_steps_see_pictures_of_half_the_side() -> None:
     for step in range(5):
         loss(step, Draws(0, "unet", step))
     assert sides == [4, 4, 4, 8, 8]
+
+
+def test_the_rate_rises_is_held_and_falls() -> None:
+    budget = Budget(steps=200, batch=1, rate=2.0, warmup=20, hold=0.5)
+    rates = [budget.rate_at(step) for step in range(200)]
+    assert rates[0] == 0.1 and rates[:20] == sorted(rates[:20]) and set(rates[19:101]) == {2.0} and budget.held == 100
+    assert rates[101:] == sorted(rates[101:], reverse=True) and rates[150] == pytest.approx(1.05)
+    assert rates[-1] == pytest.approx(0.1, rel=0.01)
