@@ -78,11 +78,13 @@ def random_ffrnet(topology):
 
     if topology.names in NETS:
         return NETS[topology.names]
-    skips = topology.skip_widths  # conv_in, then two layers and a halving for each of four levels
-    config = FFRNetConfig(
-        tuple(skips[i] for i in (1, 4, 7, 10)), ((1, 1), (1, 1), (1, 1), (0, 0)), 1, 768, False, None, 4 * skips[0],
-        heads=8,
-    )  # fmt: skip
+    skips = topology.skip_widths  # conv_in, then two layers and a halving for each level
+    widths = tuple(skips[i] for i in (1, 4, 7, 10) if i < len(skips))
+    if topology.base == "sdxl":  # its blocks are ten deep; two are enough here
+        config = FFRNetConfig(widths, ((0, 0), (2, 2), (2, 2)), 2, 2048, True, 2816, 4 * skips[0], head_dim=64)
+    else:
+        depth = (1, 1), (1, 1), (1, 1), (0, 0)
+        config = FFRNetConfig(widths, depth, 1, 768, False, None, 4 * skips[0], heads=8)
     net, generator = FFRNet(config).requires_grad_(False).eval(), torch.Generator().manual_seed(0)
     for parameter in net.parameters():
         if parameter.ndim > 1:
