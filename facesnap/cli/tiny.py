@@ -15,9 +15,9 @@ STAGES = ("data", "autoencoder", "recogniser", "encoder", "unet", "landmarks", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stage", choices=STAGES, help="all: one after another; ship: write the demo's weights")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="every stage goes on where it stopped")
-    parser.add_argument("--people", type=int, default=2500, metavar="N", help="to train on (%(default)s)")
+    parser.add_argument("--people", type=int, default=2048, metavar="N", help="to train on (%(default)s)")
     parser.add_argument("--held-out", type=int, default=64, metavar="N", help="people to measure on (%(default)s)")
-    parser.add_argument("--pictures", type=int, default=8, metavar="K", help="of each person (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=5, metavar="K", help="of each person (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that render (%(default)s)")
     parser.add_argument("--hours", type=float, default=math.inf, metavar="H", help="for each stage in this call")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the budget's; the same at every call")

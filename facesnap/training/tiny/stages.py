@@ -70,9 +70,9 @@ class Work:
 
     state: Path
     analyser: FaceAnalyser | None = None
-    people: int = 2500
+    people: int = 2048
     held_out: int = 64
-    pictures: int = 8
+    pictures: int = 5
     size: int = 128
     workers: int = 1
     hours: float = math.inf
