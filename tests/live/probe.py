@@ -14,6 +14,7 @@ import sys
 import types
 from pathlib import Path
 
+import gradio
 import torch
 from fastapi import Body
 from modules import script_callbacks, scripts, shared
@@ -257,7 +258,7 @@ def upscale(app, body):
     parameters = inspect.signature(txt2img.txt2img_create_processing).parameters.values()
     names = [one.name for one in parameters if one.kind == one.POSITIONAL_OR_KEYWORD][2:]
     picture = body["picture"]
-    if hasattr(shared.sd_model, "forge_objects"):  # its Gradio hands pictures on
+    if gradio.__version__.startswith("4."):  # it hands pictures on, Gradio 3 their text
         picture = Image.open(io.BytesIO(base64.b64decode(picture))), None
     made, *_ = txt2img.txt2img_upscale(
         "probe", types.SimpleNamespace(username=None), [picture], 0, json.dumps({"infotexts": [body["infotext"]]}),
