@@ -57,6 +57,8 @@ class WebUI:
     ) -> None:  # fmt: skip
         self.folder, self.data, self.auth = folder, data, auth
         self.forge = (folder / "modules_forge").is_dir()
+        denoiser = folder / "modules" / "sd_samplers_cfg_denoiser.py"
+        self.classic = "0.0 <= self.step" in denoiser.read_text(encoding="utf-8")  # so it is true of every first step
         for name, source in extensions.items():
             shutil.copytree(source, data / "extensions" / name, dirs_exist_ok=True)
         with socket.socket() as free:
