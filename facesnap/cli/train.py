@@ -60,5 +60,12 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
         key, sign, value = pair.partition("=")
         if not sign:
             raise SettingsError(f"--set {pair}.", expected="KEY=VALUE", remedy="write it like base.model=FILE")
-        changes[key] = yaml.safe_load(value)
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(
+                f"--set {pair}: the value is not YAML ({error}).",
+                expected="a number, text, [list] or {mapping}",
+                remedy="close its brackets and quotes",
+            ) from error
     return changes

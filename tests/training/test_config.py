@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from facesnap.cli import main
 from facesnap.errors import SettingsError
 from facesnap.training.config import load_config, parse, ready_made
 
@@ -59,3 +60,10 @@ def test_keys_of_a_stage_can_be_set() -> None:
 def test_stages_follow_each_other() -> None:
     config = parse(LEAST, "test")
     assert [config.stage_at(step) for step in range(5)] == [(0, 0, 3)] * 3 + [(1, 3, 5)] * 2
+
+
+@pytest.mark.parametrize("pair", ("stages.0.lr={mixer: 1", "adapter.name='x", "adapter.name"))
+def test_what_set_cannot_read_is_named(capsys: pytest.CaptureFixture[str], pair: str) -> None:
+    assert main(["train", "tiny-cpu", "--print", "--set", pair]) == 1
+    told = capsys.readouterr().err
+    assert f"--set {pair}" in told and "Remedy" in told
