@@ -11,9 +11,9 @@
     STATE/STAGE/measurements.json, sheet.png                                 what each stage came to
 
 Budget in hours of one CPU core (an Intel Xeon without AMX, busy with other work), from measured steps: data 0.7 (20,000
-pictures of 130 ms), autoencoder 1.1 (5,000 steps of 0.55 to 2.1 s), recogniser 0.7 (3,000 of 0.85 s), encoder 0.6
-(4,000 of 0.5 s), UNet 3.6 (8,400 of 0.6 s, then 3,600 of 2.2 s), landmarks 0.3 (8,000 of 0.14 s), attributes 0.3
-(4,000 of 0.3 s): 7.3 in all.
+pictures of 130 ms), autoencoder 1.1 (5,000 steps of 0.55 to 2.1 s), recogniser 0.7 (3,000 of 0.85 s), encoder 0.7
+(5,000 of 0.5 s), UNet 4.9 (5,400 of 0.6 s, then 6,600 of 2.2 s), landmarks 0.3 (8,000 of 0.14 s), attributes 0.3
+(4,000 of 0.3 s): 8.7 in all.
 A stage that runs out of --hours leaves its outputs as they are by then and goes on at the next call. Everything is
 trained on training people alone and measured on held-out people.
 """
@@ -48,8 +48,8 @@ from facesnap.world.splits import SPLITS
 BUDGETS = {
     "autoencoder": Budget(steps=5_000, batch=8, rate=1e-3, half=True),
     "recogniser": Budget(steps=3_000, batch=64, rate=2e-3, half=True),
-    "encoder": Budget(steps=4_000, batch=64, rate=1e-3, half=True),
-    "unet": Budget(steps=9_000, batch=16, rate=6e-4, hold=0.6),
+    "encoder": Budget(steps=5_000, batch=64, rate=1e-3, half=True),
+    "unet": Budget(steps=12_000, batch=16, rate=6e-4, hold=0.45),
     "landmarks": Budget(steps=8_000, batch=16, rate=1e-3),
     "attributes": Budget(steps=4_000, batch=32, rate=1e-3),
 }
@@ -200,8 +200,9 @@ def train_encoder(work: Work) -> dict[str, Any]:
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
     model: vit.Learner = loop.averaged
     vit.save(model.encoder, work.state / "encoder")
-    projections, chosen = vit.look_at(model, held_out.crops)
+    projections, guesses, chosen = vit.look_at(model, held_out.crops)
     measured: dict[str, Any] = dict(vars(separation(projections, list(held_out.people))))
+    measured["likeness"] = vit.explained(guesses, held_out, train)
     measured["attributes"] = vit.accuracy(held_out, values, chosen)
     return work.report("encoder", loop, measured)
 

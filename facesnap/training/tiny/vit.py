@@ -1,8 +1,9 @@
 """The image encoder: a small ViT in transformers' CLIPVisionModelWithProjection layout.
 
 CLIP's own encoder learned what people say about pictures. This one learns what the world knows of them, on training
-people alone: who it is (supervised contrastive loss, Khosla et al., arXiv 2004.11362, on the projection), and the
-look's attributes and the person's colours (linear heads on the class token), so that its hidden states carry both.
+people alone: who it is (supervised contrastive loss, Khosla et al., arXiv 2004.11362, on the projection), what that
+person looks like in numbers, and the look's attributes (linear heads on the class token), so that its hidden states
+carry all three.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 from facesnap.faces.encoder import CLIP_MEAN, CLIP_STD
 from facesnap.training.tiny.crops import people_and_pictures, plain, varied
 from facesnap.training.tiny.data import Portraits
+from facesnap.training.tiny.likeness import PLACES, TRAITS, likeness, standard
 from facesnap.training.tiny.loop import Draws, Losses
 
 WIDTH, LAYERS, HEADS, PATCH, SIDE, PROJECTION = 128, 6, 4, 14, 112, 128
 TEMPERATURE = 0.1
 ATTRIBUTE_WEIGHT = 0.2  # of each attribute's cross-entropy
+LIKENESS_WEIGHT = 2.0  # of the squared errors of places and of traits, in deviations
 LOOK = ("hair", "hair_colour", "glasses", "beard", "light", "style")
 IDENTITY = ("eye_colour", "brow_colour")
 BATCH = 64
@@ -59,18 +62,20 @@ def _column(portraits: Portraits, name: str) -> list[str]:
 
 
 class Learner(nn.Module):
-    """The encoder with one linear head for each attribute."""
+    """The encoder with one linear head for each attribute and one for the person's likeness."""
 
     def __init__(self, values: dict[str, list[str]]) -> None:
         super().__init__()
         self.encoder = make()
+        self.likeness = nn.Linear(WIDTH, PLACES + TRAITS)
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(names)) for name, names in values.items()})
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Crops (B, 3, 112, 112) in 0..1 -> unit projections (B, 128) and logits (B, values) of each attribute."""
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Crops (B, 3, 112, 112) in 0..1 -> unit projections (B, 128), likenesses (B, 234) in deviations from the mean,
+        and logits (B, values) of each attribute."""
         seen = self.encoder.vision_model(pixel_values=normalised(crops)).pooler_output  # (B, width)
         projected = F.normalize(self.encoder.visual_projection(seen).float(), dim=-1)
-        return projected, {name: head(seen).float() for name, head in self.heads.items()}
+        return projected, self.likeness(seen).float(), {n: head(seen).float() for n, head in self.heads.items()}
 
 
 def contrastive_loss(projected: Tensor, labels: Tensor) -> Tensor:
@@ -91,14 +96,20 @@ class EncoderLoss:
             name: torch.tensor([names.index(value) for value in _column(portraits, name)])
             for name, names in values.items()
         }
+        true = likeness(portraits.people)
+        mean, deviation = standard(true)
+        self.likeness = torch.from_numpy((true - mean) / deviation)
 
     def __call__(self, step: int, draws: Draws) -> Losses:
         rows = people_and_pictures(self.labels, self.batch, draws)
-        projected, logits = self.model(varied(self.crops[rows], draws))
+        projected, guess, logits = self.model(varied(self.crops[rows], draws))
         contrast = contrastive_loss(projected, torch.from_numpy(self.labels[rows]))
+        wrong = (guess - self.likeness[rows]).square().mean(0)  # (234,)
+        likeness_error = wrong[:PLACES].mean() + wrong[PLACES:].mean()
         attributes = torch.stack([F.cross_entropy(logits[name], self.targets[name][rows]) for name in logits]).mean()
-        loss = contrast + ATTRIBUTE_WEIGHT * len(logits) * attributes
-        return {"loss": loss, "contrast": contrast.detach(), "attributes": attributes.detach()}
+        loss = contrast + LIKENESS_WEIGHT * likeness_error + ATTRIBUTE_WEIGHT * len(logits) * attributes
+        parts = {"contrast": contrast, "likeness": likeness_error, "attributes": attributes}
+        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
 
 def save(encoder: Any, folder: Path) -> Path:
@@ -112,15 +123,27 @@ def save(encoder: Any, folder: Path) -> Path:
 
 
 @torch.no_grad()
-def look_at(model: Learner, crops: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Crops (N, 112, 112, 3) uint8 RGB -> projections (N, 128) and the index of the likeliest value by attribute."""
+def look_at(model: Learner, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Crops (N, 112, 112, 3) uint8 RGB -> projections (N, 128), likenesses (N, 234) in deviations, and the index of the
+    likeliest value by attribute."""
     model.eval()
-    projections, chosen = [], []
+    projections, guesses, chosen = [], [], []
     for start in range(0, len(crops), BATCH):
-        projected, logits = model(plain(crops[start : start + BATCH]))
+        projected, guess, logits = model(plain(crops[start : start + BATCH]))
         projections.append(projected.numpy())
+        guesses.append(guess.numpy())
         chosen.append({name: values.argmax(1).numpy() for name, values in logits.items()})
-    return np.concatenate(projections), {name: np.concatenate([part[name] for part in chosen]) for name in chosen[0]}
+    values = {name: np.concatenate([part[name] for part in chosen]) for name in chosen[0]}
+    return np.concatenate(projections), np.concatenate(guesses), values
+
+
+def explained(guesses: np.ndarray, portraits: Portraits, trained_on: Portraits) -> dict[str, float]:
+    """Share of the variance between people that likenesses (N, 234), in deviations, explain: of places and traits."""
+    mean, deviation = standard(likeness(trained_on.people))
+    true = (likeness(portraits.people) - mean) / deviation
+    wrong, spread = np.square(guesses - true).mean(0), true.var(0)
+    parts = {"places": slice(0, PLACES), "traits": slice(PLACES, None)}
+    return {name: float(1 - wrong[part].sum() / spread[part].sum()) for name, part in parts.items()}
 
 
 def accuracy(portraits: Portraits, values: dict[str, list[str]], chosen: dict[str, np.ndarray]) -> dict[str, float]:

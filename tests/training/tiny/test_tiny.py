@@ -20,10 +20,12 @@ from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
+from facesnap.landmarks.scheme import PARTS
 from facesnap.training.tiny import autoencoder, recogniser, stages, text, unet, vit
 from facesnap.training.tiny.crops import people_and_pictures, varied
 from facesnap.training.tiny.data import Portraits
 from facesnap.training.tiny.judge import identity_kept
+from facesnap.training.tiny.likeness import PLACES, TRAITS, likeness, standard
 from facesnap.training.tiny.loop import CHECKPOINT, Budget, Draws, Loop, Losses
 from facesnap.world import World
 from tests.world.conftest import portraits as portraits
@@ -207,6 +209,10 @@ def test_stages_leave_models_that_the_project_loads(state: Path, face_pack: Path
     nn.functional.cosine_similarity(*judge(picture * 2 - 1), dim=0).backward()
     assert picture.grad is not None and picture.grad.abs().sum() > 0
 
+    measured = json.loads((state / "encoder" / "measurements.json").read_text(encoding="utf-8"))["measured"]
+    explained = measured["likeness"]
+    assert set(explained) == {"places", "traits"} and max(explained.values()) < 1
+
     # A second call has nothing to train, and goes on from the checkpoint.
     before = (state / "encoder" / "model.safetensors").read_bytes()
     stages.run("encoder", job)
@@ -283,6 +289,32 @@ def test_the_contrastive_loss_wants_people_together() -> None:
     near = torch.log(1 + 2 * torch.exp(torch.tensor(-1 / vit.TEMPERATURE)))
     assert torch.isclose(vit.contrastive_loss(apart, labels), near, atol=1e-5)
     assert vit.contrastive_loss(mixed, labels) > 5
+
+
+def test_a_likeness_is_a_persons_and_says_how_people_differ() -> None:
+    from facesnap.world import Person
+
+    people = np.array([3, 1, 3, 2])
+    found = likeness(people)
+    assert found.shape == (4, PLACES + TRAITS) and np.array_equal(found[0], found[2])
+    places = found[:, :PLACES].reshape(4, 72, 3)
+    assert np.allclose(places.mean(1), 0, atol=1e-5) and np.allclose(np.square(places).mean((1, 2)), 1, atol=1e-5)
+    person = Person.sample(1)
+    assert np.allclose(found[1, PLACES], person.tone) and np.allclose(found[1, -1], person.masculine)
+    # Everybody's nose is in front of the jaw's ends, and nobody has the face of another.
+    assert (places[:, PARTS["nose"], 2].min(1) < places[:, 0, 2]).all()
+    assert np.abs(places[1] - places[3]).max() > 0.05
+    mean, deviation = standard(found)
+    assert np.ptp(deviation[:PLACES]) == 0 and np.ptp(deviation[PLACES:]) > 0 and np.allclose(mean, found.mean(0))
+
+
+def test_the_likeness_that_is_right_explains_everything(state: Path) -> None:
+    train, held_out = (Portraits.load(state / "data" / split) for split in ("train", "held_out"))
+    mean, deviation = standard(likeness(train.people))
+    right = (likeness(held_out.people) - mean) / deviation
+    assert vit.explained(right, held_out, train) == {"places": 1.0, "traits": 1.0}
+    average = np.broadcast_to(right.mean(0), right.shape)
+    assert max(vit.explained(average, held_out, train).values()) < 1e-3
 
 
 def test_batches_of_people_hold_pairs_and_crops_vary_by_draws_alone() -> None:
