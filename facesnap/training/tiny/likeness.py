@@ -26,6 +26,9 @@ def likeness(people: np.ndarray) -> np.ndarray:
     Returns:
         (N, 234) float32: where the 72 points of the head without expression lie, from their middle, in units of
         the head's size; then tone, skin, eyes, lips, brows, blush, freckles and the gender slider.
+
+    Raises:
+        SettingsError: a seed belongs to no split. MissingDependencyError: anny is not installed.
     """
     seeds, rows = np.unique(people, return_inverse=True)
     return np.stack([_of(int(seed)) for seed in seeds])[rows]
