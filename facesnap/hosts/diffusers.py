@@ -127,10 +127,11 @@ class DiffusersHost:
                 remedy="check the file; offline, a single-file checkpoint needs --config FOLDER with its configuration",
             ) from error
         channels = pipeline.unet.config.in_channels if hasattr(pipeline, "unet") else None
-        if channels != 4:
+        wanted = pipeline.vae.config.latent_channels if hasattr(pipeline, "vae") else 4
+        if channels != wanted:
             raise HostError(
                 f"{path.name} is a {type(pipeline).__name__} whose UNet takes {channels or 'no'} channels.",
-                expected="a text-to-image model of Stable Diffusion 1.5 or SDXL, whose UNet takes 4 channels",
+                expected=f"a text-to-image SD1.5 or SDXL, whose UNet takes the {wanted} channels of its autoencoder",
                 remedy="choose another base model; inpaint models need a picture and a mask",
             )
         host = cls(pipeline, path.stem if path.is_file() else path.name)

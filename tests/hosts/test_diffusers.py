@@ -13,7 +13,7 @@ from facesnap.attach import Conditioning
 from facesnap.demo import untrained
 from facesnap.errors import AttachError, HostError, SettingsError, TopologyError
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
-from tests.networks import CONTEXT, projections_for, token_groups
+from tests.networks import CONTEXT, projections_for, redraw, token_groups
 from tests.pipelines import save_sdxl_pipeline
 
 SIZE = (72, 88)
@@ -164,6 +164,20 @@ def test_an_inpaint_model_is_refused(folder: Path, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "inpaint")
     with pytest.raises(HostError, match=r"inpaint is a StableDiffusion.* takes 9 channels"):
         DiffusersHost.load(tmp_path / "inpaint", device="cpu")
+
+
+def test_latents_of_16_channels(folder: Path, tmp_path: Path) -> None:
+    """As many as the autoencoder has are right, and the picture depends on the seed alone."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    for name, changes in (("unet", {"in_channels": 16, "out_channels": 16}), ("vae", {"latent_channels": 16})):
+        part = getattr(pipeline, name)
+        setattr(pipeline, name, redraw(type(part).from_config({**part.config, **changes}), 5))
+    pipeline.save_pretrained(tmp_path / "wide")
+    wide = DiffusersHost.load(tmp_path / "wide", device="cpu")
+    first, second, other = (
+        np.asarray(wide.sample(Sampling("a portrait", steps=2, seed=seed, size=(64, 64)), [])[0]) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, second) and np.abs(first.astype(int) - other).mean() > 1
 
 
 def test_sdxl(folder: Path, tmp_path: Path) -> None:

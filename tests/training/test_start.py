@@ -16,10 +16,11 @@ from facesnap.cli import main
 from facesnap.errors import IdentityMismatchError, SettingsError
 from facesnap.faces.recognisers import RECOGNISERS
 from facesnap.mixing import mix
+from facesnap.models.fidelity import FFRNet
 from facesnap.portrait import Studio
 from facesnap.training.config import Adapter as Wanted
 from facesnap.training.config import load_config
-from facesnap.training.start import starting_adapter
+from facesnap.training.start import config_of, starting_adapter
 from facesnap.training.trainer import Trainer
 from facesnap.training.wiring import Inputs, TrainableAdapter
 from tests.checkpoints.test_families import conditioning, inputs, ldm_of, widths_of
@@ -118,3 +119,24 @@ def test_what_an_adapter_cannot_see_is_refused(world) -> None:
         starting_adapter(Wanted(sees="image", ffrnet="none"), unet, _head())
     with pytest.raises(SettingsError, match="fresh adapters"):
         load_config("tiny-cpu", {"adapter.sees": "image", "adapter.start": "x.safetensors"})
+
+
+def test_ffrnet_copies_an_encoder_of_any_latent_channels() -> None:
+    unet = diffusers_unet("sd15")
+    wide = type(unet).from_config({**unet.config, "in_channels": 16, "out_channels": 16})
+    redraw(wide, 3)
+    net = FFRNet.from_unet_state_dict(config_of(wide), wide.state_dict())
+    assert net.config.in_channels == 16 and torch.equal(net.conv_in.weight, wide.conv_in.weight)
+
+
+def test_heads_of_several_widths_are_refused() -> None:
+    """FFRNet has one width: it would begin as another network than the UNet's encoder."""
+    unet = diffusers_unet("sd15")
+    first, *others = unet.config.block_out_channels
+    same, mixed = (
+        type(unet).from_config({**unet.config, "attention_head_dim": [first // 16, *(w // width for w in others)]})
+        for width in (16, 8)
+    )
+    assert config_of(same).head_dim == 16
+    with pytest.raises(SettingsError, match=r"heads are \[8, 16\] channels wide"):
+        config_of(mixed)
