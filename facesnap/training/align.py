@@ -73,7 +73,7 @@ def timesteps(count: int, trained: int) -> list[int]:
 
 
 def ddim_step(kind: str, prediction: Tensor, x: Tensor, now: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """(x at the next alpha_bar, the estimate of x0) of latents (B, 4, h, w); now, after: alpha_bar, ()."""
+    """(x at the next alpha_bar, the estimate of x0) of latents (B, C, h, w); now, after: alpha_bar, ()."""
     clean = losses.clean_of(kind, prediction, x, now.expand(len(x)))
     noise = (x - now.sqrt() * clean) / (1 - now).sqrt()
     return after.sqrt() * clean + (1 - after).sqrt() * noise, clean
@@ -95,10 +95,10 @@ class Alignment:
         Args:
             module: inputs -> Output, the trainable adapter, as the accelerator wraps it. bare: inputs -> prediction
                 of the UNet alone. inputs: of the people and prompts; latents and timesteps are replaced.
-            noise: (B, 4, h, w), where both samplings begin.
+            noise: (B, C, h, w), where both samplings begin.
 
         Returns:
-            "semantic" and "layout" (B,), the means over the sites; "clean" (B, 4, h, w).
+            "semantic" and "layout" (B,), the means over the sites; "clean" (B, C, h, w).
         """
         with torch.no_grad():
             self._sample(bare, inputs, noise, steps)

@@ -30,7 +30,7 @@ def check_prediction(kind: str) -> str:
 
 
 def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """sqrt(a) x0 + sqrt(1 - a) noise; alpha_bar (B,), the others (B, 4, h, w)."""
+    """sqrt(a) x0 + sqrt(1 - a) noise; alpha_bar (B,), the others (B, C, h, w)."""
     a = _wide(alpha_bar)
     return a.sqrt() * latents + (1 - a).sqrt() * noise
 
@@ -44,7 +44,7 @@ def target_of(kind: str, latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> T
 
 
 def clean_of(kind: str, prediction: Tensor, noised: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The one-step estimate of x0 that a prediction stands for, (B, 4, h, w)."""
+    """The one-step estimate of x0 that a prediction stands for, (B, C, h, w)."""
     a = _wide(alpha_bar)
     if check_prediction(kind) == "epsilon":
         return (noised - (1 - a).sqrt() * prediction) / a.sqrt()
@@ -152,9 +152,9 @@ def identity_loss(
     (the GT-aligned form of WithAnyone, arXiv 2510.14975).
 
     Args:
-        clean: (B, 4, h, w) estimates of x0. boxes: (B, 4). matrices: (B, 2, 3), whole picture -> crop.
+        clean: (B, C, h, w) estimates of x0. boxes: (B, 4). matrices: (B, 2, 3), whole picture -> crop.
         wanted: (B, D) embeddings of the targets under the same recogniser.
-        decode: latents (1, 4, h, w) -> picture (1, 3, fh, fw) in 0..1, f the VAE's factor.
+        decode: latents (1, C, h, w) -> picture (1, 3, fh, fw) in 0..1, f the VAE's factor.
         embed: crops (B, 3, 112, 112) in 0..1 -> (B, D).
     """
     crops = []

@@ -58,7 +58,7 @@ class Objective:
             self._decoder = copy.deepcopy(pipeline.vae).to(device, torch.float32).requires_grad_(False)
 
     def inputs(self, batch: dict[str, Any]) -> tuple[Inputs, Tensor, Tensor]:
-        """The networks' inputs, the target of the prediction (B, 4, h, w), and alpha_bar (B,)."""
+        """The networks' inputs, the target of the prediction (B, C, h, w), and alpha_bar (B,)."""
         on = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}
         alpha_bar = self.alpha_bar[on["timestep"]]
         noised = losses.add_noise(on["latents"], on["noise"], alpha_bar)
@@ -116,7 +116,7 @@ class Objective:
         return found.index_put((rows,), alpha_bar[rows] * distance / wanted.identity_share)
 
     def _distance(self, clean: Tensor, rows: Tensor, batch: dict[str, Any]) -> Tensor:
-        """1 - cosine of the faces of x0 estimates (n, 4, h, w) and of the targets of these rows; (n,)."""
+        """1 - cosine of the faces of x0 estimates (n, C, h, w) and of the targets of these rows; (n,)."""
         assert self.judge is not None
         boxes, matrices = (batch[name].to(self.device)[rows] for name in ("box", "matrix"))
         again = self.config.save_activations

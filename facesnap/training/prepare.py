@@ -212,7 +212,7 @@ class Preparer:
         """What is kept of one photo; coordinates are fractions of the training picture, the matrix is in pixels."""
         size = self.settings.size
         out = {
-            "mean": mean.half(), "std": std.half(),  # (4, size / 8, size / 8)
+            "mean": mean.half(), "std": std.half(),  # (C, size / f, size / f)
             "f_id": torch.from_numpy(one.face.embedding.astype(np.float32)),
             "points": torch.from_numpy((one.points).astype(np.float32)),  # (72, 2)
             "box": torch.from_numpy(np.asarray(_head_box(one.points, one.box / size), np.float32)),

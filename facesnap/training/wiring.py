@@ -36,7 +36,7 @@ class Inputs:
     """One batch as the networks see it.
 
     Attributes:
-        latents: (B, 4, h, w), noised. timesteps: (B,). text: (B, L, context) of the prompts.
+        latents: (B, C, h, w), noised. timesteps: (B,). text: (B, L, context) of the prompts.
         f_id: (B, R, 512). hidden: {level: (B, R, P, W)}.
         landmarks, five_points: (B, 3, 8h, 8w) RGB 0..1, those that FFRNet looks at.
         pooled, time_ids: SDXL's (B, 1280) and (B, 6).
@@ -55,7 +55,7 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """The UNet's prediction (B, 4, h, w), and FFRNet's residuals: those of the skips, then the middle's."""
+    """The UNet's prediction (B, C, h, w), and FFRNet's residuals: those of the skips, then the middle's."""
 
     prediction: Tensor
     residuals: tuple[Tensor, ...] = ()
@@ -193,7 +193,7 @@ class TrainableAdapter(nn.Module):
         return Adapter(self.spec, self.mixer, self.projections, "", self.ffrnet, self.ffrnet_spec)
 
     def bare(self, inputs: Inputs) -> Tensor:
-        """What the UNet predicts without the adapter, (B, 4, h, w)."""
+        """What the UNet predicts without the adapter, (B, C, h, w)."""
         self.wiring.set(None)
         return self._predict(inputs)
 

@@ -35,7 +35,6 @@ class Budget:
     Attributes:
         steps: of the optimiser. batch: pictures a step. rate: peak learning rate.
         warmup: steps of linear rise; a cosine then falls to a twentieth of the peak.
-        hold: share of the steps before that cosine begins.
         half: compute in bfloat16 under autocast where that is faster; the weights stay float32.
     """
 
@@ -43,7 +42,6 @@ class Budget:
     batch: int
     rate: float
     warmup: int = 100
-    hold: float = 0.0
     half: bool = False
 
     def __post_init__(self) -> None:
@@ -59,14 +57,8 @@ class Budget:
         warmup = min(self.warmup, max(self.steps // 10, 1))
         if step < warmup:
             return self.rate * (step + 1) / warmup
-        begin = max(warmup, self.held)
-        along = max(step - begin, 0) / max(self.steps - begin, 1)
+        along = (step - warmup) / max(self.steps - warmup, 1)
         return self.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * along)))
-
-    @property
-    def held(self) -> int:
-        """Steps before the rate begins to fall."""
-        return int(self.hold * self.steps)
 
     @property
     def decay(self) -> float:

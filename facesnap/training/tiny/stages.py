@@ -10,10 +10,9 @@
     STATE/attributes/attributes.safetensors   judge of attributes            `attributes`
     STATE/STAGE/measurements.json, sheet.png                                 what each stage came to
 
-Budget in hours of one CPU core (an Intel Xeon without AMX, busy with other work), from measured steps: data 0.7 (20,000
-pictures of 130 ms), autoencoder 1.1 (5,000 steps of 0.55 to 2.1 s), recogniser 0.7 (3,000 of 0.85 s), encoder 0.7
-(5,000 of 0.5 s), UNet 4.9 (5,400 of 0.6 s, then 6,600 of 2.2 s), landmarks 0.3 (8,000 of 0.14 s), attributes 0.3
-(4,000 of 0.3 s): 8.7 in all.
+Budget in hours of a CPU of two cores (an Intel Xeon without AMX), from measured steps: data 0.7 (20,000 pictures of
+130 ms), autoencoder 1.3 (5,000 steps of 0.9 s), recogniser 0.7 (3,000 of 0.85 s), encoder 0.7 (5,000 of 0.5 s), UNet
+2.0 (7,000 of 1.0 s), landmarks 0.3 (8,000 of 0.14 s), attributes 0.3 (4,000 of 0.3 s): 6.0 in all.
 A stage that runs out of --hours leaves its outputs as they are by then and goes on at the next call. Everything is
 trained on training people alone and measured on held-out people.
 """
@@ -49,7 +48,7 @@ BUDGETS = {
     "autoencoder": Budget(steps=5_000, batch=8, rate=1e-3, half=True),
     "recogniser": Budget(steps=3_000, batch=64, rate=2e-3, half=True),
     "encoder": Budget(steps=5_000, batch=64, rate=1e-3, half=True),
-    "unet": Budget(steps=12_000, batch=16, rate=6e-4, hold=0.45),
+    "unet": Budget(steps=7_000, batch=32, rate=1e-3),
     "landmarks": Budget(steps=8_000, batch=16, rate=1e-3),
     "attributes": Budget(steps=4_000, batch=32, rate=1e-3),
 }
@@ -225,14 +224,13 @@ def train_unet(work: Work) -> dict[str, Any]:
     model = unet.Denoiser(unet.make_unet(work.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
     loop = work.loop("unet", model, weights)
 
-    def loss_on(portraits: Portraits, network: Any, coarse_steps: int = 0) -> unet.DenoiserLoss:
-        folder = work.state / "unet" / f"latents-{weights[:16]}-{portraits.split}"
-        fine = _latents(vae, portraits, folder)
-        coarse = _latents(vae, portraits, folder.with_name(f"{folder.name}-half"), 2) if coarse_steps else None
+    def loss_on(portraits: Portraits, network: Any) -> unet.DenoiserLoss:
+        moments = _latents(vae, portraits, work.state / "unet" / f"latents-{weights[:16]}-{portraits.split}")
         tokens, empty = text.tokenise(tokenizer, portraits.captions), text.tokenise(tokenizer, [""])[0]
-        return unet.DenoiserLoss(network, fine, tokens, empty, loop.budget.batch, coarse, coarse_steps)
+        boxes = torch.from_numpy(np.array(portraits.boxes)) / portraits.images.shape[1]
+        return unet.DenoiserLoss(network, moments, tokens, empty, boxes, loop.budget.batch)
 
-    loop.run(loss_on(train, model, coarse_steps=loop.budget.held), seconds=work.hours * 3600, say=work.say)
+    loop.run(loss_on(train, model), seconds=work.hours * 3600, say=work.say)
     average = loop.averaged
     unet.save_pipeline(average, vae, tokenizer, work.state / "unet" / "pipeline")
     batches = min(PREDICTIONS, max(loop.budget.steps, 1))
@@ -282,20 +280,17 @@ def train_attributes(work: Work) -> dict[str, Any]:
     return work.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
 
 
-def _latents(vae: Any, portraits: Portraits, folder: Path, shrink: int = 1) -> unet.Moments:
-    """Mean and deviation (N, 4, H, W) float16 of the scaled latents, made once for an autoencoder.
-
-    shrink: by which the pictures are made smaller first.
-    """
+def _latents(vae: Any, portraits: Portraits, folder: Path) -> unet.Moments:
+    """Mean and deviation (N, C, H, W) float16 of the scaled latents, made once for an autoencoder."""
     files = [folder / "mean.npy", folder / "std.npy"]
     if not folder.is_dir():
         part = folder.with_name(folder.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
-        side = portraits.images.shape[1] // shrink // autoencoder.FACTOR
+        side = portraits.images.shape[1] // autoencoder.FACTOR
         shape = (len(portraits), autoencoder.CHANNELS, side, side)
         arrays = [open_memmap(part / file.name, "w+", "float16", shape) for file in files]
         row = 0
-        for both in autoencoder.latents(vae, portraits.images, shrink):
+        for both in autoencoder.latents(vae, portraits.images):
             for array, values in zip(arrays, both, strict=True):
                 array[row : row + len(values)] = (values * vae.config.scaling_factor).numpy()
             row += len(both[0])

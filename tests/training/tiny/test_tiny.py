@@ -327,33 +327,30 @@ def test_batches_of_people_hold_pairs_and_crops_vary_by_draws_alone() -> None:
     assert torch.equal(first, again) and not torch.equal(first, later) and first.min() >= 0 and first.max() <= 1
 
 
-def test_v_prediction_is_weighted_as_min_snr_says() -> None:
-    latents, none = np.zeros((2, 4, 8, 8), np.float16), torch.zeros(2, text.LENGTH, dtype=torch.int64)
-    loss = unet.DenoiserLoss(None, (latents, latents), none, none[0], 2)  # type: ignore[arg-type]
-    signal = loss.scheduler.alphas_cumprod
-    # An error in v is alpha times smaller in x0 terms: snr * |x0|^2 = snr * (1 - signal) * |v|^2, with snr cut at 5.
-    snr = signal / (1 - signal)
-    assert torch.allclose(loss.weight, snr.clamp(max=5) * (1 - signal), atol=1e-6)
+def test_errors_in_the_face_count_more() -> None:
+    class Wrong(nn.Module):
+        """Predicts v, and 1 too much in some cells."""
 
-
-def test_the_first_steps_see_pictures_of_half_the_side() -> None:
-    class Echo(nn.Module):
         def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-            sides.append(noisy.shape[-1])
-            return noisy
+            signal = unet.make_scheduler().alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+            return signal.sqrt() * noisy / (1 - signal).sqrt() + self.where  # the latents are all 0
 
-    sides: list[int] = []
-    fine, coarse = (np.zeros((2, 4, side, side), np.float16) for side in (8, 4))
-    tokens = torch.zeros(2, text.LENGTH, dtype=torch.int64)
-    loss = unet.DenoiserLoss(Echo(), (fine, fine), tokens, tokens[0], 2, (coarse, coarse), 3)  # type: ignore[arg-type]
-    for step in range(5):
-        loss(step, Draws(0, "unet", step))
-    assert sides == [4, 4, 4, 8, 8]
+    zeros, tokens = np.zeros((2, 16, 8, 8), np.float16), torch.zeros(2, text.LENGTH, dtype=torch.int64)
+    boxes = torch.tensor([[0.25, 0.25, 0.75, 0.75]]).repeat(2, 1)
+    model = Wrong()
+    loss = unet.DenoiserLoss(model, (zeros, zeros), tokens, tokens[0], boxes, 2)  # type: ignore[arg-type]
+    face = torch.zeros(8, 8)
+    face[2:6, 2:6] = 1  # 16 of 64 cells
+    for where, wanted in ((0 * face, 0.0), (face, 64 / 112), (1 - face, 48 / 112), (face + 1, (4 * 64 + 48) / 112)):
+        model.where = where
+        found = loss(0, Draws(0, "unet", 0))
+        assert found["loss"].item() == pytest.approx(wanted, abs=1e-5)
+        assert found["error"].item() == pytest.approx(where.square().mean().item(), abs=1e-5)
 
 
-def test_the_rate_rises_is_held_and_falls() -> None:
-    budget = Budget(steps=200, batch=1, rate=2.0, warmup=20, hold=0.5)
-    rates = [budget.rate_at(step) for step in range(200)]
-    assert rates[0] == 0.1 and rates[:20] == sorted(rates[:20]) and set(rates[19:101]) == {2.0} and budget.held == 100
-    assert rates[101:] == sorted(rates[101:], reverse=True) and rates[150] == pytest.approx(1.05)
+def test_the_rate_rises_and_falls() -> None:
+    budget = Budget(steps=220, batch=1, rate=2.0, warmup=20)
+    rates = [budget.rate_at(step) for step in range(220)]
+    assert rates[0] == 0.1 and rates[:20] == sorted(rates[:20]) and rates[19] == rates[20] == 2.0
+    assert rates[20:] == sorted(rates[20:], reverse=True) and rates[120] == pytest.approx(1.05)
     assert rates[-1] == pytest.approx(0.1, rel=0.01)
