@@ -9,7 +9,9 @@ from pathlib import Path
 from facesnap.cli.options import add_pack_arguments, analyser_from
 
 HELP = "Train the demo's miniature models on synthetic people (needs anny and diffusers; hours on a CPU)."
-STAGES = ("data", "autoencoder", "recogniser", "encoder", "unet", "landmarks", "attributes", "all", "ship")
+STAGES = (
+    "data", "outer", "inner", "autoencoder", "recogniser", "encoder", "unet", "landmarks", "attributes", "all", "ship"
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -52,7 +52,7 @@ def changes(prepared, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def prepared_f4(world, tmp_path_factory: pytest.TempPathFactory, prepared) -> SimpleNamespace:
-    """The same photos for an untrained tiny base, whose VAE divides sides by four, and an untrained judge."""
+    """The same photos for an untrained base whose VAE divides sides by four, and an untrained judge."""
     from diffusers import AutoencoderKL
 
     from facesnap.demo.untrained import draw
@@ -61,8 +61,11 @@ def prepared_f4(world, tmp_path_factory: pytest.TempPathFactory, prepared) -> Si
 
     folder = tmp_path_factory.mktemp("f4")
     tokenizer = text.make_tokenizer(["a photo of a person, soft light"], folder / "words")
-    model = unet.Denoiser(draw(unet.make_unet(16), 3), draw(text.make_encoder(tokenizer), 4))
-    vae: AutoencoderKL = draw(autoencoder.make(), 5)
+    tiny = unet.make_unet(16)
+    channels = autoencoder.OUTER_CHANNELS
+    small = type(tiny).from_config({**tiny.config, "in_channels": channels, "out_channels": channels})
+    model = unet.Denoiser(draw(small, 3), draw(text.make_encoder(tokenizer), 4))
+    vae: AutoencoderKL = draw(autoencoder.make_outer(), 5)
     unet.save_pipeline(model, vae, tokenizer, folder / "model")
     judge = TinyRecogniser()
     draw(judge, 6)

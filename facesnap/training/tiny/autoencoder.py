@@ -5,7 +5,7 @@ a term of its own, yellow came back orange and green black.
 
 The layout is diffusers' AutoencoderKL without attention. At this size the eyes are a few pixels wide: with the four
 channels of Stable Diffusion an eighth of the size blurs exactly what tells people apart, and a quarter of the size,
-which does not, makes a picture cost the UNet three times as much.
+which does not, makes a picture cost the UNet three times as much. The inner level is grown last: see `grow`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from facesnap.landmarks.scheme import PARTS
 from facesnap.training.tiny.data import Portraits
 from facesnap.training.tiny.loop import Draws, Losses
 
-FACTOR = 8  # px of the picture for one of the latent
-CHANNELS = 16
-CROP = 64  # px; most steps see part of a picture, the last ones whole pictures, whose norms differ a little
-WHOLE_FROM = 0.9  # of the steps
+FACTOR, CHANNELS = 8, 16  # px of the picture for one cell of the latent, and the cell's channels
+OUTER_FACTOR, OUTER_CHANNELS = 4, 4  # of the autoencoder that the outer levels learn in; see `grow`
+WIDTHS = (32, 64, 64, 64)  # of the levels, the last one is the inner one
+CROP = 64  # px; of the parts of pictures that steps look at
 FEATURE_WEIGHT, FACE_WEIGHT = 4.0, 1.0
 FEATURE_RADIUS = 2.5  # px, of the weight around each point of brows, nose, eyes and mouth
 COLOUR_WEIGHT = 2.0
@@ -33,15 +33,20 @@ KL_WEIGHT = 1e-6
 BATCH = 16
 
 
-def make() -> Any:
-    """An untrained autoencoder of 1.2 M parameters."""
+def make(levels: int = len(WIDTHS), channels: int = CHANNELS) -> Any:
+    """An untrained autoencoder: 1.2 M parameters, or the 0.9 M of one with the outer levels alone."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(32, 64, 64, 64), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=CHANNELS,
-        up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=16, layers_per_block=1, sample_size=128,
-        mid_block_add_attention=False,
+        block_out_channels=WIDTHS[:levels], down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels, latent_channels=channels, norm_num_groups=16,
+        layers_per_block=1, sample_size=128, mid_block_add_attention=False,
     )  # fmt: skip
+
+
+def make_outer() -> Any:
+    """The untrained autoencoder that the outer levels learn in."""
+    return make(len(WIDTHS) - 1, OUTER_CHANNELS)
 
 
 def pixels(images: np.ndarray) -> Tensor:
@@ -92,10 +97,14 @@ def colour_loss(made: Tensor, wanted: Tensor) -> Tensor:
 
 
 class AutoencoderLoss:
-    """The loss of one step on `portraits`."""
+    """The loss of one step.
 
-    def __init__(self, model: Any, portraits: Portraits, batch: int, steps: int) -> None:
-        self.model, self.portraits, self.batch, self.steps = model, portraits, batch, steps
+    Args:
+        crops: first steps, which see parts of pictures; the others see whole ones, whose norms differ a little.
+    """
+
+    def __init__(self, model: Any, portraits: Portraits, batch: int, crops: int) -> None:
+        self.model, self.portraits, self.batch, self.crops = model, portraits, batch, crops
 
     def __call__(self, step: int, draws: Draws) -> Losses:
         rows = np.sort(draws.numpy.choice(len(self.portraits), self.batch, replace=False))
@@ -103,7 +112,7 @@ class AutoencoderLoss:
         side = wanted.shape[-1]
         points, boxes = (torch.from_numpy(a[rows]) for a in (self.portraits.points, self.portraits.boxes))
         weight = importance(points, boxes, side)
-        if step < WHOLE_FROM * self.steps:
+        if step < self.crops:
             left, top = (FACTOR * int(i) for i in draws.numpy.integers(0, (side - CROP) // FACTOR + 1, 2))
             window = (..., slice(top, top + CROP), slice(left, left + CROP))
             wanted, weight = wanted[window], weight[window]

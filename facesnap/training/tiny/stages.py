@@ -2,6 +2,8 @@
 
     STATE/world/SPLIT/*.tar        rendered pictures                         `data`
     STATE/data/SPLIT/*.npy         the same as arrays                        `data`
+    STATE/outer/vae/               AutoencoderKL of the outer levels         `outer`
+    STATE/inner/vae/               the whole one, its inner levels trained   `inner`
     STATE/autoencoder/vae/         AutoencoderKL                             `autoencoder`
     STATE/recogniser/recogniser.safetensors                                  `recogniser`
     STATE/encoder/model.safetensors, config.json                             `encoder`
@@ -11,8 +13,9 @@
     STATE/STAGE/measurements.json, sheet.png                                 what each stage came to
 
 Budget in hours of a CPU of two cores (an Intel Xeon without AMX), from measured steps: data 0.7 (20,000 pictures of
-130 ms), autoencoder 1.3 (5,000 steps of 0.9 s), recogniser 0.7 (3,000 of 0.85 s), encoder 0.7 (5,000 of 0.5 s), UNet
-2.0 (7,000 of 1.0 s), landmarks 0.3 (8,000 of 0.14 s), attributes 0.3 (4,000 of 0.3 s): 6.0 in all.
+130 ms), outer 1.2 (5,000 steps of 0.9 s), inner 0.3 (3,400 of 0.2 s, and the features), autoencoder 0.2 (1,900 of
+0.4 s), recogniser 0.7 (3,000 of 0.85 s), encoder 0.7 (5,000 of 0.5 s), UNet 1.8 (7,000 of 0.9 s), landmarks 0.3 (8,000
+of 0.14 s), attributes 0.3 (4,000 of 0.3 s): 6.2 in all.
 A stage that runs out of --hours leaves its outputs as they are by then and goes on at the next call. Everything is
 trained on training people alone and measured on held-out people.
 """
@@ -31,12 +34,12 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from facesnap.errors import SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.drawing import save_png
-from facesnap.training.tiny import attributes, autoencoder, landmarks, recogniser, text, unet, vit
+from facesnap.training.tiny import attributes, autoencoder, grow, landmarks, recogniser, text, unet, vit
 from facesnap.training.tiny.data import Portraits, pack
 from facesnap.training.tiny.judge import boxes_found, identity_kept
 from facesnap.training.tiny.loop import Budget, Loop, Say, channels_last
@@ -45,7 +48,9 @@ from facesnap.world.measure import separation
 from facesnap.world.splits import SPLITS
 
 BUDGETS = {
-    "autoencoder": Budget(steps=5_000, batch=8, rate=1e-3, half=True),
+    "outer": Budget(steps=5_000, batch=8, rate=1e-3, half=True),
+    "inner": Budget(steps=3_400, batch=16, rate=2e-3, half=True),
+    "autoencoder": Budget(steps=1_900, batch=4, rate=5e-4, half=True),
     "recogniser": Budget(steps=3_000, batch=64, rate=2e-3, half=True),
     "encoder": Budget(steps=5_000, batch=64, rate=1e-3, half=True),
     "unet": Budget(steps=7_000, batch=32, rate=1e-3),
@@ -54,6 +59,7 @@ BUDGETS = {
 }
 STAGES = ("data", *BUDGETS)
 SHEET = 12  # pictures on a sheet's row
+KEPT = 5_000  # pictures whose features the inner levels learn from: 1.3 GB
 PREDICTIONS = 64  # held-out batches for the UNet's measure
 
 
@@ -129,8 +135,9 @@ def run(stage: str, work: Work) -> dict[str, Any]:
         SettingsError: an unknown stage, an earlier one is missing, or the settings are not those of its checkpoint.
     """
     stages: dict[str, Callable[[Work], dict[str, Any]]] = {
-        "data": make_data, "autoencoder": train_autoencoder, "recogniser": train_recogniser,
-        "encoder": train_encoder, "unet": train_unet, "landmarks": train_landmarks, "attributes": train_attributes,
+        "data": make_data, "outer": train_outer, "inner": train_inner, "autoencoder": train_autoencoder,
+        "recogniser": train_recogniser, "encoder": train_encoder, "unet": train_unet, "landmarks": train_landmarks,
+        "attributes": train_attributes,
     }  # fmt: skip
     if stage not in stages:
         raise SettingsError(f"Stage {stage!r}.", expected=", ".join(stages), remedy="choose one of these.")
@@ -154,28 +161,74 @@ def make_data(work: Work) -> dict[str, Any]:
     return work.report("data", None, measured)
 
 
-def train_autoencoder(work: Work) -> dict[str, Any]:
+def train_outer(work: Work) -> dict[str, Any]:
     torch.manual_seed(work.seed)
-    loop = work.loop("autoencoder", autoencoder.make())
-    train, held_out = work.portraits("train"), work.portraits("held_out")
-    loss = autoencoder.AutoencoderLoss(loop.module, train, loop.budget.batch, loop.budget.steps)
+    loop = work.loop("outer", autoencoder.make_outer())
+    crops = int(0.9 * loop.budget.steps)
+    loss = autoencoder.AutoencoderLoss(loop.module, work.portraits("train"), loop.budget.batch, crops)
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    model = loop.averaged
+    return work.report("outer", loop, _keep_vae(work, "outer", loop.averaged)[0])
+
+
+def train_inner(work: Work) -> dict[str, Any]:
+    outer, weights = _vae(work, "outer")
+    train = work.portraits("train")
+    torch.manual_seed(work.seed)
+    whole = autoencoder.make()
+    grow.transplant(outer, whole)
+    loop = work.loop("inner", whole, weights)
+    rows = np.linspace(0, len(train) - 1, min(len(train), KEPT)).astype(int)
+    side = work.size // autoencoder.OUTER_FACTOR
+    shape = (autoencoder.WIDTHS[-2], side, side)
+    batches = (grow.features(outer, train.images[some]) for some in np.array_split(rows, len(rows) // 16 + 1))
+    kept = _kept(work.state / "inner" / f"features-{weights[:16]}", ("given", "wanted"), (len(rows), *shape), batches)
+    loss = grow.InnerLoss(loop.module, train, rows, kept, loop.budget.batch)
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    return work.report("inner", loop, _keep_vae(work, "inner", loop.averaged)[0])
+
+
+def train_autoencoder(work: Work) -> dict[str, Any]:
+    whole, weights = _vae(work, "inner")
+    grow.freeze_outer_encoder(whole)
+    loop = work.loop("autoencoder", channels_last(whole), weights)
+    loss = autoencoder.AutoencoderLoss(loop.module, work.portraits("train"), loop.budget.batch, crops=0)
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    measured, rebuilt = _keep_vae(work, "autoencoder", loop.averaged)
+    if work.analyser is not None:
+        measured["identity"] = identity_kept(work.analyser, work.portraits("held_out"), rebuilt)
+    return work.report("autoencoder", loop, measured)
+
+
+def _vae(work: Work, stage: str) -> tuple[Any, str]:
+    """The AutoencoderKL that a stage left, and its weights' sha256."""
+    from diffusers import AutoencoderKL
+
+    folder = work.state / stage / "vae"
+    if not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"There is no autoencoder in {folder}.",
+            expected="a trained one.",
+            remedy=f"run `facesnap tiny {stage}` with the same --state first.",
+        )
+    weights = (folder / "diffusion_pytorch_model.safetensors").read_bytes()
+    return AutoencoderKL.from_pretrained(folder).eval(), hashlib.sha256(weights).hexdigest()
+
+
+def _keep_vae(work: Work, stage: str, model: Any) -> tuple[dict[str, Any], np.ndarray]:
+    """Save an autoencoder and a sheet of it; measurements, and the held-out pictures (N, S, S, 3) through it."""
+    train, held_out = work.portraits("train"), work.portraits("held_out")
     some = train.images[:: max(len(train) // 512, 1)]
     spread = torch.cat([mean for mean, _ in autoencoder.latents(model, some)]).std().item()
     model.register_to_config(scaling_factor=1 / spread)
-    model.save_pretrained(work.state / "autoencoder" / "vae", safe_serialization=True)
+    model.save_pretrained(work.state / stage / "vae", safe_serialization=True)
     rebuilt = autoencoder.reconstructions(model, held_out.images)
     chosen = np.linspace(0, len(rebuilt) - 1, SHEET).astype(int)
-    _sheet([held_out.images[chosen], rebuilt[chosen]], work.state / "autoencoder" / "sheet.png")
-    measured: dict[str, Any] = {
+    _sheet([held_out.images[chosen], rebuilt[chosen]], work.state / stage / "sheet.png")
+    return {
         "pictures": len(rebuilt), "people": len(np.unique(held_out.people)), "scaling_factor": 1 / spread,
         "psnr": autoencoder.psnr(rebuilt, held_out.images),
         "psnr_face": autoencoder.psnr(rebuilt, held_out.images, held_out.boxes),
-    }  # fmt: skip
-    if work.analyser is not None:
-        measured["identity"] = identity_kept(work.analyser, held_out, rebuilt)
-    return work.report("autoencoder", loop, measured)
+    }, rebuilt  # fmt: skip
 
 
 def train_recogniser(work: Work) -> dict[str, Any]:
@@ -207,18 +260,8 @@ def train_encoder(work: Work) -> dict[str, Any]:
 
 
 def train_unet(work: Work) -> dict[str, Any]:
-    from diffusers import AutoencoderKL
-
-    folder = work.state / "autoencoder" / "vae"
-    if not (folder / "config.json").is_file():
-        raise SettingsError(
-            f"There is no autoencoder in {folder}.",
-            expected="a trained one.",
-            remedy="run `facesnap tiny autoencoder` with the same --state first.",
-        )
+    vae, weights = _vae(work, "autoencoder")
     train, held_out = work.portraits("train"), work.portraits("held_out")
-    vae = AutoencoderKL.from_pretrained(folder).eval()
-    weights = hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
     tokenizer = text.make_tokenizer(train.captions, work.state / "unet" / "words")
     torch.manual_seed(work.seed)
     model = unet.Denoiser(unet.make_unet(work.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
@@ -282,24 +325,33 @@ def train_attributes(work: Work) -> dict[str, Any]:
 
 def _latents(vae: Any, portraits: Portraits, folder: Path) -> unet.Moments:
     """Mean and deviation (N, C, H, W) float16 of the scaled latents, made once for an autoencoder."""
-    files = [folder / "mean.npy", folder / "std.npy"]
+    side = portraits.images.shape[1] // autoencoder.FACTOR
+    shape = (len(portraits), autoencoder.CHANNELS, side, side)
+    factor = vae.config.scaling_factor
+    batches = ((mean * factor, std * factor) for mean, std in autoencoder.latents(vae, portraits.images))
+    return _kept(folder, ("mean", "std"), shape, batches)
+
+
+def _kept(
+    folder: Path, names: tuple[str, str], shape: tuple[int, ...], batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two float16 arrays of a shape, made of batches once and memory-mapped."""
+    files = [folder / f"{name}.npy" for name in names]
     if not folder.is_dir():
         part = folder.with_name(folder.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
-        side = portraits.images.shape[1] // autoencoder.FACTOR
-        shape = (len(portraits), autoencoder.CHANNELS, side, side)
         arrays = [open_memmap(part / file.name, "w+", "float16", shape) for file in files]
         row = 0
-        for both in autoencoder.latents(vae, portraits.images):
+        for both in batches:
             for array, values in zip(arrays, both, strict=True):
-                array[row : row + len(values)] = (values * vae.config.scaling_factor).numpy()
+                array[row : row + len(values)] = values.numpy()
             row += len(both[0])
         for array in arrays:
             array.flush()
-        del arrays, array
+        del arrays, array  # Windows moves no folder whose files are mapped
         part.replace(folder)
-    mean, std = (np.load(file, mmap_mode="r") for file in files)
-    return mean, std
+    first, second = (np.load(file, mmap_mode="r") for file in files)
+    return first, second
 
 
 def _sheet(rows: list[np.ndarray], file: Path, scale: int = 2) -> None:

@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from facesnap.demo.untrained import draw
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.scheme import PARTS
-from facesnap.training.tiny import autoencoder, recogniser, stages, text, unet, vit
+from facesnap.training.tiny import autoencoder, grow, recogniser, stages, text, unet, vit
 from facesnap.training.tiny.crops import people_and_pictures, varied
 from facesnap.training.tiny.data import Portraits
 from facesnap.training.tiny.judge import identity_kept
@@ -183,7 +184,7 @@ def test_kill_9_changes_no_bit(state: Path, tmp_path: Path) -> None:
 def test_stages_leave_models_that_the_project_loads(state: Path, face_pack: Path) -> None:
     lines: list[str] = []
     job = work(state, analyser=FaceAnalyser(face_pack), say=lines.append)
-    for stage in ("autoencoder", "recogniser", "encoder", "unet"):
+    for stage in ("outer", "inner", "autoencoder", "recogniser", "encoder", "unet"):
         record = stages.run(stage, job)
         assert json.loads((state / stage / "measurements.json").read_text(encoding="utf-8")) == record
         assert record["training"]["done"] == 6
@@ -251,6 +252,40 @@ def test_the_autoencoders_loss_looks_at_features(state: Path) -> None:
     off = np.clip(train.images[:1].astype(int) // 2 + 64, 0, 255).astype(np.uint8)
     error = (off.astype(float) - train.images[:1]) ** 2
     assert np.isclose(autoencoder.psnr(off, train.images[:1]), 10 * np.log10(255**2 / error.mean()))
+
+
+def test_the_inner_levels_take_the_place_of_the_outer_autoencoders_middle(state: Path) -> None:
+    """Outer encoder, inner levels, outer decoder: inner ones without an error would change no picture."""
+    torch.manual_seed(0)
+    outer, whole = autoencoder.make_outer().eval(), autoencoder.make().eval()
+    for module, seed in ((outer, 1), (whole, 2)):
+        draw(module, seed)
+    grow.transplant(outer, whole)
+    images = Portraits.load(state / "data" / "train").images[:2]
+    given, wanted = grow.features(outer, images)
+    assert given.shape == wanted.shape == (2, 64, SIZE // 4, SIZE // 4)
+    with torch.no_grad():
+        made = wanted
+        for block in whole.decoder.up_blocks[1:]:
+            made = block(made)
+        made = whole.decoder.conv_out(whole.decoder.conv_act(whole.decoder.conv_norm_out(made)))
+        posterior = outer.encode(autoencoder.pixels(images)).latent_dist
+        assert torch.allclose(made, outer.decode(posterior.mean).sample, atol=1e-4)
+        # The same latent noise on both ways through the whole autoencoder.
+        carried, kl = grow.carried(whole, given, Draws(0, "inner", 3))
+        own = whole.encode(autoencoder.pixels(images)).latent_dist
+        latent = own.mean + own.std * Draws(0, "inner", 3).noise(own.mean)
+        inside = whole.decoder.up_blocks[0](
+            whole.decoder.mid_block(whole.decoder.conv_in(whole.post_quant_conv(latent)))
+        )
+    assert torch.allclose(carried, inside, atol=1e-4) and torch.allclose(kl, own.kl())
+    assert (carried - wanted).abs().mean() > 0.1
+
+    grow.freeze_outer_encoder(whole)
+    frozen = {name for name, p in whole.named_parameters() if not p.requires_grad}
+    assert frozen and all(name.startswith("encoder.") for name in frozen)
+    assert not any("downsamplers" in name for name in frozen if name.startswith("encoder.down_blocks.2"))
+    assert any(p.requires_grad for p in whole.encoder.parameters())
 
 
 def test_the_autoencoders_loss_looks_at_colours() -> None:
