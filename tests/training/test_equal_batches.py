@@ -69,7 +69,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(changes) -> None:
         error = {n: float((whole[n] - parts[n]).norm() / whole[n].norm().clamp(min=1e-12)) for n in whole}
         assert max(error.values()) < bound, max(error.items(), key=lambda item: item[1])
         assert error["loss"] < 1e-6
-        assert float((whole["loss"] - other["loss"]).abs() / whole["loss"]) > 1e-2  # other samples do change it
+        assert float((whole["loss"] - other["loss"]).abs() / whole["loss"]) > 1e-3  # other samples do change it
 
 
 def _one_and_two(changes: dict[str, Any], folder: Path, stages: list[dict[str, Any]]) -> tuple[dict, dict]:
