@@ -109,7 +109,7 @@ class AttributeLoss:
 
     def __call__(self, step: int, draws: Draws) -> Losses:
         count = len(self.portraits)
-        rows = np.sort(draws.numpy.choice(count, self.batch, replace=self.batch > count))
+        rows = draws.rows(count, self.batch)
         logits = self.model(degraded(moved(fitted(plain(self.portraits.images[rows])), draws), draws))
         losses, right = [], []
         for name, found in logits.items():

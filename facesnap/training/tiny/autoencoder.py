@@ -107,7 +107,7 @@ class AutoencoderLoss:
         self.model, self.portraits, self.batch, self.crops = model, portraits, batch, crops
 
     def __call__(self, step: int, draws: Draws) -> Losses:
-        rows = np.sort(draws.numpy.choice(len(self.portraits), self.batch, replace=False))
+        rows = draws.rows(len(self.portraits), self.batch)
         wanted = pixels(self.portraits.images[rows])
         side = wanted.shape[-1]
         points, boxes = (torch.from_numpy(a[rows]) for a in (self.portraits.points, self.portraits.boxes))

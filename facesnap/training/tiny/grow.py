@@ -86,7 +86,7 @@ class InnerLoss:
         self.variance = float(np.asarray(kept[1][:256], np.float32).var())
 
     def __call__(self, step: int, draws: Draws) -> Losses:
-        chosen = np.sort(draws.numpy.choice(len(self.rows), self.batch, replace=False))
+        chosen = draws.rows(len(self.rows), self.batch)
         given, wanted = (torch.from_numpy(a[chosen].astype(np.float32)) for a in self.kept)
         points, boxes = (torch.from_numpy(a[self.rows[chosen]]) for a in (self.portraits.points, self.portraits.boxes))
         side = self.portraits.images.shape[1]

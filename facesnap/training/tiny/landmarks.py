@@ -147,7 +147,7 @@ class LandmarkLoss:
 
     def __call__(self, step: int, draws: Draws) -> Losses:
         count = len(self.portraits)
-        rows = np.sort(draws.numpy.choice(count, self.batch, replace=self.batch > count))
+        rows = draws.rows(count, self.batch)
         affine, mirrored = jittered(self.portraits.boxes[rows].astype(np.float64), draws)
         wanted = self.portraits.points[rows].astype(np.float64)
         wanted[mirrored] = wanted[mirrored][:, MIRROR]

@@ -87,6 +87,10 @@ class Draws:
     def noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.torch)
 
+    def rows(self, count: int, batch: int) -> np.ndarray:
+        """(batch,) sorted rows of `count`; each at most once where there are enough."""
+        return np.sort(self.numpy.choice(count, batch, replace=batch > count))
+
 
 class Loop:
     """One stage's network while it is trained.

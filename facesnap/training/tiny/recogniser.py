@@ -109,7 +109,7 @@ class RecogniserLoss:
         self.model, self.crops, self.labels, self.batch = model, portraits.crops, portraits.labels, batch
 
     def __call__(self, step: int, draws: Draws) -> Losses:
-        rows = np.sort(draws.numpy.choice(len(self.labels), self.batch, replace=self.batch > len(self.labels)))
+        rows = draws.rows(len(self.labels), self.batch)
         labels = torch.from_numpy(self.labels[rows])
         cosines = self.model(varied(self.crops[rows], draws)).float()
         right = (cosines.argmax(1) == labels).float().mean()

@@ -78,7 +78,7 @@ class DenoiserLoss:
         self.scheduler = make_scheduler()
 
     def __call__(self, step: int, draws: Draws) -> Losses:
-        rows = np.sort(draws.numpy.choice(len(self.tokens), self.batch, replace=self.batch > len(self.tokens)))
+        rows = draws.rows(len(self.tokens), self.batch)
         mean, std = (torch.from_numpy(a[rows].astype(np.float32)) for a in self.moments)
         clean = mean + std * draws.noise(mean)
         noise = draws.noise(clean)

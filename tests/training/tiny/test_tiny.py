@@ -254,6 +254,15 @@ def test_the_autoencoders_loss_looks_at_features(state: Path) -> None:
     assert np.isclose(autoencoder.psnr(off, train.images[:1]), 10 * np.log10(255**2 / error.mean()))
 
 
+def test_batches_larger_than_the_data_repeat_pictures(state: Path) -> None:
+    assert sorted(set(Draws(0, "outer", 0).rows(9, 9))) == list(range(9))
+    draws = Draws(0, "outer", 0).rows(3, 8)
+    assert len(draws) == 8 and set(draws) <= {0, 1, 2}
+    train = Portraits.load(state / "data" / "train")
+    loss = autoencoder.AutoencoderLoss(autoencoder.make_outer(), train, len(train) + 2, crops=1)
+    assert torch.isfinite(loss(0, Draws(0, "outer", 0))["loss"])
+
+
 def test_the_inner_levels_take_the_place_of_the_outer_autoencoders_middle(state: Path) -> None:
     """Outer encoder, inner levels, outer decoder: inner ones without an error would change no picture."""
     torch.manual_seed(0)
