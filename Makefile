@@ -1,6 +1,7 @@
 # make demo    the main job once, on a real photo; makes its own environment
 # make test    lint, types and all tests; makes its own environments
-# PYTHON, TORCH and PACK can be set: make demo PYTHON=python3.11 TORCH="torch --index-url ..." PACK=buffalo_l
+# PYTHON and TORCH can be set: make demo PYTHON=python3.11 TORCH="torch --index-url ..."
+# The demo's weights belong to the pack that is built here; with another: make demo PACK=buffalo_l DEMO=--untrained
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -26,7 +27,7 @@ RUN_FORGE := $(FORGE)/$(BIN)/python
 .PHONY: demo components test test-main test-training test-old test-forge lint format clean
 
 demo: $(VENV)/.made $(PACK)
-	$(RUN) -m facesnap demo --pack $(PACK) --out out/demo
+	$(RUN) -m facesnap demo --pack $(PACK) --out out/demo $(DEMO)
 
 test: lint test-main test-training test-old test-forge
 

@@ -192,8 +192,8 @@ def test_wrong_usage(world, tmp_path: Path, wrong: list[str]) -> None:
     assert stop.value.code == 2
 
 
-def test_demo(world, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--pack", str(world.pack), "--out", str(tmp_path)]) == 0
+def test_untrained_demo(world, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--untrained", "--pack", str(world.pack), "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert "untrained" in report["note"] and "untrained" in capsys.readouterr().out
     assert report["face"]["score"] > 0.8 and report["unet_unchanged_afterwards"] is True

@@ -1,4 +1,4 @@
-"""`facesnap demo`: the main job on a photo, with the miniature model that the package ships, or an untrained one."""
+"""`facesnap demo`: the main job on photos, with the trained miniature that the package ships, or an untrained one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pack_arguments(parser)
     parser.add_argument("--photo", type=Path, help="another photo than the astronaut's portrait")
     parser.add_argument("--out", type=Path, default=Path("out") / "demo", metavar="DIR")
+    parser.add_argument("--untrained", action="store_true",
+                        help="an untrained model, with any pack: noise, but every part works")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    from facesnap.demo.run import run_demo
+    from facesnap.demo.trained import run_trained
+    from facesnap.demo.untrained_run import run_untrained
 
-    report = run_demo(args.out, analyser_from(args), args.photo)
+    report = (run_untrained if args.untrained else run_trained)(args.out, analyser_from(args), args.photo)
     print(f"{report['note']}\n")
-    (_untrained if "face" in report else _trained)(report)
+    (_untrained if args.untrained else _trained)(report)
     print(f"contact sheet: {args.out / 'contact_sheet.png'}\nreport: {args.out / 'report.json'}")
     return 0
 

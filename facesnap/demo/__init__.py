@@ -1,1 +1,1 @@
-"""The demo: the main job on a real photo, with whatever weights are at hand."""
+"""The demo: the main job on real photos, with the trained miniature of the package or with an untrained one."""

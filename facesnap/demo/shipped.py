@@ -26,11 +26,6 @@ PIPELINE, ADAPTER, ENCODER, PEOPLE, NOTICE = "pipeline", "adapter.safetensors", 
 LIMIT = 32_000_000  # bytes of everything in the folder
 
 
-def is_shipped(folder: Path = WEIGHTS) -> bool:
-    """Whether the package holds trained weights."""
-    return (folder / ADAPTER).is_file() and (folder / PIPELINE / "model_index.json").is_file()
-
-
 @dataclass(frozen=True, eq=False)
 class Shipped:
     """The loaded miniature. `people`: name -> file of a reference."""
@@ -53,7 +48,7 @@ def load(analyser: FaceAnalyser, folder: Path = WEIGHTS) -> Shipped:
         raise IdentityMismatchError(
             f"The demo's weights do not know the recogniser of the pack {analyser.pack.name}.",
             expected=f"that of {adapter.spec.recogniser_name or 'the pack that `make demo` builds'}",
-            remedy="run `make demo` without PACK; other packs need adapters made for them",
+            remedy="use that pack, or add --untrained (make demo PACK=... DEMO=--untrained), which takes any pack",
         )
     for module in (adapter.mixer, adapter.projections, adapter.ffrnet):
         if module is not None:

@@ -9,7 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from facesnap.demo import shipped
+from facesnap.demo.photo import astronaut
 from facesnap.demo.shipped import Shipped
+from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
 from facesnap.infotext import infotext, save_png
@@ -24,42 +27,52 @@ TRAINED = (
     "and a FaceSnap adapter. None of the people here was seen in training; the numbers are cosines of the recogniser "
     "that the adapter is conditioned on, between reference and picture."
 )
-PROMPTS = (
+PROMPTS = {  # with the face that they ask for
     "a photo of a person with short brown hair, wearing a blue t-shirt, grey background, soft light, smiling, "
-    "facing the camera",
+    "facing the camera": PoseSpec(size=0.46, expression="smile:1"),
     "an oil painting of a person with long red hair, wearing a green hoodie, beige background, warm light, "
-    "neutral face, facing the camera",
-)
+    "neutral face, facing the camera": PoseSpec(size=0.46),
+}
+POSED = "a photo of a person with short brown hair, wearing a blue t-shirt, grey background, soft light"
 POSES = {
-    "turned to the right, smiling": PoseSpec(yaw=25.0, size=0.36, expression="smile:1"),
-    "turned to the left, open mouth": PoseSpec(yaw=-25.0, size=0.36, expression="open_mouth:1"),
+    "turned to the right, smiling": PoseSpec(yaw=25.0, size=0.46, expression="smile:1"),
+    "turned to the left, open mouth": PoseSpec(yaw=-25.0, size=0.46, expression="open_mouth:1"),
 }
 STEPS, CFG = 20, 3.0
 ENLARGED = 2
 Cell = tuple[Image.Image, str]
 
 
-def run_trained(out: Path, shipped: Shipped, photos: dict[str, Path], seed: int = 7) -> dict[str, Any]:
+def run_trained(
+    out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7, weights: Path = shipped.WEIGHTS
+) -> dict[str, Any]:
     """Write pictures, contact_sheet.png and report.json into a folder.
 
     Args:
-        photos: name -> file of further people beside the shipped ones.
+        photo: of one further person, beside the shipped ones; where None, the astronaut's.
+        weights: folder of `facesnap tiny ship`.
 
     Returns:
         The report.
+
+    Raises:
+        IdentityMismatchError: the analyser's recogniser is not the one that the weights were trained with.
     """
     out.mkdir(parents=True, exist_ok=True)
+    miniature = shipped.load(analyser, weights)
+    photo = photo or astronaut(out)
+    people = {**miniature.people, photo.stem: photo}
     rows: list[list[Cell]] = []
     entries: list[dict[str, Any]] = []
     began = time.perf_counter()
-    for number, (name, file) in enumerate({**shipped.people, **photos}.items()):
-        identity = shipped.studio.identity([file], name=name)
-        made = [_one(out, shipped, identity, seed + number, *wanted) for wanted in _wanted(shipped)]
-        with Image.open(file) as photo:
-            rows.append([(_shown(photo), f"reference: {name}"), *(cell for cell, _ in made)])
+    for number, (name, file) in enumerate(people.items()):
+        identity = miniature.studio.identity([file], name=name)
+        made = [_one(out, miniature, identity, seed + number, *wanted) for wanted in _wanted(miniature)]
+        with Image.open(file) as reference:
+            rows.append([(_shown(reference), f"reference: {name}"), *(cell for cell, _ in made)])
         entries += [entry for _, entry in made]
     report = {
-        "facesnap": __version__, "note": TRAINED, "people": list({**shipped.people, **photos}),
+        "facesnap": __version__, "note": TRAINED, "people": list(people),
         "seconds": round(time.perf_counter() - began, 1), "pictures": entries,
         "similarity": {kind: _mean(entries, kind) for kind in dict.fromkeys(e["kind"] for e in entries)},
     }  # fmt: skip
@@ -68,28 +81,29 @@ def run_trained(out: Path, shipped: Shipped, photos: dict[str, Path], seed: int 
     return report
 
 
-def _wanted(shipped: Shipped) -> list[tuple[str, str, str, PersonSettings]]:
+def _wanted(miniature: Shipped) -> list[tuple[str, str, str, PersonSettings]]:
     """(kind, file name, prompt, settings) of each picture of a person."""
-    structure = None if shipped.studio.adapter.ffrnet is not None else 0.0
-    nothing, something = PersonSettings(strength=0.0, structure=0.0), PersonSettings(structure=structure)
+    structure = None if miniature.studio.adapter.ffrnet is not None else 0.0
+    nothing = PersonSettings(strength=0.0, structure=0.0)
     wanted = []
-    for n, prompt in enumerate(PROMPTS, 1):
+    for n, (prompt, front) in enumerate(PROMPTS.items(), 1):
+        something = PersonSettings(structure=structure, pose=PoseSettings(None, front))
         wanted += [("without", f"prompt{n}_without", prompt, nothing), ("with", f"prompt{n}_with", prompt, something)]
     if structure is None:
         for n, (name, spec) in enumerate(POSES.items(), 1):
             pose = PersonSettings(pose=PoseSettings(None, spec))
-            wanted.append((f"posed: {name}", f"pose{n}", PROMPTS[0].rsplit(", ", 2)[0], pose))
+            wanted.append((f"posed: {name}", f"pose{n}", POSED, pose))
     return wanted
 
 
 def _one(
-    out: Path, shipped: Shipped, who: Identity, seed: int, kind: str, stem: str, prompt: str, settings: PersonSettings
+    out: Path, miniature: Shipped, who: Identity, seed: int, kind: str, stem: str, prompt: str, settings: PersonSettings
 ) -> tuple[Cell, dict[str, Any]]:
-    sampling = Sampling(prompt, seed=seed, steps=STEPS, cfg=CFG, size=(shipped.size, shipped.size))
+    sampling = Sampling(prompt, seed=seed, steps=STEPS, cfg=CFG, size=(miniature.size, miniature.size))
     people = [(who, settings)]
-    portrait: Portrait = shipped.studio.generate(shipped.host, sampling, people)[0]
+    portrait: Portrait = miniature.studio.generate(miniature.host, sampling, people)[0]
     file = out / f"{who.name}_{stem}.png"
-    save_png(portrait.image, file, infotext(sampling, shipped.host.name, shipped.studio.adapter, people, portrait))
+    save_png(portrait.image, file, infotext(sampling, miniature.host.name, miniature.studio.adapter, people, portrait))
     found = portrait.similarity[0]
     likeness = "no face found" if found is None else f"similarity {found:.2f}"
     entry = {"file": file.name, "person": who.name, "kind": kind, "prompt": prompt, "similarity": found}

@@ -29,6 +29,7 @@ from facesnap.models.unet_blocks import (
     timestep_embedding,
 )
 
+_SILU_GAIN = 1.68  # keeps the second moment of normal values through SiLU
 Residuals = tuple[list[Tensor], Tensor]  # (one per skip of the UNet, shallow to deep; the middle's)
 
 
@@ -50,6 +51,18 @@ class HintNetwork(nn.Module):
         for conv in self.blocks:
             h = F.silu(conv(h))
         return self.conv_out(h)
+
+    def draw(self) -> None:
+        """Fresh weights for training under which lines of the picture reach the embedding with their strength.
+
+        torch's own would shrink them to a thousandth in these seven layers, and zeros in the last one would hide them
+        until the network's zero convolutions have moved; black stays 0.
+        """
+        for conv in (self.conv_in, *self.blocks, self.conv_out):
+            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+            gain = 1.0 if conv is self.conv_out else _SILU_GAIN
+            nn.init.normal_(conv.weight, std=gain / conv.weight[0].numel() ** 0.5)
+            nn.init.zeros_(conv.bias)
 
 
 class DownLevel(nn.Module):
@@ -278,6 +291,7 @@ class FFRNet(nn.Module):
             CheckpointError: the UNet lacks a tensor of the encoder or has it in another shape.
         """
         net = cls(config)
+        net.controlnet_cond_embedding.draw()  # its outputs are zero convolutions, so that it changes nothing yet
         fresh = {k: v for k, v in net.state_dict().items() if k.startswith(("controlnet_", LANDMARK_HINT))}
         encoder = {k: v for k, v in net.state_dict().items() if k not in fresh}
         donor = {name: tensor for name, tensor in unet.items() if name in encoder}

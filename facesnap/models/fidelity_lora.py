@@ -96,7 +96,8 @@ class LoraFFRNet(FFRNet):
         if "conv_in.weight" in donor:
             donor["conv_in.weight"] = donor["conv_in.weight"][:, : config.in_channels]
         check_tensors(copied, donor, network="UNet's encoder")
-        zeros = [net.controlnet_mid_block, *net.controlnet_down_blocks, net.controlnet_cond_embedding.conv_out]
+        net.controlnet_cond_embedding.draw()
+        zeros = [net.controlnet_mid_block, *net.controlnet_down_blocks]
         if config.landmark_hint_channels is not None:
             zeros.append(net.landmark_cond_embedding.conv_out)
         with torch.no_grad():

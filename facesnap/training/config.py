@@ -126,6 +126,9 @@ class Stage(Section):
 
 class Noise(Section):
     min_snr_gamma: float | None = Field(default=5.0, gt=0, description="null: all timesteps weigh alike")
+    shift: float = Field(
+        default=1.0, gt=0, description="above 1, noisy timesteps come more often: t -> s t / (1 + (s - 1) t)"
+    )
 
 
 class Drops(Section):

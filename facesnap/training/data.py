@@ -83,10 +83,13 @@ class Samples(Dataset[Sample]):
         return text, identity, v < drops.landmarks
 
     def _noised(self, target: int, rng: np.random.Generator) -> Sample:
-        """Latents of the VAE's distribution, noise and a timestep."""
+        """Latents of the VAE's distribution, noise and a timestep; the shift is that of SD3 (arXiv 2403.03206)."""
+        shift = self.config.noise.shift
         mean, std = (self.shards.tensor(target, name).float() for name in ("mean", "std"))
         draw = torch.from_numpy(rng.standard_normal((2, *mean.shape), dtype=np.float32))
-        return {"latents": mean + std * draw[0], "noise": draw[1], "timestep": int(rng.integers(self.timesteps))}
+        even = rng.random()
+        timestep = int(self.timesteps * shift * even / (1 + (shift - 1) * even))
+        return {"latents": mean + std * draw[0], "noise": draw[1], "timestep": min(timestep, self.timesteps - 1)}
 
     def _person(self, reference: int, variant: int, dropped: bool) -> Sample:
         """f_id (1, 512) and hidden states (1, P, W) of the reference, or of nobody."""

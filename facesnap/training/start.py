@@ -94,6 +94,9 @@ def fresh_adapter(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> A
     stage2 = Stage2Config(ID_WIDTH, width, wanted.queries, wanted.depth, width, 4 * width, context, groups)
     levels = tuple((level, 64) for level in wanted.levels) if clip else ()
     mixer = FacialAttributeMixer(MixerConfig(stage1, stage2, levels, wanted.dim_head))
+    for name in ("stage1.proj.0.weight", "stage2.proj_in.weight"):
+        # f_id has length 1, not sqrt(512): torch's own weights would leave less of it than of the biases.
+        nn.init.normal_(mixer.get_parameter(name))
     sites = {site.name: site.width or 0 for site in topology.sites}
     projections = IDProjections(sites, {"id": False, "mix": True}, context)
     for name, parameter in projections.named_parameters():

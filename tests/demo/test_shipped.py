@@ -1,4 +1,4 @@
-"""The demo with shipped weights and without: a tiny random set goes through `facesnap tiny ship` and the demo."""
+"""Shipping and the demo: a tiny random set goes through both; the weights that the package brings keep identity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from facesnap.checkpoints import native
 from facesnap.cli import main
-from facesnap.demo import run, shipped, trained, untrained
+from facesnap.demo import shipped, trained, untrained, untrained_run
 from facesnap.errors import CheckpointError, IdentityMismatchError, SettingsError
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost
@@ -106,12 +106,12 @@ def test_the_demo_takes_the_shipped_weights(
     weights: Path, world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trained, "STEPS", 2)
-    monkeypatch.setattr(trained, "PROMPTS", trained.PROMPTS[:1])
+    monkeypatch.setattr(trained, "PROMPTS", dict(list(trained.PROMPTS.items())[:1]))
     loaded = shipped.load(world.analyser, weights)
     assert {p.dtype for p in loaded.host.unet.parameters()} == {torch.float32}
     assert {p.dtype for p in loaded.studio.adapter.mixer.parameters()} == {torch.float32}
-    report = run.run_demo(tmp_path / "out", world.analyser, weights=weights)
-    assert report["note"] == trained.TRAINED and report["people"] == ["1000000", "astronaut"]
+    report = trained.run_trained(tmp_path / "out", world.analyser, weights=weights)
+    assert report["people"] == ["1000000", "astronaut"]
     assert [entry["kind"] for entry in report["pictures"][:2]] == ["without", "with"]
     assert len(report["pictures"]) == 2 * (2 + len(trained.POSES))
     pictures = [np.asarray(Image.open(tmp_path / "out" / entry["file"])) for entry in report["pictures"][:4]]
@@ -122,21 +122,35 @@ def test_the_demo_takes_the_shipped_weights(
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == report
 
 
-def test_without_weights_the_demo_is_the_untrained_one_and_says_so(
-    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_package_brings_a_trained_miniature_that_keeps_identity(
+    world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "SIZE", (64, 64))
-    monkeypatch.setattr(run, "PROMPTS", run.PROMPTS[:1])
-    monkeypatch.setattr(run, "POSES", dict(list(run.POSES.items())[:1]))
-    assert not shipped.is_shipped(tmp_path)
-    report = run.run_demo(tmp_path / "out", world.analyser, weights=tmp_path)
-    assert report["note"] == run.UNTRAINED and "untrained" in report["note"] and report["unet_unchanged_afterwards"]
+    """What `make demo` does: the shipped weights, whole, on people that they were not trained on."""
+    sizes = [file.stat().st_size for file in shipped.WEIGHTS.rglob("*") if file.is_file()]
+    assert sum(sizes) <= shipped.LIMIT
+    assert main(["demo", "--pack", str(world.pack), "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert "synthetic people" in report["note"] and report["note"] in capsys.readouterr().out
+    found = report["similarity"]
+    rendered = [e for e in report["pictures"] if e["person"] != "astronaut"]
+    means = {kind: np.mean([e["similarity"] or 0.0 for e in rendered if e["kind"] == kind]) for kind in found}
+    assert means["with"] > means["without"] + 0.1, means
+    assert all(entry["found"] >= 0.7 * entry["of"] for entry in found.values()), found
+    assert all((tmp_path / entry["file"]).is_file() for entry in report["pictures"])
+
+
+def test_the_untrained_demo_says_so(world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untrained_run, "SIZE", (64, 64))
+    monkeypatch.setattr(untrained_run, "PROMPTS", untrained_run.PROMPTS[:1])
+    monkeypatch.setattr(untrained_run, "POSES", dict(list(untrained_run.POSES.items())[:1]))
+    report = untrained_run.run_untrained(tmp_path / "out", world.analyser)
+    assert "untrained" in report["note"] and report["unet_unchanged_afterwards"]
     assert [entry["strength"] for entry in report["pictures"]] == [0.0, 0.5, 1.0]
 
 
 def test_weights_of_another_recogniser_are_refused(weights: Path, world: SimpleNamespace, tmp_path: Path) -> None:
     other = SimpleNamespace(recogniser="f" * 64, pack=SimpleNamespace(name="another pack"))
-    with pytest.raises(IdentityMismatchError, match="another pack"):
+    with pytest.raises(IdentityMismatchError, match=r"(?s)another pack.*--untrained"):
         shipped.load(other, weights)  # type: ignore[arg-type]
 
 
@@ -144,5 +158,5 @@ def test_the_command_ships(state: Path, adapter: Path, tmp_path: Path, capsys: p
     assert main(["tiny", "ship", "--state", str(state)]) == 1
     assert "--adapter FILE" in capsys.readouterr().err
     assert main(["tiny", "ship", "--state", str(state), "--adapter", str(adapter), "--out", str(tmp_path / "w")]) == 0
-    assert "MB  pipeline/unet" in capsys.readouterr().out and shipped.is_shipped(tmp_path / "w")
+    assert "MB  pipeline/unet" in capsys.readouterr().out and (tmp_path / "w" / shipped.ADAPTER).is_file()
     assert DiffusersHost.load(tmp_path / "w" / "pipeline", device="cpu").topology.base == "sd15"

@@ -29,6 +29,17 @@ def test_drops_come_at_their_rates_and_together_only_where_asked_for(changes) ->
         assert abs(found.mean() - wanted) < 4 * (wanted * (1 - wanted) / len(draws)) ** 0.5
 
 
+@pytest.mark.parametrize("shift", (1.0, 3.0))
+def test_a_shift_draws_noisy_timesteps_more_often(changes, shift: float) -> None:
+    """Even without it; with it the share above t is that above t / (s - (s - 1) t)."""
+    samples = Trainer(load_config("tiny-cpu", changes | {"noise.shift": shift})).samples
+    drawn = np.array([samples._noised(0, np.random.default_rng(i))["timestep"] for i in range(3000)])
+    assert drawn.min() >= 0 and drawn.max() < samples.timesteps
+    for t in (0.25, 0.5, 0.75):
+        wanted = 1 - t / (shift - (shift - 1) * t)
+        assert abs((drawn >= t * samples.timesteps).mean() - wanted) < 4 * (wanted * (1 - wanted) / len(drawn)) ** 0.5
+
+
 def test_what_is_dropped_is_nobody_an_empty_prompt_and_black(changes) -> None:
     def sample(**drops: float) -> dict:
         chosen = {"text": 0.0, "identity": 0.0, "both": 0.0, "landmarks": 0.0} | drops
@@ -48,7 +59,7 @@ def test_the_identity_loss_brings_faces_nearer_to_the_judge(prepared_f4, tmp_pat
     """On a few samples that are seen again and again; without the loss the same training does not do it."""
 
     def distance_after(weight: float) -> tuple[float, float]:
-        stage = {"name": "a", "steps": 40, "warmup": 1, "lr": {"mixer": 3e-3, "projections": 3e-3},
+        stage = {"name": "a", "steps": 60, "warmup": 1, "lr": {"mixer": 3e-3, "projections": 3e-3},
                  "losses": {"identity": weight, "identity_from": 0.1}}  # fmt: skip
         trainer = Trainer(load_config("tiny-cpu", {
             "base.model": str(prepared_f4.model), "data.folder": str(prepared_f4.data), "adapter.ffrnet": "none",

@@ -129,6 +129,44 @@ def test_ffrnet_copies_an_encoder_of_any_latent_channels() -> None:
     assert net.config.in_channels == 16 and torch.equal(net.conv_in.weight, wide.conv_in.weight)
 
 
+@pytest.mark.parametrize("kind", ("full", "lora"))
+def test_the_first_step_of_a_fresh_ffrnet_already_sees_the_landmarks(kind: str) -> None:
+    """It changes nothing yet, but what its zero convolutions learn in one step depends on where the points are."""
+    unet = redraw(diffusers_unet("sd15"), 3)
+    net = starting_adapter(Wanted(ffrnet=kind, sees="vector"), unet, _head()).ffrnet
+    assert net is not None
+    if kind == "lora":
+        net.borrow(dict(unet.named_parameters()))
+    net.requires_grad_(True)
+    lines = torch.zeros(1, 3, 128, 128)
+    lines[:, :, 40:43, 20:108] = 1.0
+    g = torch.Generator().manual_seed(0)
+    x, tokens = torch.randn(1, 4, 16, 16, generator=g), torch.randn(1, 12, CONTEXT["sd15"], generator=g)
+    wanted = torch.randn(x.shape[-2:], generator=g)
+
+    def first_gradient(picture: torch.Tensor) -> torch.Tensor:
+        net.zero_grad()
+        hint = net.embed_hint(picture)
+        down, middle = net(x, torch.tensor([600]), tokens, hint)
+        assert not any(residual.any() for residual in (*down, middle))
+        (down[0] * wanted).sum().backward()
+        return net.controlnet_down_blocks[0].weight.grad.clone()
+
+    with_lines, black = first_gradient(lines), first_gradient(torch.zeros_like(lines))
+    assert (with_lines - black).norm() > 0.1 * black.norm()
+
+
+def test_a_fresh_mixer_tells_people_apart() -> None:
+    """The recogniser's vectors have length 1, where a layer's own biases are as large as what it makes of them."""
+    mixer = starting_adapter(Wanted(ffrnet="none", sees="vector"), diffusers_unet("sd15"), _head()).mixer
+    g = torch.Generator().manual_seed(0)
+    people = torch.nn.functional.normalize(torch.randn(8, 1, 512, generator=g), dim=-1)
+    with torch.no_grad():
+        tokens = mixer(people)["id"].tokens.flatten(1)  # (8, T * D)
+    cosines = torch.nn.functional.cosine_similarity(tokens[:, None], tokens[None], dim=-1)  # (8, 8), 1 on its diagonal
+    assert (cosines.sum() - 8) / 56 < 0.5, cosines
+
+
 def test_heads_of_several_widths_are_refused() -> None:
     """FFRNet has one width: it would begin as another network than the UNet's encoder."""
     unet = diffusers_unet("sd15")

@@ -1,6 +1,6 @@
-"""The demo's job: one photo -> face, identity, ID tokens, attached sampling, contact sheet and report.
+"""`facesnap demo --untrained`: photo -> face, identity, ID tokens, attached sampling, contact sheet and report.
 
-With the trained weights that the package ships, real portraits; without them the whole way with an untrained model.
+It takes any face pack, and its pictures are noise: it shows that every part works, not what FaceSnap can do.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image
 
 from facesnap.checkpoints import native
-from facesnap.demo import shipped, untrained
-from facesnap.demo.trained import run_trained
-from facesnap.errors import MissingDependencyError
+from facesnap.demo import untrained
+from facesnap.demo.photo import astronaut
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
@@ -30,7 +29,7 @@ from facesnap.sheet import contact_sheet
 from facesnap.version import __version__
 
 UNTRAINED = (
-    "The Stable Diffusion model, the image encoder and the adapter of this demo are untrained (drawn from a seed): "
+    "The Stable Diffusion model, the image encoder and the adapter of this run are untrained (drawn from a seed): "
     "the pictures are noise by nature and cannot look like the person. What it shows is real all the same: the face "
     "is found, embedded and measured by real models, its ID tokens reach every cross-attention and change the picture, "
     "and its landmarks, in any pose, reach the UNet through FFRNet."
@@ -45,23 +44,17 @@ POSES = {
 SIZE = (256, 256)
 
 
-def run_demo(
-    out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7, weights: Path = shipped.WEIGHTS
-) -> dict[str, Any]:
+def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7) -> dict[str, Any]:
     """Write photo, pictures, contact_sheet.png and report.json into a folder.
 
     Args:
-        photo: of one person; where None, NASA's portrait of the astronaut Eileen Collins (public domain), which
-            scikit-image ships.
-        weights: trained ones, of `facesnap tiny ship`; where the folder holds none, an untrained miniature is used.
+        photo: of one person; where None, the astronaut's.
 
     Returns:
-        The report; its `note` says which of the two it was.
+        The report.
     """
     out.mkdir(parents=True, exist_ok=True)
-    photo = photo or _astronaut(out)
-    if shipped.is_shipped(weights):
-        return run_trained(out, shipped.load(analyser, weights), {photo.stem: photo}, seed)
+    photo = photo or astronaut(out)
     host, studio = _models(out / "untrained_model", analyser)
     began = time.perf_counter()
     identity = studio.identity([photo], name=photo.stem)
@@ -182,17 +175,3 @@ def _token_shapes(studio: Studio, identity: Identity) -> dict[str, list[int]]:
 def face_crop(face: Any) -> Image.Image:
     """The aligned 224 pixel crop that the image encoder sees."""
     return Image.fromarray(face.crop(224))
-
-
-def _astronaut(out: Path) -> Path:
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"scikit-image, which brings the demo's photo, cannot be imported ({error}).",
-            expected="scikit-image",
-            remedy="pip install scikit-image, or give a photo with --photo",
-        ) from error
-    path = out / "astronaut.png"
-    Image.fromarray(data.astronaut()).save(path)
-    return path
