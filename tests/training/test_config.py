@@ -50,9 +50,9 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
 
 
 def test_keys_of_a_stage_can_be_set() -> None:
-    config = load_config("tiny-cpu", {"stages.0.steps": 5, "stages.0.losses.identity": 0.0, "adapter.rank": 3})
-    assert (config.stages[0].steps, config.stages[0].losses.identity, config.adapter.rank) == (5, 0.0, 3)
-    for key in ("stages.1.steps", "stages.-1.steps", "stages.x.steps", "stages.0", "precision.x"):
+    config = load_config("tiny-cpu", {"stages.0.steps": 5, "stages.1.losses.identity": 0.0, "adapter.rank": 3})
+    assert (config.stages[0].steps, config.stages[1].losses.identity, config.adapter.rank) == (5, 0.0, 3)
+    for key in ("stages.2.steps", "stages.-1.steps", "stages.x.steps", "stages.0", "precision.x"):
         with pytest.raises(SettingsError, match="cannot be set"):
             load_config("tiny-cpu", {key: 5})
 

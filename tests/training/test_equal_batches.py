@@ -87,7 +87,7 @@ def _one_and_two(changes: dict[str, Any], folder: Path, stages: list[dict[str, A
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
             "-m", "facesnap", "train", str(config),
         ]  # fmt: skip
-        env = environment() | {"ACCELERATE_USE_CPU": "true"}
+        env = environment() | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
         state = json.loads((output / last / runs.STATE).read_text("utf-8"))

@@ -50,8 +50,8 @@ def write_config(path: Path, changes: dict[str, Any]) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Of a process that imports this very tree."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    """Of a process that imports this very tree and sums with as many threads: the bits of sums depend on that."""
+    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
 
 
 def _command(*arguments: str, **kwargs: Any) -> subprocess.Popen:
