@@ -80,6 +80,8 @@ def test_shipping_halves_every_tensor_and_keeps_the_rest(state: Path, adapter: P
         for name, value in before.items():
             assert after[name].dtype == torch.float16 and torch.equal(after[name], value.half()), name
     assert native.load(weights / "adapter.safetensors").spec == native.load(adapter).spec
+    for folder in (weights, shipped.WEIGHTS):
+        assert all("_name_or_path" not in file.read_text(encoding="utf-8") for file in folder.rglob("config.json"))
     people = list((weights / "people").iterdir())
     assert [file.name for file in people] == ["1000000.png"]
     held_out = np.load(state / "data" / "held_out" / "images.npy")

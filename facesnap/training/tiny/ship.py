@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -81,8 +82,13 @@ def _halve_folder(source: Path, target: Path) -> None:
 
 
 def _halve(source: Path, target: Path) -> None:
-    """Copy a file; floating-point tensors of safetensors become float16, metadata stay."""
+    """Copy a file; tensors become float16, metadata stay, and paths of this machine are left out."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if source.name == "config.json":
+        config = json.loads(source.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        return
     if source.suffix != ".safetensors":
         shutil.copyfile(source, target)
         return
