@@ -81,11 +81,25 @@ class FaceAnalyser:
         """
         name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture")
         pixels = read_picture(picture, name=name)
-        hits, tried = climb(pixels, self._detect, self._fixed_size, most_steps)
-        usable = [] if hits is None else [i for i, kps in enumerate(hits.kps) if np.isfinite(misfit(kps))]
-        if hits is None or not usable:
+        hits, usable, tried = self._climb(pixels, most_steps)
+        if hits is None:
             raise _no_face(name, pixels, tried)
         return self._describe(pixels, hits, usable, name)
+
+    def place(self, pixels: np.ndarray, *, most_steps: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Where the largest face of a picture (H, W, 3) uint8 RGB is, without embedding it.
+
+        Returns:
+            box (4,) and kps (5, 2) in px, those that `faces` gives; or None where no face was found.
+        """
+        hits, usable, _ = self._climb(pixels, most_steps)
+        return None if hits is None else (hits.boxes[usable[0]], hits.kps[usable[0]])
+
+    def _climb(self, pixels: np.ndarray, most_steps: int | None) -> tuple[Hits | None, list[int], list[Step]]:
+        """The best step's hits, or None; which of them are faces that can be aligned; and the steps that were tried."""
+        hits, tried = climb(pixels, self._detect, self._fixed_size, most_steps)
+        usable = [] if hits is None else [i for i, kps in enumerate(hits.kps) if np.isfinite(misfit(kps))]
+        return (hits if usable else None), usable, tried
 
     def face(self, picture: PictureSource, choose: Choice = "largest", *, name: str | None = None) -> Face:
         """One face of a picture: "largest", "leftmost", "central", or an index from the largest (0) down."""

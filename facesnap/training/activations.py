@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import MissingDependencyError
 from facesnap.models.fidelity import FFRNet
-from facesnap.training.config import TrainingConfig
+from facesnap.training.config import Stage, TrainingConfig
 from facesnap.training.losses import latent_window
 from facesnap.training.start import fresh_adapter
 from facesnap.training.wiring import Inputs, TrainableAdapter, recomputed_blocks
@@ -128,7 +128,7 @@ def activation_bytes(config: TrainingConfig, base: str, ffrnet: FFRNet | None, s
         inputs = _inputs(base, batch, side, half or torch.float32, config)
     decoded = 1 if config.save_activations else batch
     most = 0
-    for trained, judged in {(frozenset(stage.lr), stage.losses.identity > 0) for stage in config.stages}:
+    for trained, judged, calls in {(frozenset(s.lr), s.judges, _calls(s, batch)) for s in config.stages}:
         module.requires_grad_(False)
         for part in trained:
             module.part(part).requires_grad_(True)
@@ -142,8 +142,15 @@ def activation_bytes(config: TrainingConfig, base: str, ffrnet: FFRNet | None, s
         with module.wiring, saved.counting(), CudaPrecision(half):
             module(inputs)
         decoder = decoded * _decoder_bytes(side) if judged else 0  # it is done before the blocks begin
-        most = max(most, saved.outside + max(saved.deepest, decoder))
+        most = max(most, round(calls * saved.outside) + max(saved.deepest, decoder))
     return most
+
+
+def _calls(stage: Stage, batch: int) -> float:
+    """Micro-batches whose graphs are alive at once: each step of a sampling that the gradient goes through is one."""
+    if stage.align is None:
+        return 1
+    return max(1.0, stage.align.through * min(stage.align.samples or batch, batch) / batch)
 
 
 def base_unet(base: str) -> Any:

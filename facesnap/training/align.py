@@ -1,9 +1,11 @@
-"""L_align, PuLID's alignment stage (arXiv 2404.16022): the adapter should leave to the prompt what is the prompt's.
+"""Sampling during the training, PuLID's alignment stage (arXiv 2404.16022).
 
-Two samplings of few steps begin at the same noise with the same prompt, one with the identity and one without. In the
-last step the queries of the UNet's cross-attentions are compared: what the words attend to (semantic) and the
-queries themselves (layout). The gradient goes through that step alone. The base model should be one that samples well
-in few steps (Lightning, LCM, Hyper): the adapter of the former stages goes on from its checkpoint on such a base.
+A picture is sampled in few steps with the identity; a recogniser may judge its face. For L_align a second sampling
+begins at the same noise with the same prompt and without the identity: the adapter should leave to the prompt what is
+the prompt's. In the last step the queries of the UNet's cross-attentions are compared: what the words attend to
+(semantic) and the queries themselves (layout). The gradient goes through the last steps, as many as are asked for. The
+base model should be one that samples well in few steps (Lightning, LCM, Hyper): the adapter of the former stages goes
+on from its checkpoint on such a base.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from facesnap.attach.topology import Topology
 from facesnap.training import losses
+from facesnap.training.config import Alignment as Wanted
 from facesnap.training.wiring import Inputs
 
 Queries = dict[str, Tensor]
@@ -89,7 +92,7 @@ class Alignment:
     def __init__(self, kind: str, alpha_bar: Tensor, topology: Topology) -> None:
         self.kind, self.alpha_bar, self.reader = kind, alpha_bar, FeatureReader(topology)
 
-    def __call__(self, module: Any, bare: Any, inputs: Inputs, noise: Tensor, steps: int) -> Mapping[str, Tensor]:
+    def __call__(self, module: Any, bare: Any, inputs: Inputs, noise: Tensor, wanted: Wanted) -> Mapping[str, Tensor]:
         """The terms of each sample, and the last estimate of x0 with the identity.
 
         Args:
@@ -98,19 +101,24 @@ class Alignment:
             noise: (B, C, h, w), where both samplings begin.
 
         Returns:
-            "semantic" and "layout" (B,), the means over the sites; "clean" (B, C, h, w).
+            "clean" (B, C, h, w), the picture's latents; with weight on any of them "semantic" and "layout" (B,), the
+            means over the sites.
         """
-        with torch.no_grad():
-            self._sample(bare, inputs, noise, steps)
+        compared = wanted.semantic > 0 or wanted.layout > 0
+        if compared:
+            with torch.no_grad():
+                self._sample(bare, inputs, noise, wanted.steps, 0)
         without, keys = self.reader.queries, self.reader.keys
-        clean = self._sample(lambda one: module(one).prediction, inputs, noise, steps)
+        clean = self._sample(lambda one: module(one).prediction, inputs, noise, wanted.steps, wanted.through)
+        if not compared:
+            return {"clean": clean}
         with_id, sites = self.reader.queries, self.reader.topology.sites
         semantic = [semantic_loss(with_id[s.name], without[s.name], keys[s.name], s.heads) for s in sites]
         layout = [layout_loss(with_id[s.name], without[s.name]) for s in sites]
         return {"semantic": torch.stack(semantic).mean(0), "layout": torch.stack(layout).mean(0), "clean": clean}
 
-    def _sample(self, predict: Any, inputs: Inputs, noise: Tensor, steps: int) -> Tensor:
-        """The last estimate of x0; only the last step is read, and it alone may have a gradient."""
+    def _sample(self, predict: Any, inputs: Inputs, noise: Tensor, steps: int, through: int) -> Tensor:
+        """The last estimate of x0; the last step is read, and the last `through` steps may have a gradient."""
         x = clean = noise
         times = timesteps(steps, len(self.alpha_bar))
         for number, t in enumerate(times):
@@ -119,8 +127,9 @@ class Alignment:
                 inputs, latents=x.to(inputs.latents.dtype),
                 timesteps=torch.full((len(x),), t, device=x.device, dtype=torch.long),
             )  # fmt: skip
-            with self.reader.reading() if last else torch.no_grad():
-                prediction = predict(one).float()
             after = self.alpha_bar.new_ones(()) if last else self.alpha_bar[times[number + 1]]
-            x, clean = ddim_step(self.kind, prediction, x, self.alpha_bar[t], after)
+            with contextlib.nullcontext() if steps - number <= through else torch.no_grad():
+                with self.reader.reading() if last else contextlib.nullcontext():
+                    prediction = predict(one).float()
+                x, clean = ddim_step(self.kind, prediction, x, self.alpha_bar[t], after)
         return clean

@@ -88,13 +88,22 @@ class LossWeights(Section):
 
 
 class Alignment(Section):
-    """PuLID's alignment, beside the other losses; use a base model that samples well in few steps."""
+    """Pictures sampled with the identity, beside the other losses; use a base model that samples well in few steps."""
 
     semantic: float = Field(default=0.6, ge=0, description="what the prompt's words attend to stays")
     layout: float = Field(default=0.1, ge=0, description="the UNet's queries stay")
-    identity: float = Field(default=0.0, ge=0, description="L_id of the sampled face; PuLID has 1; needs an FFRNet")
-    steps: int = Field(default=4, ge=1, le=16, description="of the sampling; the gradient is the last one's")
-    prompts: tuple[str, ...] = Field(
+    identity: float = Field(default=0.0, ge=0, description="L_id of the sampled face; PuLID has 1")
+    pack: str | None = Field(
+        default=None,
+        description="face pack (name or folder) whose detector finds the sampled face; without one, it is taken to be"
+        " where FFRNet was told to put it",
+    )
+    steps: int = Field(default=4, ge=1, le=16, description="of the sampling")
+    through: int = Field(
+        default=1, ge=1, le=16, description="last steps that the gradient goes through; each holds its activations"
+    )
+    samples: int | None = Field(default=None, ge=1, description="of a micro-batch that are sampled; null: all of them")
+    prompts: tuple[str, ...] | None = Field(
         default=(
             "portrait of a person in a spacesuit, cinematic light",
             "pencil sketch of a person",
@@ -103,8 +112,14 @@ class Alignment(Section):
             "a person in the rain at night, neon light",
         ),
         min_length=1,
-        description="of the sampled pictures, in place of the photos' captions",
+        description="of the sampled pictures, in place of the photos' captions; null: these captions",
     )
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Alignment:
+        if self.through > self.steps:
+            raise ValueError(f"the gradient cannot go through {self.through} of {self.steps} steps")
+        return self
 
 
 class Stage(Section):
@@ -212,8 +227,9 @@ class TrainingConfig(Section):
             raise ValueError("a stage asks for the leak loss, which needs an FFRNet")
         if self.adapter.sees != "both" and self.adapter.start != "scratch":
             raise ValueError("adapter.sees is for fresh adapters; a checkpoint sees what it was trained with")
-        if any(stage.align and stage.align.identity for stage in self.stages) and self.adapter.ffrnet == "none":
-            raise ValueError("align.identity needs an FFRNet: without one nobody knows where the sampled face is")
+        judged = [stage.align for stage in self.stages if stage.align and stage.align.identity]
+        if any(align.pack is None for align in judged) and self.adapter.ffrnet == "none":
+            raise ValueError("align.identity needs align.pack: without FFRNet nobody knows where the sampled face is")
         return self
 
     @property

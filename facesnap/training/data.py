@@ -59,6 +59,7 @@ class Samples(Dataset[Sample]):
         sample = self._noised(target, generator(seed, Purpose.NOISE, step, slot))
         sample |= self._person(reference, variant, drop_id)
         sample["judged"] = generator(seed, Purpose.JUDGE, step, slot).random()
+        sample["told"] = not drop_id
         sample["prompted"] = generator(seed, Purpose.PROMPT, step, slot).random()
         jitter = generator(seed, Purpose.AUGMENT, step, slot)
         sample |= self._pictures(self.shards.tensor(target, "points").numpy(), drop_points, jitter)

@@ -80,7 +80,7 @@ def plan(config: TrainingConfig, base: str, side: int | None = None) -> Plan:
     parts = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     frozen_bytes = 4 if config.precision == "no" else 2
     frozen = sum(FROZEN[base]) * frozen_bytes
-    if any(stage.losses.identity for stage in config.stages):
+    if any(stage.judges for stage in config.stages):
         frozen += FROZEN[base][1] * 4  # the float32 copy of the VAE
     trained = max(sum(parts.get(part, 0) for part in stage.lr) for stage in config.stages)
     moments = 2 if config.optimiser.kind == "adamw8bit" else 8

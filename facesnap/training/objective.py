@@ -18,6 +18,7 @@ from facesnap.training.align import Alignment
 from facesnap.training.config import Alignment as AlignmentWeights
 from facesnap.training.config import LossWeights, TrainingConfig
 from facesnap.training.judges import load_judge
+from facesnap.training.sampled_faces import SampledFaces
 from facesnap.training.text_states import TextStates
 from facesnap.training.wiring import Inputs, Output, TrainableAdapter
 
@@ -50,6 +51,8 @@ class Objective:
         self.factor = int(pipeline.vae_scale_factor)  # pixels of a latent cell
         self.judge: nn.Module | None = None
         self._alignment = Alignment(self.kind, self.alpha_bar, read_topology(pipeline.unet))
+        packs = {stage.align.pack for stage in config.stages if stage.align and stage.align.identity}
+        self._finders = {pack: SampledFaces(pack) for pack in packs if pack is not None}
         if any(stage.judges for stage in config.stages):
             assert config.recogniser is not None  # see TrainingConfig
             self.judge = load_judge(config.recogniser, recogniser).to(device)
@@ -112,13 +115,21 @@ class Objective:
         if not len(rows):
             return found
         clean = losses.clean_of(self.kind, prediction[rows], noised[rows], alpha_bar[rows])
-        distance = self._distance(clean, rows, batch)
+        distance = self._distance(clean, rows, batch["box"], batch["matrix"], batch)
         return found.index_put((rows,), alpha_bar[rows] * distance / wanted.identity_share)
 
-    def _distance(self, clean: Tensor, rows: Tensor, batch: dict[str, Any]) -> Tensor:
-        """1 - cosine of the faces of x0 estimates (n, C, h, w) and of the targets of these rows; (n,)."""
+    def _distance(self, clean: Tensor, rows: Tensor, boxes: Tensor, matrices: Tensor, batch: dict[str, Any]) -> Tensor:
+        """1 - cosine of the faces of x0 estimates and of targets.
+
+        Args:
+            clean: (n, C, h, w). rows: (n,), places of their targets in the batch. boxes, matrices: where the faces of
+                the batch are, (B, 4) and (B, 2, 3).
+
+        Returns:
+            (n,).
+        """
         assert self.judge is not None
-        boxes, matrices = (batch[name].to(self.device)[rows] for name in ("box", "matrix"))
+        boxes, matrices = boxes.to(self.device)[rows], matrices.to(self.device)[rows]
         again = self.config.save_activations
         decode = partial(checkpoint, self._decode, use_reentrant=False) if again else self._decode
         with torch.autocast(self.device.type, enabled=False):
@@ -132,23 +143,45 @@ class Objective:
 
         Args:
             module: the trainable adapter as the accelerator wraps it. own: the same, unwrapped.
-            inputs: of the batch; its people are sampled with other prompts.
+            inputs: of the batch; its people are sampled, those whose identity was not dropped first.
         """
-        places = (batch["prompted"] * len(wanted.prompts)).long().clamp(max=len(wanted.prompts) - 1).tolist()
-        text, pooled = self.text([wanted.prompts[place] for place in places])
-        inputs = dataclasses.replace(inputs, text=text, pooled=pooled)
-        found = self._alignment(module, own.bare, inputs, batch["noise"].to(self.device), wanted.steps)
-        means = {f"align.{name}": found[name].mean() for name in ("semantic", "layout")}
-        total = wanted.semantic * means["align.semantic"] + wanted.layout * means["align.layout"]
-        picture = inputs.five_points if inputs.landmarks is None else inputs.landmarks
-        if wanted.identity and picture is not None:
-            shown = picture.flatten(1).any(1)  # a black picture does not say where the face is
-            rows = shown.nonzero()[:, 0]
-            distance = self._distance(found["clean"][rows], rows, batch).sum() if len(rows) else total.new_zeros(())
-            means["align.identity"] = distance / len(shown)
-            total = total + wanted.identity * means["align.identity"]
+        rows = torch.argsort(~batch["told"], stable=True)[: wanted.samples]  # (n,) places in the batch
+        text, pooled = self.text(_prompts(batch, rows, wanted))
+        inputs = dataclasses.replace(inputs.of(rows.to(self.device)), text=text, pooled=pooled)
+        found = self._alignment(module, own.bare, inputs, batch["noise"][rows].to(self.device), wanted)
+        means = {f"align.{name}": found[name].mean() for name in ("semantic", "layout") if name in found}
         # Several processes wait for the gradient of all that a call used, and no query depends on the last layers.
-        return means | {"align": total + 0 * found["clean"].sum()}
+        total = 0 * found["clean"].sum()
+        for name in means:
+            total = total + getattr(wanted, name.removeprefix("align.")) * means[name]
+        if wanted.identity:
+            judged = self._sampled_identity(found["clean"], rows, inputs, batch, wanted)
+            means |= judged
+            total = total + wanted.identity * judged["align.identity"]
+        return means | {"align": total}
+
+    def _sampled_identity(
+        self, clean: Tensor, rows: Tensor, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentWeights
+    ) -> dict[str, Tensor]:
+        """L_id of sampled latents (n, C, h, w), and the share that was judged.
+
+        Not judged are people of whom nothing was told, and pictures in which nobody knows where the face is: no face
+        was found or, without a pack, FFRNet was shown a black picture.
+        """
+        boxes, matrices = batch["box"].clone(), batch["matrix"].clone()
+        if wanted.pack is not None:
+            with torch.no_grad():
+                seen, boxes[rows], matrices[rows] = self._finders[wanted.pack](self._decode(clean.float()))
+        else:
+            picture = inputs.five_points if inputs.landmarks is None else inputs.landmarks
+            assert picture is not None  # see TrainingConfig
+            seen = picture.flatten(1).any(1).cpu()
+        places = (seen & batch["told"][rows]).nonzero()[:, 0]
+        share = clean.new_tensor(len(places) / len(rows))
+        if not len(places):
+            return {"align.identity": clean.new_zeros(()), "align.judged": share}
+        distance = self._distance(clean[places.to(self.device)], rows[places], boxes, matrices, batch)
+        return {"align.identity": distance.sum() / len(rows), "align.judged": share}
 
     @torch.no_grad()
     def _own(self, batch: dict[str, Any], row: int) -> Tensor:
@@ -170,6 +203,14 @@ class Objective:
         """SDXL's six sizes of each sample, (B, 6): whole square pictures."""
         side = int(latents.shape[-1]) * self.factor
         return pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(pooled), -1)
+
+
+def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentWeights) -> list[str]:
+    """Of the sampled pictures: drawn from the list that is asked for, or the photos' captions."""
+    if wanted.prompts is None:
+        return [batch["caption"][row] for row in rows.tolist()]
+    places = (batch["prompted"][rows] * len(wanted.prompts)).long().clamp(max=len(wanted.prompts) - 1)
+    return [wanted.prompts[place] for place in places.tolist()]
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:

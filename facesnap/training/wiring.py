@@ -7,6 +7,7 @@ again during backward, and must then see the same keys and values.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ class Inputs:
     five_points: Tensor | None = None
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Inputs:
+        """Those of some samples; rows: (n,) places in the batch."""
+        chosen: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, hidden={level: h[rows] for level, h in self.hidden.items()}, **chosen)
 
 
 @dataclass(frozen=True, eq=False)

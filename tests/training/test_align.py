@@ -1,18 +1,27 @@
-"""L_align: nothing where the adapter leaves the prompt alone, and less of it after it was trained against."""
+"""Sampling in training: L_align is nothing where the adapter leaves the prompt alone, and less after training against
+it; the gradient goes through the steps that are asked for; only a face that is there, of somebody told, is judged."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from facesnap.demo.untrained import draw
 from facesnap.errors import SettingsError
+from facesnap.faces.align import aligned_crop, similarity, template
 from facesnap.training.align import FeatureReader, ddim_step, layout_loss, semantic_loss, timesteps
 from facesnap.training.config import Alignment, load_config
 from facesnap.training.data import collate
+from facesnap.training.losses import warp
+from facesnap.training.sampled_faces import SampledFaces
 from facesnap.training.trainer import Trainer
+from facesnap.training.wiring import Inputs
 
 RATES = {"mixer": 1e-3, "projections": 1e-3}
 
@@ -102,13 +111,144 @@ def test_training_against_it_lowers_it(changes) -> None:
     assert float(_terms(trainer)["align"].detach()) < 0.9 * before
 
 
-def test_identity_in_it_needs_to_know_where_the_face_is(changes) -> None:
-    stages = [{"name": "a", "steps": 1, "lr": RATES, "align": {"identity": 1.0}}]
-    with pytest.raises(SettingsError, match="recogniser"):
-        load_config("tiny-cpu", changes | {"stages": stages})
-    with pytest.raises(SettingsError, match="where the sampled face is"):
-        load_config("tiny-cpu", changes | {"stages": stages, "adapter.ffrnet": "none", "recogniser": "x"})
-    assert Alignment().identity == 0.0
+@pytest.mark.parametrize("through", [1, 3])
+def test_the_gradient_is_that_of_the_last_steps(changes, through: int) -> None:
+    """Against differences: the weights of the steps before are held, those of the last steps moved."""
+    trainer = _trainer(changes)
+    draw(trainer.module.projections, 3, gain=0.3)  # near to linear
+    module, alignment = trainer.module, trainer.objective._alignment
+    inputs, *_ = trainer.objective.inputs(collate([trainer.samples[(0, slot)] for slot in range(2)]))
+    weight = next(p for n, p in module.named_parameters() if n.startswith("projections"))
+    way = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(inputs.latents.shape, generator=torch.Generator().manual_seed(1))
+    start, moved = weight.detach().clone(), {"by": 0.0, "calls": 0}
+
+    def predict(one: Inputs) -> torch.Tensor:
+        moved["calls"] += 1
+        if not weight.requires_grad:
+            weight.copy_(start + (moved["by"] * way if moved["calls"] > 3 - through else 0.0))
+        return module(one).prediction
+
+    def end(by: float) -> torch.Tensor:
+        moved.update(by=by, calls=0)
+        return alignment._sample(predict, inputs, noise, 3, through).square().mean()
+
+    with module.wiring:
+        module.requires_grad_(False)
+        near, far = (float(end(step) - end(-step)) / (2 * step) for step in (0.005, 0.01))
+        difference = (4 * near - far) / 3  # Richardson: float32 allows no smaller steps
+        weight.copy_(start).requires_grad_(True)
+        end(0.0).backward()
+    assert weight.grad is not None
+    assert float((weight.grad * way).sum()) == pytest.approx(difference, rel=0.05)
+    assert abs(difference) > 1e-4
+
+
+def test_the_finder_finds_faces_and_says_where_none_is(world, astronaut) -> None:
+    pictures = torch.zeros(2, 3, *astronaut.shape[:2])
+    pictures[1] = torch.from_numpy(astronaut.copy()).permute(2, 0, 1) / 255
+    found, boxes, matrices = SampledFaces(str(world.analyser.pack.folder))(pictures)
+    assert found.tolist() == [False, True] and not boxes[0].any() and not matrices[0].any()
+    face = world.analyser.face(astronaut)
+    height, width = astronaut.shape[:2]
+    np.testing.assert_allclose(boxes[1] * torch.tensor([width, height] * 2), face.box, atol=0.5)
+    np.testing.assert_allclose(matrices[1], similarity(face.kps, template(112)), atol=1e-3)
+    crop = warp(pictures[1:], matrices[1])[0].permute(1, 2, 0).numpy()
+    assert np.abs(255 * crop - aligned_crop(astronaut, face.kps)).mean() < 2
+
+
+@pytest.fixture
+def judging(prepared_f4, world, tmp_path: Path) -> Callable[..., Trainer]:
+    """A trainer with a judge of sampled faces; keywords change the alignment."""
+
+    def make(**align: Any) -> Trainer:
+        wanted = {"semantic": 0, "layout": 0, "identity": 1.0, "steps": 2, "through": 2, "prompts": None}
+        pack = {"pack": str(world.analyser.pack.folder)}
+        stages = [{"name": "sampled", "steps": 2, "lr": RATES, "align": wanted | pack | align}]
+        changes = {
+            "base.model": str(prepared_f4.model), "data.folder": str(prepared_f4.data), "adapter.ffrnet": "none",
+            "output": str(tmp_path / "run"), "recogniser": str(prepared_f4.judge), "optimiser.batch": 4,
+        }  # fmt: skip
+        return Trainer(load_config("tiny-cpu", changes | {"stages": stages}))
+
+    return make
+
+
+def _sampled(trainer: Trainer, told: list[bool], clean: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    """The terms of a batch; `clean` takes the place of the latents that are sampled."""
+    batch = collate([trainer.samples[(0, slot)] for slot in range(len(told))])
+    batch["told"] = torch.tensor(told)
+    inputs, *_ = trainer.objective.inputs(batch)
+    if clean is not None:
+        trainer.objective._alignment = lambda module, bare, inputs, noise, wanted: {"clean": clean[: len(noise)]}
+    with trainer.module.wiring:
+        return trainer.objective.align(trainer.module, trainer.module, inputs, batch, trainer.config.stages[0].align)
+
+
+def test_only_faces_that_are_there_of_people_told_are_judged(judging, monkeypatch) -> None:
+    trainer = judging()
+    shards, objective = trainer.shards, trainer.objective
+    targets = [trainer.samples[(0, slot)]["target"] for slot in range(4)]
+    photos = [torch.from_numpy(shards.tensor(t, "crop").numpy()).permute(2, 0, 1) / 255 for t in targets]
+    blank = torch.zeros_like(photos[0])
+    # The untrained VAE paints no faces, so the pictures take the decoder's place.
+    pictures = torch.stack([photos[2], blank, photos[1], photos[3]])
+    monkeypatch.setattr(objective, "_decode", lambda latents: pictures[: len(latents)] if len(latents) > 1 else ...)
+    seen: dict[str, Any] = {}
+
+    def distance(clean, rows, boxes, matrices, batch):
+        seen.update(rows=rows.tolist(), boxes=boxes[rows], matrices=matrices[rows])
+        return torch.full((len(rows),), 0.5)
+
+    monkeypatch.setattr(objective, "_distance", distance)
+    found = _sampled(trainer, [False, True, True, True], torch.zeros(4, 4, 16, 16))
+    # Told first: the batch's samples 1, 2, 3, 0. Sample 2 got the blank picture, and nothing was told of sample 0.
+    assert seen["rows"] == [1, 3] and seen["boxes"].any(1).all() and seen["matrices"].flatten(1).any(1).all()
+    assert float(found["align.judged"]) == 0.5 and float(found["align.identity"]) == pytest.approx(0.25)
+    assert float(found["align"]) == pytest.approx(0.25)
+
+
+def test_pictures_without_a_face_train_nobody_and_break_nothing(judging) -> None:
+    trainer = judging(samples=3)
+    found = _sampled(trainer, [True] * 4)
+    assert float(found["align.judged"].detach()) == 0.0 == float(found["align"].detach())
+    trainer.fit()  # two steps, and the loss stays finite
+    lines = (trainer.config.output / "log.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["align.identity"] for line in lines] == [0.0, 0.0]
+
+
+def test_the_sampled_face_is_drawn_to_its_person(judging, monkeypatch) -> None:
+    """Where the face is known, steps along the gradient bring it nearer under the judge."""
+    trainer = judging(samples=2)
+    draw(trainer.module.projections, 3)
+    whole = torch.ones(2, dtype=torch.bool), torch.tensor([[0.2, 0.2, 0.8, 0.8]] * 2)
+    matrix = torch.tensor([[[2.0, 0, -8], [0, 2.0, -8]]] * 2)
+    monkeypatch.setattr(
+        trainer.objective, "_finders", {trainer.config.stages[0].align.pack: lambda _: (*whole, matrix)}
+    )
+    module = trainer.module.requires_grad_(True)
+    optimiser, values = torch.optim.Adam(module.projections.parameters(), lr=3e-3), []
+    for _ in range(8):
+        found = _sampled(trainer, [True] * 4)
+        optimiser.zero_grad()
+        found["align"].backward()
+        optimiser.step()
+        values.append(float(found["align.identity"].detach()))
+    assert values[-1] < values[0] - 1e-3, values
+
+
+def test_what_does_not_go_together_is_refused(changes) -> None:
+    def refused(match: str, **align: Any) -> None:
+        stages = [{"name": "a", "steps": 1, "lr": RATES, "align": align}]
+        values = changes | {"stages": stages, "adapter.ffrnet": "none", "recogniser": align.pop("recogniser", "x")}
+        with pytest.raises(SettingsError, match=match):
+            load_config("tiny-cpu", values)
+
+    refused("recogniser", identity=1.0, recogniser=None)
+    refused("align.pack", identity=1.0)
+    refused("through 5 of 4 steps", through=5)
+    refused("prompts", prompts=[])
+    assert Alignment().identity == 0.0 and Alignment(prompts=None).prompts is None
 
 
 def test_the_reader_lets_go(changes) -> None:

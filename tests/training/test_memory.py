@@ -100,6 +100,12 @@ def test_activations_follow_the_batch_and_what_is_recomputed() -> None:
         dotted = {key.replace("__", "."): value for key, value in changes.items()}
         return plan(load_config("sd15-24GB", dotted), "sd15").activations
 
+    def aligned(through: int, samples: int | None) -> int:
+        align = {"steps": 4, "through": through, "samples": samples}
+        rates = {"mixer": 1e-4, "projections": 1e-4, "ffrnet": 1e-5}
+        return of(stages=[{"name": "align", "steps": 1, "lr": rates, "align": align}])
+
     whole, double, kept = of(), of(optimiser__batch=8), of(save_activations=False)
+    assert aligned(1, None) == aligned(2, 2) < aligned(4, 2) < aligned(4, None) < 4 * aligned(1, None)
     assert 1.2 * whole < double < 2.05 * whole and kept > 3 * whole
     assert plan(load_config("sd15-24GB"), "sd15", side=256).activations < whole / 2
