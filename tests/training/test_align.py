@@ -86,7 +86,8 @@ def test_a_fresh_adapter_is_aligned_and_a_drawn_one_is_not(changes) -> None:
         assert not site.to_q._forward_hooks and not site.module.to_k._forward_hooks
 
 
-def test_recomputing_blocks_changes_no_gradient(changes) -> None:
+@pytest.mark.parametrize("through", [1, 2])
+def test_recomputing_blocks_changes_no_gradient(changes, through: int) -> None:
     gradients = []
     for saving in (False, True):
         trainer = _trainer(changes | {"save_activations": saving})
@@ -96,6 +97,8 @@ def test_recomputing_blocks_changes_no_gradient(changes) -> None:
         inputs, *_ = trainer.objective.inputs(batch)
         with trainer.module.wiring:
             own, wanted = trainer.module, trainer.config.stages[0].align
+            assert wanted is not None
+            wanted = wanted.model_copy(update={"through": through})
             trainer.objective.align(own, own, inputs, batch, wanted)["align"].backward()
         gradients.append({n: p.grad for n, p in trainer.module.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 20
