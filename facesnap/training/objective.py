@@ -170,8 +170,10 @@ class Objective:
         """
         boxes, matrices = batch["box"].clone(), batch["matrix"].clone()
         if wanted.pack is not None:
-            with torch.no_grad():
-                seen, boxes[rows], matrices[rows] = self._finders[wanted.pack](self._decode(clean.float()))
+            # One by one and in float32: whole pictures are large, and SDXL's VAE overflows in half precision.
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                pictures = torch.cat([self._decode(one[None]) for one in clean.float()])
+            seen, boxes[rows], matrices[rows] = self._finders[wanted.pack](pictures)
         else:
             picture = inputs.five_points if inputs.landmarks is None else inputs.landmarks
             assert picture is not None  # see TrainingConfig
