@@ -92,7 +92,9 @@ class Alignment(Section):
 
     semantic: float = Field(default=0.6, ge=0, description="what the prompt's words attend to stays")
     layout: float = Field(default=0.1, ge=0, description="the UNet's queries stay")
-    identity: float = Field(default=0.0, ge=0, description="L_id of the sampled face; PuLID has 1")
+    identity: float = Field(
+        default=0.0, ge=0, description="L_id of the sampled face and the mean of the person's photos; PuLID has 1"
+    )
     pack: str | None = Field(
         default=None,
         description="face pack (name or folder) whose detector finds the sampled face; without one, it is taken to be"

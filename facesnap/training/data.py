@@ -21,6 +21,7 @@ from facesnap.training.draws import Purpose, generator, sample_at
 from facesnap.training.shards import Shards
 
 Sample = dict[str, Any]
+MOST_PHOTOS = 8  # of a person, whose mean a sampled face is compared with
 
 
 class Samples(Dataset[Sample]):
@@ -46,6 +47,7 @@ class Samples(Dataset[Sample]):
         # FFRNet halves its pictures three times whatever the VAE does: generation draws them at this size too.
         self.side = LATENT_PIXELS * int(shards.tensor(0, "mean").shape[-1])
         self.variants = int(shards.head["settings"]["variants"])
+        self._compares_people = any(stage.align and stage.align.identity for stage in config.stages)
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -65,8 +67,16 @@ class Samples(Dataset[Sample]):
         sample |= self._pictures(self.shards.tensor(target, "points").numpy(), drop_points, jitter)
         row = self.shards.rows[target]
         sample |= {name: self.shards.tensor(target, name) for name in ("box", "matrix", "crop")}
+        if self._compares_people:
+            sample["photos"] = self._photos(row["person"], target)
         return sample | {"caption": "" if drop_text else row["caption"], "key": row["key"], "target": target,
                          "reference": reference}  # fmt: skip
+
+    def _photos(self, person: str, target: int) -> list[tuple[int, Tensor]]:
+        """Numbers and crops (112, 112, 3) uint8 of a person's photos, the target's and the first others'."""
+        others = [row for row in self.shards.people[person] if row != target]
+        rows = sorted([target, *others[: MOST_PHOTOS - 1]])
+        return [(row, self.shards.tensor(row, "crop")) for row in rows]
 
     def _reference(self, target: int, rng: np.random.Generator) -> tuple[int, int]:
         """Another photo of the person with the probability that is asked for, else the same; and its variant."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,8 @@ from facesnap.training.text_states import TextStates
 from facesnap.training.wiring import Inputs, Output, TrainableAdapter
 
 HEAD_MARGIN = 0.5  # by which the face box is widened to the head in the leak loss
-JUDGED_BYTES = 256 << 20  # of the judge's own vectors of targets
+JUDGED_BYTES = 256 << 20  # of the judge's own vectors of photos
+Photos = Sequence[tuple[int, Tensor]]  # numbers in the data, and crops (112, 112, 3) RGB uint8
 
 
 class Objective:
@@ -115,25 +117,26 @@ class Objective:
         if not len(rows):
             return found
         clean = losses.clean_of(self.kind, prediction[rows], noised[rows], alpha_bar[rows])
-        distance = self._distance(clean, rows, batch["box"], batch["matrix"], batch)
+        places = rows.cpu()
+        targets = [[(int(batch["target"][place]), batch["crop"][place])] for place in places]
+        distance = self._distance(clean, batch["box"][places], batch["matrix"][places], targets)
         return found.index_put((rows,), alpha_bar[rows] * distance / wanted.identity_share)
 
-    def _distance(self, clean: Tensor, rows: Tensor, boxes: Tensor, matrices: Tensor, batch: dict[str, Any]) -> Tensor:
-        """1 - cosine of the faces of x0 estimates and of targets.
+    def _distance(self, clean: Tensor, boxes: Tensor, matrices: Tensor, photos: Sequence[Photos]) -> Tensor:
+        """1 - cosine of the faces of x0 estimates and of people.
 
         Args:
-            clean: (n, C, h, w). rows: (n,), places of their targets in the batch. boxes, matrices: where the faces of
-                the batch are, (B, 4) and (B, 2, 3).
+            clean: (n, C, h, w). boxes, matrices: where the faces are, (n, 4) and (n, 2, 3). photos: of the n people.
 
         Returns:
             (n,).
         """
         assert self.judge is not None
-        boxes, matrices = boxes.to(self.device)[rows], matrices.to(self.device)[rows]
+        boxes, matrices = boxes.to(self.device), matrices.to(self.device)
         again = self.config.save_activations
         decode = partial(checkpoint, self._decode, use_reentrant=False) if again else self._decode
         with torch.autocast(self.device.type, enabled=False):
-            own = torch.cat([self._own(batch, int(row)) for row in rows])
+            own = torch.stack([self._own(of_one) for of_one in photos])
             return losses.identity_loss(clean, boxes, matrices, own, decode, self.judge)
 
     def align(
@@ -165,6 +168,7 @@ class Objective:
     ) -> dict[str, Tensor]:
         """L_id of sampled latents (n, C, h, w), and the share that was judged.
 
+        It compares with the mean of the person's photos: a single one shares glasses, hair and light with its caption.
         Not judged are people of whom nothing was told, and pictures in which nobody knows where the face is: no face
         was found or, without a pack, FFRNet was shown a black picture.
         """
@@ -182,19 +186,21 @@ class Objective:
         share = clean.new_tensor(len(places) / len(rows))
         if not len(places):
             return {"align.identity": clean.new_zeros(()), "align.judged": share}
-        distance = self._distance(clean[places.to(self.device)], rows[places], boxes, matrices, batch)
+        judged = rows[places]
+        photos = [batch["photos"][row] for row in judged.tolist()]
+        distance = self._distance(clean[places.to(self.device)], boxes[judged], matrices[judged], photos)
         return {"align.identity": distance.sum() / len(rows), "align.judged": share}
 
     @torch.no_grad()
-    def _own(self, batch: dict[str, Any], row: int) -> Tensor:
-        """The judge's vector (1, D) of a target itself; photos come back every epoch, so it is kept."""
+    def _own(self, photos: Photos) -> Tensor:
+        """The judge's vector of a person (D,), the mean of the photos'; photos come back every epoch: they are kept."""
+        assert self.judge is not None
+        found = [self._judged.get(row, partial(self._seen, crop), lambda one: 4 * one.numel()) for row, crop in photos]
+        return torch.nn.functional.normalize(torch.cat(found).float(), dim=-1).mean(0)
 
-        def make() -> Tensor:
-            assert self.judge is not None
-            crop = batch["crop"][row].to(self.device).permute(2, 0, 1).float() / 255  # (3, 112, 112)
-            return self.judge(crop[None])
-
-        return self._judged.get(int(batch["target"][row]), make, lambda vector: 4 * vector.numel())
+    def _seen(self, crop: Tensor) -> Tensor:
+        assert self.judge is not None
+        return self.judge(crop.to(self.device).permute(2, 0, 1)[None].float() / 255)  # (1, D)
 
     def _decode(self, latents: Tensor) -> Tensor:
         config = self._decoder.config

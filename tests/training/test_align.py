@@ -199,16 +199,30 @@ def test_only_faces_that_are_there_of_people_told_are_judged(judging, monkeypatc
     monkeypatch.setattr(objective, "_decode", lambda latents: pictures[int(latents[0, 0, 0, 0])][None])
     seen: dict[str, Any] = {}
 
-    def distance(clean, rows, boxes, matrices, batch):
-        seen.update(rows=rows.tolist(), boxes=boxes[rows], matrices=matrices[rows])
-        return torch.full((len(rows),), 0.5)
+    def distance(clean, boxes, matrices, photos):
+        seen.update(boxes=boxes, matrices=matrices, photos=[{row for row, _ in of_one} for of_one in photos])
+        return torch.full((len(clean),), 0.5)
 
     monkeypatch.setattr(objective, "_distance", distance)
     found = _sampled(trainer, [False, True, True, True], torch.arange(4.0).view(4, 1, 1, 1))
     # Told first: the batch's samples 1, 2, 3, 0. Sample 2 got the blank picture, and nothing was told of sample 0.
-    assert seen["rows"] == [1, 3] and seen["boxes"].any(1).all() and seen["matrices"].flatten(1).any(1).all()
+    people = [set(shards.people[shards.rows[targets[place]]["person"]]) for place in (1, 3)]
+    assert seen["photos"] == people and seen["boxes"].any(1).all() and seen["matrices"].flatten(1).any(1).all()
     assert float(found["align.judged"]) == 0.5 and float(found["align.identity"]) == pytest.approx(0.25)
     assert float(found["align"]) == pytest.approx(0.25)
+
+
+def test_a_sampled_face_is_compared_with_the_mean_of_the_persons_photos(judging) -> None:
+    trainer = judging()
+    person = max(trainer.shards.people.values(), key=len)
+    sample = next(one for slot in range(64) if (one := trainer.samples[(0, slot)])["target"] in person)
+    assert len(person) > 1 and [row for row, _ in sample["photos"]] == person
+    crops = torch.stack([crop for _, crop in sample["photos"]]).permute(0, 3, 1, 2).float() / 255  # (K, 3, 112, 112)
+    vectors = trainer.objective.judge(crops)
+    cosine = torch.nn.functional.cosine_similarity
+    own = trainer.objective._own(sample["photos"])
+    assert cosine(own, torch.nn.functional.normalize(vectors, dim=-1).mean(0), dim=0) > 0.9999
+    assert cosine(own, vectors[0], dim=0) < 0.9999
 
 
 def test_pictures_without_a_face_train_nobody_and_break_nothing(judging) -> None:

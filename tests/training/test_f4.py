@@ -84,7 +84,7 @@ def test_the_judge_sees_the_crop_of_the_whole_picture(trainer: Trainer) -> None:
     wanted = trainer.config.stages[0].losses
     found = objective._identity(prediction, noised, alpha_bar, batch, wanted)
     clean = clean_of(objective.kind, prediction, noised, alpha_bar)
-    own = torch.cat([objective._own(batch, i) for i in range(2)])
+    own = torch.stack([objective._own([(int(batch["target"][i]), batch["crop"][i])]) for i in range(2)])
     whole = torch.cat([warp(objective._decode(clean[i : i + 1]), batch["matrix"][i]) for i in range(2)])
     reference = 1 - torch.nn.functional.cosine_similarity(objective.judge(whole), own)
     slipped = torch.cat(

@@ -16,6 +16,8 @@ BRIGHTNESS, CONTRAST, NOISE = 0.2, 0.25, 0.04
 GREY, BLUR = 0.1, 0.2  # probabilities
 SOFT, FACTOR = 0.5, 2.4  # probability and largest factor of what an autoencoder and a diffusion model lose of detail
 LIGHTNESS, GAIN, GRAIN = 0.05, 0.1, 0.03  # smaller than those of `varied`: a colour must stay the colour that it is
+COLOURLESS, VIVID = 0.3, 1.5  # probability, and the largest saturation
+TINT, GAMMA = 0.25, 0.3  # deviations of the logarithms of each channel's gain and of the exponent
 
 
 def varied(crops: np.ndarray, draws: Draws) -> Tensor:
@@ -42,6 +44,23 @@ def varied(crops: np.ndarray, draws: Draws) -> Tensor:
     contrast, brightness = column(rng.normal(1, CONTRAST, count)), column(rng.normal(0, BRIGHTNESS, count))
     values = (values - 0.5) * contrast + 0.5 + brightness
     return (values + NOISE * draws.noise(values)).clamp(0, 1)
+
+
+def recoloured(pictures: Tensor, draws: Draws) -> Tensor:
+    """Pictures (B, 3, S, S) in 0..1 with other colours: paler or more vivid, tinted, darker or lighter in the middle.
+
+    Skin alone tells the world's people apart well enough to train on, so a recogniser looks at little else unless it
+    cannot rely on colours; recognisers of photographs are not like that.
+    """
+    rng, count = draws.numpy, len(pictures)
+
+    def column(numbers: np.ndarray, channels: int = 1) -> Tensor:
+        return torch.from_numpy(numbers).float().view(-1, channels, 1, 1)
+
+    saturation = column(np.where(rng.random(count) < COLOURLESS, 0.0, rng.uniform(0, VIVID, count)))
+    grey = pictures.mean(1, keepdim=True)  # (B, 1, S, S)
+    values = (grey + saturation * (pictures - grey)) * column(np.exp(rng.normal(0, TINT, (count, 3))), 3)
+    return values.clamp(1e-4, 1) ** column(np.exp(rng.normal(0, GAMMA, count)))
 
 
 def degraded(pictures: Tensor, draws: Draws) -> Tensor:

@@ -1,6 +1,7 @@
 """The recogniser of the identity loss: a small residual network with ArcFace's margin, on the training people alone.
 
-It is another network than the conditioning one, so that the adapter is not rewarded for pleasing its own eyes.
+It is another network than the conditioning one, so that the adapter is not rewarded for pleasing its own eyes. Colours
+are varied in the end of its training, so that it looks at a face's shape: that is what is hard to teach an adapter.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facesnap.faces.align import RECOGNISER_SIZE
-from facesnap.training.tiny.crops import plain, varied
+from facesnap.training.tiny.crops import plain, recoloured, varied
 from facesnap.training.tiny.data import Portraits
 from facesnap.training.tiny.judge import load_frozen, save_weights
 from facesnap.training.tiny.loop import Draws, Losses
@@ -103,15 +104,20 @@ def margin_loss(cosines: Tensor, labels: Tensor) -> Tensor:
 
 
 class RecogniserLoss:
-    """The loss of one step on `portraits`."""
+    """The loss of one step on `portraits`; from step `plain` on their colours vary.
 
-    def __init__(self, model: Classifier, portraits: Portraits, batch: int) -> None:
+    Without colours from the first step on it learns little: in 3,000 steps rank-1 of held-out people .43.
+    """
+
+    def __init__(self, model: Classifier, portraits: Portraits, batch: int, plain: int) -> None:
         self.model, self.crops, self.labels, self.batch = model, portraits.crops, portraits.labels, batch
+        self.plain = plain
 
     def __call__(self, step: int, draws: Draws) -> Losses:
         rows = draws.rows(len(self.labels), self.batch)
         labels = torch.from_numpy(self.labels[rows])
-        cosines = self.model(varied(self.crops[rows], draws)).float()
+        crops = varied(self.crops[rows], draws)
+        cosines = self.model(crops if step < self.plain else recoloured(crops, draws)).float()
         right = (cosines.argmax(1) == labels).float().mean()
         return {"loss": margin_loss(cosines, labels), "right": right.detach()}
 
