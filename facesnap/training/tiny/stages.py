@@ -15,7 +15,7 @@
 Budget in hours of a CPU of two cores (an Intel Xeon without AMX), from measured steps: data 0.7 (20,000 pictures of
 130 ms), outer 1.2 (5,000 steps of 0.9 s), inner 0.3 (3,400 of 0.2 s, and the features), autoencoder 0.2 (1,900 of
 0.4 s), recogniser 0.6 (4,000 of 0.5 s), encoder 0.7 (5,000 of 0.5 s), UNet 1.8 (7,000 of 0.9 s), landmarks 0.3 (8,000
-of 0.14 s), attributes 0.3 (4,000 of 0.3 s): 6.2 in all.
+of 0.14 s), attributes 0.3 (4,000 of 0.3 s): 6.1 in all.
 A stage that runs out of --hours leaves its outputs as they are by then and goes on at the next call. Everything is
 trained on training people alone and measured on held-out people.
 """
