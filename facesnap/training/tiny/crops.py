@@ -34,14 +34,11 @@ def varied(crops: np.ndarray, draws: Draws) -> Tensor:
     grid = F.affine_grid(torch.from_numpy(affine).float(), list(values.shape), align_corners=False)
     values = F.grid_sample(values, grid, align_corners=False)
 
-    def column(numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).float().view(-1, 1, 1, 1)
-
-    grey = column(rng.random(count)) < GREY
+    grey = _column(rng.random(count)) < GREY
     values = torch.where(grey, values.mean(1, keepdim=True), values)
     blurred = F.avg_pool2d(F.pad(values, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    values = torch.where(column(rng.random(count)) < BLUR, blurred, values)
-    contrast, brightness = column(rng.normal(1, CONTRAST, count)), column(rng.normal(0, BRIGHTNESS, count))
+    values = torch.where(_column(rng.random(count)) < BLUR, blurred, values)
+    contrast, brightness = _column(rng.normal(1, CONTRAST, count)), _column(rng.normal(0, BRIGHTNESS, count))
     values = (values - 0.5) * contrast + 0.5 + brightness
     return (values + NOISE * draws.noise(values)).clamp(0, 1)
 
@@ -54,13 +51,10 @@ def recoloured(pictures: Tensor, draws: Draws) -> Tensor:
     """
     rng, count = draws.numpy, len(pictures)
 
-    def column(numbers: np.ndarray, channels: int = 1) -> Tensor:
-        return torch.from_numpy(numbers).float().view(-1, channels, 1, 1)
-
-    saturation = column(np.where(rng.random(count) < COLOURLESS, 0.0, rng.uniform(0, VIVID, count)))
+    saturation = _column(np.where(rng.random(count) < COLOURLESS, 0.0, rng.uniform(0, VIVID, count)))
     grey = pictures.mean(1, keepdim=True)  # (B, 1, S, S)
-    values = (grey + saturation * (pictures - grey)) * column(np.exp(rng.normal(0, TINT, (count, 3))), 3)
-    return values.clamp(1e-4, 1) ** column(np.exp(rng.normal(0, GAMMA, count)))
+    values = (grey + saturation * (pictures - grey)) * _column(np.exp(rng.normal(0, TINT, (count, 3))))
+    return values.clamp(1e-4, 1) ** _column(np.exp(rng.normal(0, GAMMA, count)))
 
 
 def degraded(pictures: Tensor, draws: Draws) -> Tensor:
@@ -73,11 +67,8 @@ def degraded(pictures: Tensor, draws: Draws) -> Tensor:
         reduced = F.interpolate(values[soft], (small, small), mode="bilinear", antialias=True, align_corners=False)
         values[soft] = F.interpolate(reduced, (side, side), mode="bilinear", align_corners=False)
 
-    def column(numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).float().view(-1, 1, 1, 1)
-
-    contrast, brightness = column(rng.normal(1, GAIN, count)), column(rng.normal(0, LIGHTNESS, count))
-    grain = column(rng.uniform(0, GRAIN, count))
+    contrast, brightness = _column(rng.normal(1, GAIN, count)), _column(rng.normal(0, LIGHTNESS, count))
+    grain = _column(rng.uniform(0, GRAIN, count))
     return ((values - 0.5) * contrast + 0.5 + brightness + grain * draws.noise(values)).clamp(0, 1)
 
 
@@ -98,3 +89,8 @@ def people_and_pictures(labels: np.ndarray, batch: int, draws: Draws, each: int 
     wanted = min(batch // each, len(enough))
     people = draws.numpy.choice(enough, wanted, replace=False)
     return np.concatenate([starts[p] + draws.numpy.choice(counts[p], each, replace=False) for p in people])
+
+
+def _column(numbers: np.ndarray) -> Tensor:
+    """Numbers of each picture (B,), or of each of its channels (B, C), in the shape that multiplies (B, C, S, S)."""
+    return torch.from_numpy(numbers).float().view(len(numbers), -1, 1, 1)
