@@ -62,8 +62,10 @@ def _command(*arguments: str, **kwargs: Any) -> subprocess.Popen:
 
 
 def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(changes, tmp_path: Path) -> None:
-    """kill -9 in the middle of a stage, after a checkpoint, with a torn one beside it."""
-    steps = {"stages": _stage(12), "checkpoints.every": 4}
+    """kill -9 in the middle of a stage, after a checkpoint, with a torn one beside it; the last stage samples."""
+    stages = _stage(8) + _stage(4, align={"steps": 2, "semantic": 1.0, "layout": 1.0})
+    stages[1]["name"] = "sampled"
+    steps = {"stages": stages, "checkpoints.every": 4}
     whole = _train(changes, **steps)
     broken = tmp_path / "broken"
     config = write_config(tmp_path / "config.yaml", changes | steps | {"output": str(broken)})
@@ -81,3 +83,4 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(changes, tmp_path: P
         a, b = (load_file(t.config.output / "step-00000012" / name) for t in (whole, again))
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     assert _log(whole) == _log(again)
+    assert [line["step"] for line in _log(whole) if line.get("align", 0.0) > 0.0] == [8, 9, 10, 11]
