@@ -165,6 +165,24 @@ def test_the_table_holds_what_was_measured(sitters: list[Sitter]) -> None:
     assert "**+4.0 %** [+2.0, +6.0]" in lines[-1], "the error over the floor, person by person"
 
 
+def test_people_are_named_among_all(sitters: list[Sitter]) -> None:
+    made = {
+        "a-1": looked([1.0, 0.0], 0, {}),
+        "a-2": looked([], 0, {}, found=False),
+        "b-1": looked([0.6, 0.8], 0, {}),
+        "b-2": looked([0.8, 0.6], 0, {}),
+    }
+
+    def named(*references: np.ndarray | None) -> np.ndarray:
+        return reports.table_of(sitters, made, references, {}, ByColour()).values["rank1"]
+
+    a, b = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert np.allclose(named(a, b), [0.5, 0.5])  # a: one of them shows no face; b: one is more like a
+    assert np.allclose(named(b, a), [0, 0.5])
+    assert np.allclose(named(a, a), [0, 0]), "alike to both is not named"
+    assert np.isnan(named(a, None)).all(), "nobody to mistake them for"
+
+
 def test_a_run_that_was_broken_off_ends_with_the_same_files(
     world: SimpleNamespace, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

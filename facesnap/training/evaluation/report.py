@@ -22,6 +22,7 @@ TRUTH, BARE = "true pictures", "none"
 METRICS: dict[str, tuple[str, float, str]] = {
     "face_sim": ("FaceSim to the reference", 1, ""),
     "sim_truth": ("FaceSim to another true picture", 1, ""),
+    "rank1": ("named among all people", 100, " %"),
     "no_face": ("no face found", 100, " %"),
     "nme72": ("NME72", 100, " %"),
     "obedience": ("prompt obedience", 100, " %"),
@@ -67,6 +68,7 @@ def table_of(
             if one is None:
                 continue
             grids["no_face"][i, j] = float(not one["found"])
+            grids["rank1"][i, j] = _named(one, i, references, judge)
             grids["nme72"][i, j] = one.get("nme72", np.nan)
             if one.get("right"):
                 grids["obedience"][i, j] = np.mean(list(one["right"].values()))
@@ -79,6 +81,21 @@ def table_of(
         spread[i] = diversity(hogs)
     values = {name: spread if name == "diversity" else person_means(grids[name]) for name in METRICS}
     return Table(values, {name: float(np.mean(found)) for name, found in right.items()})
+
+
+def _named(one: dict[str, Any], own: int, references: Sequence[np.ndarray | None], judge: Recogniser) -> float:
+    """1 where a picture is more like its person's reference than like anybody else's, else 0; also without a face.
+
+    NaN where there is nobody to mistake the person for, or no reference.
+    """
+    reference = references[own]
+    others = [other for j, other in enumerate(references) if j != own and other is not None]
+    if reference is None or not others:
+        return float("nan")
+    if not one["found"]:
+        return 0.0
+    made = np.array(one["embedding"])
+    return float(judge.similarity(made, reference) > max(judge.similarity(made, other) for other in others))
 
 
 def _compare(
