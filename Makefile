@@ -13,7 +13,7 @@ PACK ?= $(CACHE)/face_pack
 # Tests of the page in a real Chromium: in both environments that have Gradio, and in a run of their own.
 BROWSER := tests/webui/page tests/webui/test_canvas.py tests/webui/test_scene.py
 # A job of their own, so that two jobs at a time end together.
-TRAINING := tests/training tests/world tests/demo tests/landmarks tests/checkpoints
+TRAINING := tests/training tests/tiny tests/evaluation tests/world tests/demo tests/landmarks tests/checkpoints tests/families
 
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -40,7 +40,8 @@ test-training: $(VENV)/.tested components
 # The WebUIs' own versions: transformers 4.30, numpy 1.26, Pillow 9.5, and the insightface that their users have.
 # Their diffusers cannot load a LoRA of FaceID by itself, so it is no reference for that.
 test-old: $(OLD)/.tested components
-	$(RUN_OLD) -m pytest tests/faces tests/models tests/checkpoints tests/webui tests/attach/test_removal.py \
+	$(RUN_OLD) -m pytest tests/faces tests/models tests/checkpoints tests/families/test_families.py tests/families/test_instantid.py tests/settings tests/weights tests/webui \
+		tests/test_requirements.py tests/attach/test_removal.py \
 		-k "not own_loader" $(addprefix --ignore=,$(BROWSER))
 	$(RUN_OLD) -m pytest $(BROWSER)
 

@@ -38,8 +38,8 @@ print(json.dumps(broken), file=out)
 
 
 def load_requirements() -> ModuleType:
-    """facesnap/webui/requirements.py by its path: the package need not be importable yet."""
-    path = HERE / "facesnap" / "webui" / "requirements.py"
+    """facesnap/requirements.py by its path: the package need not be importable yet."""
+    path = HERE / "facesnap" / "requirements.py"
     spec = importlib.util.spec_from_file_location("facesnap_requirements", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

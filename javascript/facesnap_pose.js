@@ -1,4 +1,4 @@
-// The recombination of facesnap/landmarks/recombination.py in the browser, from the scene of facesnap/webui/scene.py.
+// The recombination of facesnap/landmarks/recombination.py in the browser, from the scene of facesnap/webui/ui/scene.py.
 // Frame: x right, y down, z away from the viewer; positive yaw turns the face to the picture's right, positive pitch
 // makes it look up, positive roll tilts the top of the head to the picture's right. Degrees.
 

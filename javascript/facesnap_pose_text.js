@@ -1,5 +1,5 @@
 // The texts of the controls "Pose values" ("yaw=20 x=0.5") and "Expression" ("smile:0.8+wink_left"), read and written
-// as facesnap/webui/columns.py and facesnap/landmarks/presets.py do. A reader throws an Error with words for people.
+// as facesnap/webui/generation/controls.py and facesnap/landmarks/presets.py do. A reader throws an Error with words for people.
 
 (function (facesnap) {
     "use strict";

@@ -5,8 +5,11 @@ from pathlib import Path
 from modules import script_callbacks, scripts, shared
 
 from facesnap.hosts import face_pass
-from facesnap.webui import accordion, generation, lists, options, routes, xyz
-from facesnap.webui.hosting import current_host, studios
+from facesnap.webui import api as routes
+from facesnap.webui import options
+from facesnap.webui.generation import job, xyz
+from facesnap.webui.process import current_host, loader
+from facesnap.webui.ui import accordion, lists
 
 HOST = current_host()
 
@@ -30,14 +33,14 @@ class FaceSnapScript(scripts.Script):
             return
         face_pass.join(shared.opts, Path(__file__).stem)
         HOST.own(p)
-        generation.begin(HOST, studios(), p, args, shared.opts)
+        job.begin(HOST, loader(), p, args, shared.opts)
 
     def postprocess_image(self, p, pp, *args):
         if not face_pass.is_face_pass(p):
-            generation.after_picture(p, pp.image)
+            job.after_picture(p, pp.image)
 
     def postprocess(self, p, processed, *args):
-        generation.finish(p, processed)
+        job.finish(p, processed)
 
     def process_before_every_sampling(self, p, *args, **kwargs):
         HOST.before_sampling(p, kwargs.get("x"))

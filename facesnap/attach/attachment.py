@@ -19,12 +19,12 @@ from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach.call import UNetCall
 from facesnap.attach.conditioning import Conditioning
+from facesnap.attach.control import ControlConditioning, Speed
 from facesnap.attach.inputs import read_inputs
 from facesnap.attach.lora import LoraInjection, LoraPart
 from facesnap.attach.networks import Networks
 from facesnap.attach.residuals import ResidualInjection
 from facesnap.attach.rows import RowPlan
-from facesnap.attach.structure import Speed, Structure
 from facesnap.attach.tokens import TokenInjection
 from facesnap.attach.topology import Topology, read_topology
 from facesnap.errors import AttachError
@@ -44,7 +44,7 @@ class Attachment:
         topology: Topology,
         people: Sequence[Conditioning],
         plan: RowPlan,
-        structures: Sequence[Structure] = (),
+        structures: Sequence[ControlConditioning] = (),
         speed: Speed = Speed.BALANCED,
         loras: Sequence[LoraPart] = (),
         networks: Networks | None = None,
@@ -132,7 +132,7 @@ def attach(
     unet: nn.Module,
     people: Sequence[Conditioning],
     plan: RowPlan,
-    structures: Sequence[Structure] = (),
+    structures: Sequence[ControlConditioning] = (),
     speed: Speed = Speed.BALANCED,
     loras: Sequence[LoraPart] = (),
     networks: Networks | None = None,

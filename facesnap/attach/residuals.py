@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from facesnap.attach.control import ControlConditioning, ControlView, Speed
 from facesnap.attach.crop import Crop, cut, paste, plan_crop
 from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.networks import Networks
-from facesnap.attach.reuse import Reuse
+from facesnap.attach.residual_cache import ResidualCache
 from facesnap.attach.rows import Row, Tile
-from facesnap.attach.structure import Speed, Structure, View
 from facesnap.attach.topology import Topology
 from facesnap.errors import AttachError, SettingsError
 from facesnap.models.fidelity import FFRNet, skip_widths
@@ -57,7 +57,7 @@ class ResidualInjection:
     def __init__(
         self,
         topology: Topology,
-        people: Sequence[Structure],
+        people: Sequence[ControlConditioning],
         speed: Speed = Speed.BALANCED,
         networks: Networks | None = None,
         unet: nn.Module | None = None,
@@ -66,7 +66,7 @@ class ResidualInjection:
         self.networks = networks or Networks()
         for person in self.people:
             _check_fit(topology, person, speed)
-        self.reuse: Reuse[list[RowResiduals]] = Reuse()
+        self.reuse: ResidualCache[list[RowResiduals]] = ResidualCache()
         self._pending: list[RowResiduals] = []
         self._batch = 0
         self._fired: set[str] = set()
@@ -127,7 +127,7 @@ class ResidualInjection:
         for kept in (self._hints, self._kvs, self._maps):
             kept.clear()
 
-    def _row_sets(self, person: Structure, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
+    def _row_sets(self, person: ControlConditioning, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
         """Rows that concern the person, in sets of one tile with the same number of tokens."""
         sets: dict[tuple[int, Tile | None], list[int]] = {}
         for i, row in enumerate(rows):
@@ -136,7 +136,7 @@ class ResidualInjection:
                 sets.setdefault((kvs[0][0].shape[2], row.tile), []).append(i)
         return [tuple(at) for at in sets.values()]
 
-    def _row_kv(self, person: Structure, row: Row) -> Sequence[KeyValue] | None:
+    def _row_kv(self, person: ControlConditioning, row: Row) -> Sequence[KeyValue] | None:
         if row.cond:
             return person.cond
         return person.uncond if self.speed is Speed.EXACT else None
@@ -205,10 +205,10 @@ class ResidualInjection:
         if crop is not None and crop.enlarge > 1:
             return self._embed(index, net, _enlarged_view(tile, crop))
         h, w = (n * LATENT_PIXELS for n in tile.frame)
-        hint = _piece(self._embed(index, net, View((h, w), 0, 0, h, w)), tile, latent)
+        hint = _piece(self._embed(index, net, ControlView((h, w), 0, 0, h, w)), tile, latent)
         return hint if crop is None else cut(hint, crop)
 
-    def _embed(self, index: int, net: FFRNet, view: View) -> Tensor:
+    def _embed(self, index: int, net: FFRNet, view: ControlView) -> Tensor:
         key = (index, view, net.conv_in.weight.device, net.dtype)
         if key not in self._hints:
             pictures = self.people[index].draw(view)
@@ -268,7 +268,7 @@ class ResidualInjection:
         return out
 
 
-def _crop_of(person: Structure, latent: tuple[int, int], tile: Tile) -> Crop | None:
+def _crop_of(person: ControlConditioning, latent: tuple[int, int], tile: Tile) -> Crop | None:
     """The square around the face inside a tile."""
     assert person.face is not None
     (h, w), (left, top, right, bottom) = tile.frame, person.face
@@ -279,15 +279,15 @@ def _piece(whole: Tensor, tile: Tile, latent: tuple[int, int]) -> Tensor:
     return whole[..., tile.top : tile.top + latent[0], tile.left : tile.left + latent[1]]
 
 
-def _enlarged_view(tile: Tile, crop: Crop) -> View:
+def _enlarged_view(tile: Tile, crop: Crop) -> ControlView:
     """The square as a piece of a frame that is enlarged with it, in pixels."""
     scale = LATENT_PIXELS * crop.enlarge
     h, w = (n * scale for n in tile.frame)
     top, left, side = (n * scale for n in (tile.top + crop.top, tile.left + crop.left, crop.side))
-    return View((h, w), top, left, side, side)
+    return ControlView((h, w), top, left, side, side)
 
 
-def _check_fit(topology: Topology, person: Structure, speed: Speed) -> None:
+def _check_fit(topology: Topology, person: ControlConditioning, speed: Speed) -> None:
     skips, blocks = len(skip_widths(person.net.config)), len(topology.output_first)
     if skips != blocks:
         raise SettingsError(

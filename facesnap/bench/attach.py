@@ -27,7 +27,7 @@ from facesnap.faces.face import Face, Quality
 from facesnap.faces.identity import Identity
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config
 from facesnap.models.projections import IDProjections, module_key
-from facesnap.portrait import Studio
+from facesnap.pipeline.pipeline import FaceSnapPipeline
 
 CONTEXT, STRENGTH = 768, 0.8
 
@@ -46,9 +46,9 @@ def run(
     """
     unet = sd15_unet(channels, device, dtype)
     adapter = _adapter(unet)
-    studio = Studio(adapter)
+    pipeline = FaceSnapPipeline(adapter)
     identity = _identity()
-    conditioning = studio.conditioning(identity)
+    conditioning = pipeline.conditioning(identity)
     batch = _batch(latent, device, dtype)
     theirs = _diffusers_ip_adapter(unet, adapter)
     embeds = torch.from_numpy(np.stack((np.zeros(512, np.float32), identity.f_id())))[:, None].to(device, dtype)
@@ -204,11 +204,11 @@ def warm_ms(unet: nn.Module, adapter: Adapter, repeats: int = 20) -> float:
         photo = Path(folder) / "photo.png"
         noise = np.random.default_rng(0).integers(0, 256, (1180, 1180, 3), np.uint8)  # noise does not compress
         Image.fromarray(noise).save(photo)
-        studio = Studio(adapter, analyser=_Known())  # type: ignore[arg-type]
+        pipeline = FaceSnapPipeline(adapter, analyser=_Known())  # type: ignore[arg-type]
         q = {site.name: torch.zeros(2, 1, site.width or 0) for site in read_topology(unet).sites}
 
         def generation() -> None:
-            conditioning = studio.conditioning(studio.identity([photo]))
+            conditioning = pipeline.conditioning(pipeline.identity([photo]))
             with attach(unet, [conditioning], RowPlan.classifier_free()) as attachment:
                 rows = attachment.plan.for_batch(2)
                 for name, queries in q.items():

@@ -13,9 +13,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from facesnap.attach import Attachment, Pictures, RowPlan, Speed, Structure, View, attach, read_topology
+from facesnap.attach import (
+    Attachment,
+    ControlConditioning,
+    ControlPictures,
+    ControlView,
+    RowPlan,
+    Speed,
+    attach,
+    read_topology,
+)
 from facesnap.attach.inputs import UNetInputs
-from facesnap.attach.reuse import Reuse
+from facesnap.attach.residual_cache import ResidualCache
 from facesnap.bench.attach import CONTEXT, sd15_unet
 from facesnap.bench.timing import Variant, ratio, rounds
 from facesnap.demo.untrained import draw
@@ -25,8 +34,8 @@ from facesnap.landmarks.fitting import View as Pose
 from facesnap.landmarks.predictor import Landmarks
 from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.models.fidelity import FFRNet
-from facesnap.shape import Shape
-from facesnap.shape import draw as draw_pictures
+from facesnap.pipeline.shape import Shape
+from facesnap.pipeline.shape import draw as draw_pictures
 
 TOKENS = 16  # of f_mix
 CFG = 7.0
@@ -41,7 +50,7 @@ class Bench:
 
     unet: Any
     controlnet: Any
-    person: Structure
+    person: ControlConditioning
     tokens: Tensor  # (2, TOKENS, CONTEXT): uncond, cond
     picture: Tensor  # (1, 3, 8 latent, 8 latent)
 
@@ -106,12 +115,12 @@ def make(channels: int, latent: int, device: str, dtype: torch.dtype) -> Bench:
     shape = head((8 * latent, 8 * latent))
     uncond, cond = (net.project_tokens(one[None]) for one in tokens)
 
-    def drawn(view: View) -> Pictures:
+    def drawn(view: ControlView) -> ControlPictures:
         return draw_pictures(shape, view, net.config)
 
-    whole = drawn(View((8 * latent, 8 * latent), 0, 0, 8 * latent, 8 * latent)).landmarks
+    whole = drawn(ControlView((8 * latent, 8 * latent), 0, 0, 8 * latent, 8 * latent)).landmarks
     assert whole is not None
-    person = Structure(net, cond, drawn, uncond, face=shape.landmarks.box)
+    person = ControlConditioning(net, cond, drawn, uncond, face=shape.landmarks.box)
     return Bench(unet, controlnet, person, tokens, whole.to(device, dtype))
 
 
@@ -126,7 +135,7 @@ def head(size: tuple[int, int]) -> Shape:
 
 def count_steps(speed: Speed, steps: int, window: tuple[float, float] = (0.0, 1.0)) -> tuple[int, int, int]:
     """How many steps of a first-order sampling compute, reuse and skip FFRNet, by the attachment's own rules."""
-    reuse: Reuse[None] = Reuse()
+    reuse: ResidualCache[None] = ResidualCache()
     active = 0
     for i in range(steps):
         progress = i / steps
@@ -244,7 +253,7 @@ def _difference(a: Tensor, b: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _sample(bench: Bench, people: list[Structure], speed: Speed, latent: int, steps: int) -> Tensor:
+def _sample(bench: Bench, people: list[ControlConditioning], speed: Speed, latent: int, steps: int) -> Tensor:
     """Final latents (1, 4, latent, latent) float32."""
     from diffusers import DDIMScheduler
 

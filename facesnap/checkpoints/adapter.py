@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from facesnap.attach.conditioning import Rule
 from facesnap.attach.topology import Topology
-from facesnap.checkpoints.detection import Detection
+from facesnap.checkpoints.detection import FamilyMatch
 from facesnap.errors import CheckpointError, IdentityMismatchError
 from facesnap.models.fidelity import FFRNet, skip_widths
 from facesnap.models.lora import AttentionLora
@@ -38,7 +38,7 @@ class AdapterSpec:
         shortcut: FaceID-PlusV2's form of stage 1. dim_head: width of one head in the mixer.
         rule, zero_tokens: how the ID output joins the text output.
         strength: suggested strength. name, licence: shown to people.
-        family: key of `facesnap.checkpoints.recipes.RECIPES`, the preprocessing; empty for FaceSnap's own training.
+        family: key of `facesnap.families.recipes.RECIPES`, the preprocessing; empty for FaceSnap's own training.
     """
 
     base: str
@@ -131,7 +131,7 @@ class Adapter:
     ffrnet: FFRNet | None = None
     ffrnet_spec: FFRNetSpec | None = None
     lora: AttentionLora | None = None
-    detection: Detection | None = None
+    detection: FamilyMatch | None = None
 
     def __post_init__(self) -> None:
         if self.ffrnet is not None and self.ffrnet_spec is None:

@@ -11,7 +11,7 @@ from facesnap.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsFile:
     """What is known of a file besides its tensors.
 
     Attributes:
@@ -24,7 +24,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Detection:
+class FamilyMatch:
     """Attributes:
     family: "facesnap" or a key of RECIPES.
     why: the reason, for people.
@@ -45,8 +45,8 @@ class Hint:
 
 
 def choose(
-    options: Sequence[str], source: Source, *, hashes: Mapping[str, str] | None = None, hints: Sequence[Hint] = ()
-) -> Detection:
+    options: Sequence[str], source: WeightsFile, *, hashes: Mapping[str, str] | None = None, hints: Sequence[Hint] = ()
+) -> FamilyMatch:
     """One of the families that the tensors allow: by the user's word, the tensors, a known hash, the file's name.
 
     Args:
@@ -58,20 +58,20 @@ def choose(
     name = source.path.name
     if source.family:
         if source.family in options:
-            return Detection(source.family, "you said so")
+            return FamilyMatch(source.family, "you said so")
         raise CheckpointError(
             f"{name} was called {source.family}, its tensors are those of {' or '.join(options)}.",
             expected=" or ".join(options),
             remedy="leave the family out, or give the right one",
         )
     if len(options) == 1:
-        return Detection(options[0], "by its tensors")
+        return FamilyMatch(options[0], "by its tensors")
     for prefix, family in (hashes or {}).items():
         if source.sha256.startswith(prefix) and family in options:
-            return Detection(family, f"by its content: sha256 {prefix}... is the published file")
+            return FamilyMatch(family, f"by its content: sha256 {prefix}... is the published file")
     for hint in hints:
         if hint.family in options and (found := re.search(hint.pattern, name.lower())):
-            return Detection(hint.family, f"by its name, which has {found[0]!r}")
+            return FamilyMatch(hint.family, f"by its name, which has {found[0]!r}")
     raise CheckpointError(
         f"{name} can be {' or '.join(options)}: their tensors are alike, and its name does not tell.",
         expected="a name that tells, as the published files have",

@@ -12,9 +12,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from facesnap.attach.conditioning import Rule
-from facesnap.checkpoints import parts
+from facesnap.checkpoints import build
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
-from facesnap.checkpoints.detection import Detection
+from facesnap.checkpoints.detection import FamilyMatch
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
 
@@ -29,7 +29,7 @@ def save(adapter: Adapter, path: Path | str) -> None:
         path: where to; an existing file is replaced.
     """
     path = Path(path)
-    tensors = {k: v.detach().to("cpu").contiguous() for k, v in parts.state_dict(adapter).items()}
+    tensors = {k: v.detach().to("cpu").contiguous() for k, v in build.state_dict(adapter).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -49,16 +49,16 @@ def load(path: Path | str) -> Adapter:
     path = Path(path)
     file = read_file(path)
     spec, counts, ffrnet = _parse(path, file.metadata)
-    detection = Detection("facesnap", "by its metadata")
-    return parts.build(file.tensors, spec, counts, ffrnet, path.name, sha256_of(path), detection)
+    detection = FamilyMatch("facesnap", "by its metadata")
+    return build.build(file.tensors, spec, counts, ffrnet, path.name, sha256_of(path), detection)
 
 
 def _metadata(adapter: Adapter) -> dict[str, str]:
     """One key with JSON: safetensors writes several keys in no fixed order, and equal adapters make equal files."""
     values = dataclasses.asdict(adapter.spec) | {"rule": adapter.spec.rule.value, "format_version": VERSION}
-    values |= parts.counts(adapter.mixer)
+    values |= build.counts(adapter.mixer)
     if adapter.ffrnet is not None:
-        values["ffrnet"] = parts.ffrnet_metadata(adapter)
+        values["ffrnet"] = build.ffrnet_metadata(adapter)
     return {KEY: json.dumps(values, ensure_ascii=False, sort_keys=True)}
 
 
@@ -79,15 +79,15 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[AdapterSpec, dict[s
         counts = {key: values.pop(key) for key in ("levels", "tokens")}
         ffrnet = values.pop("ffrnet", None)
         if ffrnet is not None:
-            parts.check_ffrnet_metadata(ffrnet)
+            build.check_ffrnet_metadata(ffrnet)
         values["rule"] = Rule(values["rule"])
         spec = AdapterSpec(**values)
-        parts.check_types(spec, AdapterSpec(base="sd15", recogniser=""))
+        build.check_types(spec, AdapterSpec(base="sd15", recogniser=""))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"The metadata of {path.name} cannot be read ({type(error).__name__}: {error}).",
             expected="the fields of AdapterSpec, levels, tokens and perhaps ffrnet as JSON",
-            remedy=parts.FETCH_AGAIN,
+            remedy=build.FETCH_AGAIN,
         ) from error
     return spec, counts, ffrnet
 

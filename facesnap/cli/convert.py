@@ -9,10 +9,10 @@ from pathlib import Path
 
 from facesnap.checkpoints import native
 from facesnap.checkpoints.convert import add_landmark_hint, add_stage2, default_name
-from facesnap.checkpoints.instantid import with_structure
-from facesnap.checkpoints.registry import FAMILIES, load_adapter
 from facesnap.cli.inspect import describe
 from facesnap.errors import SettingsError
+from facesnap.families.instantid import with_structure
+from facesnap.families.registry import FAMILIES, load_adapter
 
 HELP = "make a FaceSnap checkpoint from a public adapter"
 

@@ -6,8 +6,8 @@ import argparse
 import json
 from dataclasses import asdict
 
-from facesnap.doctor import ERROR, environment, examine
 from facesnap.version import __version__
+from facesnap.weights.doctor import ERROR, environment, examine
 
 HELP = "Check packages, execution providers, packs and encoders; say what to do about each thing missing."
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from facesnap.download.catalogue import Item, find
-from facesnap.download.fetch import Progress, describe_state, fetch
-from facesnap.download.jobs import table
 from facesnap.errors import SettingsError
 from facesnap.faces.packs import webui_roots
-from facesnap.webui.folders import Folders
+from facesnap.weights.catalogue import Item, find
+from facesnap.weights.fetch import Progress, describe_state, fetch
+from facesnap.weights.folders import Folders
+from facesnap.weights.jobs import table
 
 HELP = "fetch public adapters, encoders and face-analysis packs"
 

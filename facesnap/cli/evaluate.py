@@ -41,21 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from facesnap.checkpoints.registry import load_adapter
+    from facesnap.evaluation.evaluate import Evaluation, TableRow
+    from facesnap.evaluation.measure import Judges
+    from facesnap.evaluation.recognisers import load_recogniser
     from facesnap.faces.encoder_files import find_encoder
     from facesnap.faces.tower import load_encoder
+    from facesnap.families.registry import load_adapter
     from facesnap.hosts.diffusers import DiffusersHost, Sampling
-    from facesnap.training.evaluate import Evaluation, Row
-    from facesnap.training.evaluation.measure import Judges
-    from facesnap.training.evaluation.recognisers import load_recogniser
 
-    rows = [Row.parse(text) for text in args.rows]
+    rows = [TableRow.parse(text) for text in args.rows]
     sitters, asked = _sitters(args)
     host = DiffusersHost.load(args.base, device=args.device)
     judges = Judges(analyser_from(args), load_recogniser(args.recogniser))
     if args.judges is not None:
-        from facesnap.training.tiny.attributes import AttributeJudge
-        from facesnap.training.tiny.landmarks import LandmarkJudge
+        from facesnap.tiny.attributes import AttributeJudge
+        from facesnap.tiny.landmarks import LandmarkJudge
 
         judges.points = LandmarkJudge.load(args.judges / "landmarks" / "landmarks.safetensors")
         judges.attributes = AttributeJudge.load(args.judges / "attributes" / "attributes.safetensors")
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _sitters(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Who is asked for, and what settings.json keeps of that."""
     from facesnap.errors import SettingsError
-    from facesnap.training.evaluation.cases import folder_sitters, world_sitters
+    from facesnap.evaluation.cases import folder_sitters, world_sitters
 
     if args.photos is None:
         world = {"first": args.first, "people": args.people, "pictures": args.pictures}

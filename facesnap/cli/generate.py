@@ -15,8 +15,6 @@ from tqdm import tqdm
 
 from facesnap.attach import Speed
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.recipes import PULID_MODES
-from facesnap.checkpoints.registry import FAMILIES, load_adapter
 from facesnap.cli.landmarks import add_pose_arguments, pose_of
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
@@ -24,11 +22,13 @@ from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture
 from facesnap.faces.tower import load_encoder
+from facesnap.families.recipes import PULID_MODES
+from facesnap.families.registry import FAMILIES, load_adapter
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
-from facesnap.infotext import infotext, save_png
-from facesnap.person import PersonSettings
-from facesnap.portrait import Portrait, Studio
-from facesnap.shape import REFERENCE, PoseSettings, Shape
+from facesnap.pipeline.infotext import infotext, save_png
+from facesnap.pipeline.person import PersonSettings
+from facesnap.pipeline.pipeline import FaceSnapPipeline, Portrait
+from facesnap.pipeline.shape import REFERENCE, PoseSettings, Shape
 from facesnap.sheet import contact_sheet
 
 HELP = "make pictures of the person on the reference photos"
@@ -106,12 +106,12 @@ def run(args: argparse.Namespace) -> int:
     )
     adapter.check_unet(host.topology)  # before the slow part
     encoder = load_encoder(find_encoder(args.encoder, args.model_dir), args.model_dir) if args.encoder else None
-    studio = Studio(adapter, analyser_from(args) if sees_faces(args) else None, encoder)
+    pipeline = FaceSnapPipeline(adapter, analyser_from(args) if sees_faces(args) else None, encoder)
     if args.identity:
         identity = Identity.load(args.identity)
     else:
         name = args.reference[0].stem
-        identity = studio.identity(args.reference, args.choose, name, match_model_card=args.match_model_card)
+        identity = pipeline.identity(args.reference, args.choose, name, match_model_card=args.match_model_card)
     settings = PersonSettings(
         strength=args.strength,
         s_struct=args.s_struct,
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         structure_end=args.structure_window[1],
         pose=pose,
     )
-    report = make_pictures(args, host, studio, identity, settings)
+    report = make_pictures(args, host, pipeline, identity, settings)
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")
     return 0
 
@@ -139,14 +139,18 @@ def sees_faces(args: argparse.Namespace) -> bool:
 
 
 def make_pictures(
-    args: argparse.Namespace, host: DiffusersHost, studio: Studio, identity: Identity, settings: PersonSettings
+    args: argparse.Namespace,
+    host: DiffusersHost,
+    pipeline: FaceSnapPipeline,
+    identity: Identity,
+    settings: PersonSettings,
 ) -> dict[str, object]:
     """Sample batch after batch; write PNGs, the contact sheet, and return the report."""
     size = args.size or ((512, 512) if host.topology.base == "sd15" else (1024, 1024))
     files: list[dict[str, object]] = []
     portraits: list[Portrait] = []
     speed = Speed(args.speed)
-    shape = studio.shape(identity, settings, size)
+    shape = pipeline.shape(identity, settings, size)
     args.out.mkdir(parents=True, exist_ok=True)
     for first in range(0, args.count, args.batch):
         sampling = Sampling(
@@ -155,15 +159,15 @@ def make_pictures(
         )  # fmt: skip
         label = f"{first + 1}-{first + sampling.count} of {args.count}"
         with tqdm(total=sampling.steps, desc=f"sampling {label}", unit="step") as bar:
-            made = studio.generate(host, sampling, [(identity, settings)], _advance(bar), speed)
+            made = pipeline.generate(host, sampling, [(identity, settings)], _advance(bar), speed)
         for portrait in made:
             path = args.out / f"{portrait.seed:010d}.png"
-            text = infotext(sampling, host.name, studio.adapter, [(identity, settings)], portrait, speed)
+            text = infotext(sampling, host.name, pipeline.adapter, [(identity, settings)], portrait, speed)
             save_png(portrait.image, path, text)
             files.append({"file": str(path), "seed": portrait.seed, "similarity": portrait.similarity[0]})
         portraits += made
     sheet = args.out / "contact_sheet.png"
-    _sheet(args, studio.adapter, identity, portraits, shape).save(sheet)
+    _sheet(args, pipeline.adapter, identity, portraits, shape).save(sheet)
     report = {"identity": identity.name, "references": identity.references, "pictures": files, "sheet": str(sheet)}
     if identity.told:
         report["encoder pictures"] = identity.told

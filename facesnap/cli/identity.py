@@ -13,7 +13,7 @@ from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity, similarity
 from facesnap.faces.tower import load_encoder
 from facesnap.landmarks.detect import LandmarkDetector
-from facesnap.shape import landmarks_of
+from facesnap.pipeline.shape import landmarks_of
 
 HELP = "Make an identity from photos of one person, compare two, or show what one holds."
 IDENTITY_SUFFIX = ".safetensors"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.recipes import RECIPES
-from facesnap.checkpoints.registry import FAMILIES, load_adapter
+from facesnap.families.recipes import RECIPES
+from facesnap.families.registry import FAMILIES, load_adapter
 
 HELP = "tell what an adapter file is: family, base, parts, recogniser, licence"
 

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # After the arguments are known: the imports load torch, transformers and anny.
-    from facesnap.training.tiny import stages
+    from facesnap.tiny import stages
 
     if args.stage == "ship":
         return _ship(args)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def _ship(args: argparse.Namespace) -> int:
     from facesnap.demo.shipped import WEIGHTS
     from facesnap.errors import SettingsError
-    from facesnap.training.tiny.ship import ship
+    from facesnap.tiny.ship import ship
 
     if args.adapter is None:
         raise SettingsError(

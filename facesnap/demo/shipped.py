@@ -19,7 +19,7 @@ from facesnap.errors import IdentityMismatchError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost
-from facesnap.portrait import Studio
+from facesnap.pipeline.pipeline import FaceSnapPipeline
 
 WEIGHTS = Path(__file__).parent / "weights"
 PIPELINE, ADAPTER, ENCODER, PEOPLE, NOTICE = "pipeline", "adapter.safetensors", "encoder", "people", "NOTICE.txt"
@@ -31,7 +31,7 @@ class Shipped:
     """The loaded miniature. `people`: name -> file of a reference."""
 
     host: DiffusersHost
-    studio: Studio
+    pipeline: FaceSnapPipeline
     people: dict[str, Path]
     size: int
 
@@ -60,4 +60,4 @@ def load(analyser: FaceAnalyser, folder: Path = WEIGHTS) -> Shipped:
         encoder = ImageEncoder.load(folder / ENCODER / "model.safetensors")
     side = int(host.pipeline.unet.config.sample_size) * int(host.pipeline.vae_scale_factor)
     people = {file.stem: file for file in sorted((folder / PEOPLE).glob("*.png"))}
-    return Shipped(host, Studio(adapter, analyser, encoder), people, side)
+    return Shipped(host, FaceSnapPipeline(adapter, analyser, encoder), people, side)

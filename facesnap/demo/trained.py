@@ -15,10 +15,10 @@ from facesnap.demo.shipped import Shipped
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
-from facesnap.infotext import infotext, save_png
 from facesnap.landmarks.recombination import PoseSpec
-from facesnap.portrait import PersonSettings, Portrait
-from facesnap.shape import PoseSettings
+from facesnap.pipeline.infotext import infotext, save_png
+from facesnap.pipeline.pipeline import PersonSettings, Portrait
+from facesnap.pipeline.shape import PoseSettings
 from facesnap.sheet import contact_sheet
 from facesnap.version import __version__
 
@@ -66,7 +66,7 @@ def run_trained(
     entries: list[dict[str, Any]] = []
     began = time.perf_counter()
     # All of them first: a photo without a face is told before minutes are spent on the others.
-    identities = {name: miniature.studio.identity([file], name=name) for name, file in people.items()}
+    identities = {name: miniature.pipeline.identity([file], name=name) for name, file in people.items()}
     for number, (name, file) in enumerate(people.items()):
         identity = identities[name]
         made = [_one(out, miniature, identity, seed + number, *wanted) for wanted in _wanted(miniature)]
@@ -85,7 +85,7 @@ def run_trained(
 
 def _wanted(miniature: Shipped) -> list[tuple[str, str, str, PersonSettings]]:
     """(kind, file name, prompt, settings) of each picture of a person."""
-    structure = None if miniature.studio.adapter.ffrnet is not None else 0.0
+    structure = None if miniature.pipeline.adapter.ffrnet is not None else 0.0
     nothing = PersonSettings(strength=0.0, structure=0.0)
     wanted = []
     for n, (prompt, front) in enumerate(PROMPTS.items(), 1):
@@ -103,9 +103,11 @@ def _one(
 ) -> tuple[Cell, dict[str, Any]]:
     sampling = Sampling(prompt, seed=seed, steps=STEPS, cfg=CFG, size=(miniature.size, miniature.size))
     people = [(who, settings)]
-    portrait: Portrait = miniature.studio.generate(miniature.host, sampling, people)[0]
+    portrait: Portrait = miniature.pipeline.generate(miniature.host, sampling, people)[0]
     file = out / f"{who.name}_{stem}.png"
-    save_png(portrait.image, file, infotext(sampling, miniature.host.name, miniature.studio.adapter, people, portrait))
+    save_png(
+        portrait.image, file, infotext(sampling, miniature.host.name, miniature.pipeline.adapter, people, portrait)
+    )
     found = portrait.similarity[0]
     likeness = "no face found" if found is None else f"similarity {found:.2f}"
     entry = {"file": file.name, "person": who.name, "kind": kind, "prompt": prompt, "similarity": found}

@@ -20,11 +20,11 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.infotext import infotext, save_png
 from facesnap.landmarks.recombination import PoseSpec
-from facesnap.person import PersonSettings
-from facesnap.portrait import Studio
-from facesnap.shape import PoseSettings
+from facesnap.pipeline.infotext import infotext, save_png
+from facesnap.pipeline.person import PersonSettings
+from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.pipeline.shape import PoseSettings
 from facesnap.sheet import contact_sheet
 from facesnap.version import __version__
 
@@ -55,13 +55,13 @@ def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, 
     """
     out.mkdir(parents=True, exist_ok=True)
     photo = photo or astronaut(out)
-    host, studio = _models(out / "untrained_model", analyser)
+    host, pipeline = _models(out / "untrained_model", analyser)
     began = time.perf_counter()
-    identity = studio.identity([photo], name=photo.stem)
+    identity = pipeline.identity([photo], name=photo.stem)
     face = analyser.face(photo)
     analysed = time.perf_counter() - began
-    rows, pictures = _pictures(out, host, studio, identity, seed)
-    shape_row, shapes = _shapes(out, host, studio, identity, seed)
+    rows, pictures = _pictures(out, host, pipeline, identity, seed)
+    shape_row, shapes = _shapes(out, host, pipeline, identity, seed)
     before, after = _bare(host, seed), _bare(host, seed)
     report = {
         "facesnap": __version__,
@@ -72,7 +72,7 @@ def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, 
             "quality": round(face.quality.score, 3), "recogniser": face.recogniser, "provider": analyser.provider,
         },
         "identity": {"references": identity.references, "digest": identity.digest, "seconds": round(analysed, 3)},
-        "tokens": _token_shapes(studio, identity),
+        "tokens": _token_shapes(pipeline, identity),
         "sites": len(host.topology.sites),
         "pictures": pictures,
         "landmarks": identity.landmarks and {"kind": identity.landmarks.kind, "model": identity.landmarks.model},
@@ -87,7 +87,7 @@ def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, 
     return report
 
 
-def _models(folder: Path, analyser: FaceAnalyser) -> tuple[DiffusersHost, Studio]:
+def _models(folder: Path, analyser: FaceAnalyser) -> tuple[DiffusersHost, FaceSnapPipeline]:
     """Write the untrained miniature and load it again the way a user's own files are loaded."""
     host = DiffusersHost.load(untrained.save_pipeline(folder / "pipeline"), device="cpu")
     encoder = ImageEncoder.load(untrained.save_encoder(folder / "encoder.safetensors"))
@@ -99,11 +99,11 @@ def _models(folder: Path, analyser: FaceAnalyser) -> tuple[DiffusersHost, Studio
         encoder=encoder.fingerprint,
         encoder_name=encoder.name,
     )
-    return host, Studio(native.load(file), analyser, encoder)
+    return host, FaceSnapPipeline(native.load(file), analyser, encoder)
 
 
 def _pictures(
-    out: Path, host: DiffusersHost, studio: Studio, identity: Identity, seed: int
+    out: Path, host: DiffusersHost, pipeline: FaceSnapPipeline, identity: Identity, seed: int
 ) -> tuple[list[list[tuple[Image.Image, str]]], list[dict[str, Any]]]:
     """One row a prompt, one column a strength, the same seed everywhere."""
     rows, entries = [], []
@@ -113,11 +113,11 @@ def _pictures(
         for strength in STRENGTHS:
             people = [(identity, PersonSettings(strength=strength, structure=0.0))]
             began = time.perf_counter()
-            portrait = studio.generate(host, sampling, people)[0]
+            portrait = pipeline.generate(host, sampling, people)[0]
             seconds = time.perf_counter() - began
             change = _mean_change(portrait.image, row[0][0] if row else portrait.image)
             path = out / f"prompt{n + 1}_strength{strength:.1f}.png"
-            save_png(portrait.image, path, infotext(sampling, host.name, studio.adapter, people, portrait))
+            save_png(portrait.image, path, infotext(sampling, host.name, pipeline.adapter, people, portrait))
             row.append((portrait.image, f"{prompt}\nstrength {strength}, mean change {change:.1f} of 255"))
             entries.append(
                 {"file": path.name, "prompt": prompt, "strength": strength, "mean_change": round(change, 3),
@@ -128,23 +128,23 @@ def _pictures(
 
 
 def _shapes(
-    out: Path, host: DiffusersHost, studio: Studio, identity: Identity, seed: int
+    out: Path, host: DiffusersHost, pipeline: FaceSnapPipeline, identity: Identity, seed: int
 ) -> tuple[list[tuple[Image.Image, str]], list[dict[str, Any]]]:
     """The person's landmarks in a few poses, each beside the picture that FFRNet makes of it; the same seed."""
     row: list[tuple[Image.Image, str]] = []
     entries: list[dict[str, Any]] = []
     sampling = Sampling(PROMPTS[0], seed=seed, steps=6, size=SIZE)
-    without = studio.generate(host, sampling, [(identity, PersonSettings(structure=0.0))])[0].image
+    without = pipeline.generate(host, sampling, [(identity, PersonSettings(structure=0.0))])[0].image
     for n, (name, pose) in enumerate(POSES.items()):
         people = [(identity, PersonSettings(pose=pose))]
-        shape = studio.shape(identity, people[0][1], SIZE)
+        shape = pipeline.shape(identity, people[0][1], SIZE)
         assert shape is not None  # the demo's adapter brings an FFRNet
         began = time.perf_counter()
-        portrait = studio.generate(host, sampling, people)[0]
+        portrait = pipeline.generate(host, sampling, people)[0]
         seconds = time.perf_counter() - began
         landmarks, path = out / f"pose{n + 1}_landmarks.png", out / f"pose{n + 1}.png"
         shape.picture((512, 512)).save(landmarks)
-        save_png(portrait.image, path, infotext(sampling, host.name, studio.adapter, people, portrait))
+        save_png(portrait.image, path, infotext(sampling, host.name, pipeline.adapter, people, portrait))
         change = _mean_change(portrait.image, without)
         row.append((Image.open(landmarks), f"landmarks: {name}"))
         row.append((portrait.image, f"with FFRNet, mean change {change:.1f} of 255"))
@@ -164,11 +164,11 @@ def _bare(host: DiffusersHost, seed: int) -> np.ndarray:
     return np.asarray(host.sample(Sampling(PROMPTS[0], seed=seed, steps=4, size=(128, 128)), [])[0])
 
 
-def _token_shapes(studio: Studio, identity: Identity) -> dict[str, list[int]]:
+def _token_shapes(pipeline: FaceSnapPipeline, identity: Identity) -> dict[str, list[int]]:
     """Keys of the last site: (tokens, width) of each token group."""
-    conditioning = studio.conditioning(identity)
+    conditioning = pipeline.conditioning(identity)
     site = list(conditioning.cond)[-1]
-    names = list(studio.adapter.projections.groups)
+    names = list(pipeline.adapter.projections.groups)
     return {name: list(kv.k.shape) for name, kv in zip(names, conditioning.cond[site], strict=True)}
 
 

@@ -272,7 +272,7 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
                 return file
     if file := _in_hub_cache(key):
         return file
-    from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+    from facesnap.weights.catalogue import advice  # which looks into facesnap.faces itself
 
     source = SOURCES.get(key, f"the encoder that the adapter names, for example {SOURCES['vit-h']}")
     places = ", ".join(map(str, parents)) or "no model folder is known"

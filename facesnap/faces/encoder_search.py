@@ -43,7 +43,7 @@ def encoder_of(fingerprint: str, name: str, model_dirs: Iterable[str | os.PathLi
     try:
         return find_encoder(known, model_dirs)
     except EncoderError as error:
-        from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+        from facesnap.weights.catalogue import advice  # which looks into facesnap.faces itself
 
         places = ", ".join(map(str, encoder_parents(model_dirs))) or "no folder of models is known"
         raise EncoderError(

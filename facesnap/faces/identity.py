@@ -83,7 +83,7 @@ class Identity:
 
         Args:
             levels: of the encoder's hidden states; its own where None.
-            landmarks: those of the faces, in their order; see facesnap.shape.landmarks_of.
+            landmarks: those of the faces, in their order; see facesnap.pipeline.shape.landmarks_of.
             bgr: show the encoder faces with red and blue swapped.
 
         Raises:

@@ -213,7 +213,7 @@ def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
 
 
 def _missing(name: str, tried: list[Path]) -> PackError:
-    from facesnap.download.catalogue import advice  # which looks into facesnap.faces itself
+    from facesnap.weights.catalogue import advice  # which looks into facesnap.faces itself
 
     key = name.lower()
     source = PACK_SOURCES.get(key)

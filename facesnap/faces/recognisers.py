@@ -8,7 +8,7 @@ from facesnap.errors import IdentityMismatchError
 
 
 @dataclass(frozen=True)
-class Recogniser:
+class KnownRecogniser:
     """Attributes:
     sha256: of the ONNX file in insightface's release v0.7.
     packs: names of packs that hold it. A pack of such a name may hold another export of it (another precision).
@@ -19,10 +19,10 @@ class Recogniser:
 
 
 RECOGNISERS = {
-    "w600k_r50": Recogniser(
+    "w600k_r50": KnownRecogniser(
         "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43", ("buffalo_l", "buffalo_m")
     ),
-    "glintr100": Recogniser("4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf", ("antelopev2",)),
+    "glintr100": KnownRecogniser("4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf", ("antelopev2",)),
 }
 
 

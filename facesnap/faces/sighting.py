@@ -11,7 +11,7 @@ from facesnap.faces.identity import Identity
 
 
 @dataclass(frozen=True)
-class Sighting:
+class ReferenceFace:
     """The face that was taken from one reference photo.
 
     Attributes:
@@ -29,7 +29,7 @@ class Sighting:
     found_by: str
 
     @classmethod
-    def of(cls, chosen: Face, faces: Sequence[Face]) -> Sighting:
+    def of(cls, chosen: Face, faces: Sequence[Face]) -> ReferenceFace:
         """From what an analyser found in a photo, the largest face first."""
         index = next(n for n, face in enumerate(faces) if face is chosen)
         left, top, right, bottom = (round(float(side), 2) for side in chosen.box)
@@ -45,8 +45,8 @@ class Sighting:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class AnalysedIdentity:
     """A person, and what was seen of each reference; nothing where the identity was saved before."""
 
     identity: Identity
-    sightings: tuple[Sighting, ...] = ()
+    sightings: tuple[ReferenceFace, ...] = ()

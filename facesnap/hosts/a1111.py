@@ -17,8 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError, HostError
+from facesnap.hosts.generation import Generation, rows_of
 from facesnap.hosts.memory import OwnPlacement, Stay
-from facesnap.hosts.sampling import Generation, rows_of
 from facesnap.hosts.webui import WebUI, require_model
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from facesnap.attach import Conditioning, LoraPart, RowPlan, Speed, Structure, attach, read_topology
+from facesnap.attach import Conditioning, ControlConditioning, LoraPart, RowPlan, Speed, attach, read_topology
 from facesnap.attach.topology import Topology
 from facesnap.errors import FaceSnapError, HostError, MissingDependencyError, SettingsError
 
@@ -170,7 +170,7 @@ class DiffusersHost:
         sampling: Sampling,
         people: Sequence[Conditioning],
         on_step: Callable[[int, int], None] | None = None,
-        structures: Sequence[Structure] = (),
+        structures: Sequence[ControlConditioning] = (),
         speed: Speed = Speed.BALANCED,
         loras: Sequence[LoraPart] = (),
     ) -> list[Image.Image]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facesnap.hosts.parts import Parts
+from facesnap.hosts.base import Parts
 from facesnap.hosts.tiles import WHOLE, Piece
 
 NAMES = "ad_script_names"

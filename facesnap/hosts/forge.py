@@ -16,8 +16,8 @@ from torch import nn
 from facesnap.attach import Row
 from facesnap.errors import AttachError
 from facesnap.hosts.forge_memory import ForgePlacement
+from facesnap.hosts.generation import Generation
 from facesnap.hosts.memory import Stay
-from facesnap.hosts.sampling import Generation
 from facesnap.hosts.webui import WebUI, require_model
 
 

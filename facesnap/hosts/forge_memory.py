@@ -26,7 +26,7 @@ ROOTS = (  # Forge; reForge and Forge-Classic
 )
 
 
-class Carrier(nn.Module):
+class FFRNetCarrier(nn.Module):
     """What the host's memory manager moves: a copy of a network. Back on the CPU it shares the original's tensors
     again where the dtypes agree, so that the weights lie in memory once.
 
@@ -40,7 +40,7 @@ class Carrier(nn.Module):
         self.patcher: Any = None
         self._original = (original,)  # in a tuple: no submodule
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Carrier:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FFRNetCarrier:
         super()._apply(fn, recurse)
         if self.net.dtype == self._original[0].dtype and all(one.device == CPU for one in self.net.parameters()):
             self.give_up()
@@ -62,7 +62,7 @@ class ForgePlacement(Placement):
 
     def __init__(self, stay: Callable[[], Stay], objects: Callable[[], Any]) -> None:
         self._stay, self._objects = stay, objects
-        self._carriers: dict[FFRNet, Carrier] = {}
+        self._carriers: dict[FFRNet, FFRNetCarrier] = {}
         self._registered: list[tuple[Any, Any, int]] = []  # (UNet's patcher, ours, bytes preserved)
 
     def stay(self) -> Stay:
@@ -115,14 +115,14 @@ class ForgePlacement(Placement):
                 loaded.pop(i).model_unload()
         memory.soft_empty_cache()
 
-    def _carrier(self, net: FFRNet, dtype: torch.dtype) -> Carrier:
+    def _carrier(self, net: FFRNet, dtype: torch.dtype) -> FFRNetCarrier:
         known = self._carriers.get(net)
         if known is not None and known.net.dtype != dtype:
             self.drop(net)
             known = None
         if known is None:
             _, patchers = _tools()
-            known = Carrier(net, dtype)
+            known = FFRNetCarrier(net, dtype)
             known.patcher = patchers.ModelPatcher(known, self._objects().unet.load_device, CPU)
         else:
             del self._carriers[net]
@@ -152,7 +152,7 @@ def _unet_dtype(unet: Any) -> torch.dtype:
     return computing(*told, model.get_dtype() if hasattr(model, "get_dtype") else None)
 
 
-def _needed(carrier: Carrier, shape: Sequence[int], device: torch.device) -> int:
+def _needed(carrier: FFRNetCarrier, shape: Sequence[int], device: torch.device) -> int:
     """Bytes that a sampling needs beside the UNet's own and the loaded models: the residuals, those of the call
     before too, and the network itself where it is not there yet: Forge decides about the UNet first. FFRNet's other
     activations are gone before the UNet computes, and smaller than the UNet's."""

@@ -1,6 +1,6 @@
 """What AUTOMATIC1111 and Forge have in common: a generation for each processing object, and whose steps they are.
 
-Both call `p.sample(...)` as an attribute of the instance, where `facesnap.hosts.sampling` puts its wrapper.
+Both call `p.sample(...)` as an attribute of the instance, where `facesnap.hosts.generation` puts its wrapper.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from facesnap.errors import HostError
+from facesnap.hosts.base import Prepare
 from facesnap.hosts.face_pass import is_face_pass
+from facesnap.hosts.generation import Generation
 from facesnap.hosts.memory import Placement
-from facesnap.hosts.parts import Prepare
-from facesnap.hosts.sampling import Generation
 
 logger = logging.getLogger(__name__)
 

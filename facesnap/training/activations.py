@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import MissingDependencyError
 from facesnap.models.fidelity import FFRNet
-from facesnap.training.config import Stage, TrainingConfig
+from facesnap.training.config import StageConfig, TrainingConfig
 from facesnap.training.losses import latent_window
 from facesnap.training.start import fresh_adapter
 from facesnap.training.wiring import Inputs, TrainableAdapter, recomputed_blocks
@@ -146,7 +146,7 @@ def activation_bytes(config: TrainingConfig, base: str, ffrnet: FFRNet | None, s
     return most
 
 
-def _calls(stage: Stage, batch: int) -> float:
+def _calls(stage: StageConfig, batch: int) -> float:
     """Micro-batches whose graphs are alive at once: each step of a sampling that the gradient goes through is one."""
     if stage.align is None:
         return 1

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from facesnap.attach.topology import Topology
 from facesnap.training import losses
-from facesnap.training.config import Alignment as Wanted
+from facesnap.training.config import AlignmentConfig as Wanted
 from facesnap.training.wiring import Inputs
 
 Queries = dict[str, Tensor]

@@ -43,7 +43,7 @@ class Data(Section):
     )
 
 
-class Adapter(Section):
+class AdapterConfig(Section):
     """What is trained."""
 
     start: Path | Literal["scratch"] = Field(
@@ -87,7 +87,7 @@ class LossWeights(Section):
     leak: float = Field(default=0.0, ge=0, description="FFRNet's residuals outside the head")
 
 
-class Alignment(Section):
+class AlignmentConfig(Section):
     """Pictures sampled with the identity, beside the other losses; use a base model that samples well in few steps."""
 
     semantic: float = Field(default=0.6, ge=0, description="what the prompt's words attend to stays")
@@ -118,13 +118,13 @@ class Alignment(Section):
     )
 
     @model_validator(mode="after")
-    def _as_many(self) -> Alignment:
+    def _as_many(self) -> AlignmentConfig:
         if self.through > self.steps:
             raise ValueError(f"the gradient cannot go through {self.through} of {self.steps} steps")
         return self
 
 
-class Stage(Section):
+class StageConfig(Section):
     """A run of steps with one set of trainable parts; the optimiser starts afresh in each."""
 
     name: str
@@ -133,7 +133,7 @@ class Stage(Section):
     warmup: int = Field(default=100, ge=0, description="steps of linear growth")
     schedule: Literal["constant", "cosine"] = "constant"
     losses: LossWeights = LossWeights()
-    align: Alignment | None = None
+    align: AlignmentConfig | None = None
 
     @property
     def judges(self) -> bool:
@@ -188,7 +188,7 @@ class Checkpoints(Section):
     keep: int = Field(default=2, ge=1, description="latest ones that stay")
 
 
-class Samples(Section):
+class SamplesConfig(Section):
     """Pictures of fixed people during the training."""
 
     every: int = Field(default=0, ge=0, description="steps; 0 makes none")
@@ -204,14 +204,14 @@ class TrainingConfig(Section):
     base: Base
     data: Data
     output: Path = Field(description="folder of checkpoints, logs and samples")
-    adapter: Adapter = Adapter()
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    adapter: AdapterConfig = AdapterConfig()
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
     noise: Noise = Noise()
     drops: Drops = Drops()
     augment: Augment = Augment()
     optimiser: Optimiser = Optimiser()
     checkpoints: Checkpoints = Checkpoints()
-    samples: Samples = Samples()
+    samples: SamplesConfig = SamplesConfig()
     precision: Literal["no", "fp16", "bf16"] = "bf16"
     save_activations: bool = Field(default=True, description="recompute activations in the backward pass")
     recogniser: Path | None = Field(

@@ -10,8 +10,8 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.identity import Identity
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.person import PersonSettings
-from facesnap.portrait import Studio
+from facesnap.pipeline.person import PersonSettings
+from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.sheet import contact_sheet
 from facesnap.training.config import TrainingConfig
 from facesnap.training.shards import Shards
@@ -33,13 +33,13 @@ class Grid:
     def draw(self, host: DiffusersHost, adapter: Adapter, step: int) -> None:
         """Sample everybody with the adapter as it is now; the pipeline's scheduler is put back."""
         wanted, size = self.config.samples, int(self.shards.head["settings"]["size"])
-        studio, scheduler = Studio(adapter), host.pipeline.scheduler
-        studio.encoder = _NobodysStates(self.shards)  # type: ignore[assignment]
+        pipeline, scheduler = FaceSnapPipeline(adapter), host.pipeline.scheduler
+        pipeline.encoder = _NobodysStates(self.shards)  # type: ignore[assignment]
         cells = []
         try:
             for number, row in enumerate(self.rows):
                 sampling = Sampling(wanted.prompt, steps=wanted.steps, cfg=wanted.cfg, seed=number, size=(size, size))
-                portrait = studio.generate(host, sampling, [(self._identity(row), PersonSettings())])[0]
+                portrait = pipeline.generate(host, sampling, [(self._identity(row), PersonSettings())])[0]
                 crop = Image.fromarray(self.shards.tensor(row, "crop").numpy())
                 cells.append([(crop, self.shards.rows[row]["person"][:24]), (portrait.image, f"step {step}")])
         finally:

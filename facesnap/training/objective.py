@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from facesnap.attach.topology import read_topology
-from facesnap.cache import ContentCache
+from facesnap.pipeline.cache import ContentCache
 from facesnap.training import losses
 from facesnap.training.align import Alignment
-from facesnap.training.config import Alignment as AlignmentWeights
+from facesnap.training.config import AlignmentConfig as AlignmentWeights
 from facesnap.training.config import LossWeights, TrainingConfig
 from facesnap.training.judges import load_judge
 from facesnap.training.sampled_faces import SampledFaces

@@ -79,7 +79,7 @@ class PrepareSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class AnalysedPhoto:
     """One photo as far as the CPU takes it: the square picture, its face, and crops for the encoder."""
 
     photo: Photo
@@ -159,14 +159,14 @@ class Preparer:
         save_atomically({str(level): states.half() for level, states in zero.items()}, folder / ZERO)
         write_json(file, head)
 
-    def _look(self, photo: Photo, number: int) -> Seen | str:
+    def _look(self, photo: Photo, number: int) -> AnalysedPhoto | str:
         """Read a photo and find its face; the reason, where it cannot be used."""
         try:
             return self._seen(photo, number)
         except (FaceSnapError, OSError) as error:
             return f"{type(error).__name__}: {getattr(error, 'what', error)}"
 
-    def _seen(self, photo: Photo, number: int) -> Seen:
+    def _seen(self, photo: Photo, number: int) -> AnalysedPhoto:
         pixels = read_picture(io.BytesIO(photo.read()), name=photo.key)
         faces = self.analyser.faces(pixels, name=photo.key)
         face = choose_face(faces)
@@ -191,12 +191,12 @@ class Preparer:
             points = (known_points(photo.points) - corner) / side
         rngs = [generator(self.settings.seed, Purpose.AUGMENT, number, v) for v in range(1, self.settings.variants)]
         crops = [face.crop(224), *(variant(pixels, face.kps, rng) for rng in rngs)] if self.encoder else []
-        return Seen(photo, picture, face, kps, box.reshape(4), points, crops)
+        return AnalysedPhoto(photo, picture, face, kps, box.reshape(4), points, crops)
 
-    def _write(self, folder: Path, number: int, photos: Sequence[Photo], seen: Sequence[Seen | str]) -> None:
+    def _write(self, folder: Path, number: int, photos: Sequence[Photo], seen: Sequence[AnalysedPhoto | str]) -> None:
         rows: list[dict[str, Any]] = []
         tensors: dict[str, Tensor] = {}
-        good = [(place, one) for place, one in enumerate(seen) if isinstance(one, Seen)]
+        good = [(place, one) for place, one in enumerate(seen) if isinstance(one, AnalysedPhoto)]
         latents = self._encode([one.picture for _, one in good])
         for (place, one), (mean, std) in zip(good, latents, strict=True):
             for name, tensor in self._tensors(one, mean, std).items():
@@ -208,7 +208,7 @@ class Preparer:
             rows.append(row)
         write_shard(folder, number, rows, tensors)
 
-    def _tensors(self, one: Seen, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
+    def _tensors(self, one: AnalysedPhoto, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
         """What is kept of one photo; coordinates are fractions of the training picture, the matrix is in pixels."""
         size = self.settings.size
         out = {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from facesnap.faces import FaceAnalyser
 from facesnap.faces.align import similarity, template
-from facesnap.portrait import SCORE_STEPS
+from facesnap.pipeline.pipeline import SCORE_STEPS
 from facesnap.training.losses import RECOGNISER_SIDE
 
 

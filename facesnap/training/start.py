@@ -11,16 +11,16 @@ from torch import nn
 
 from facesnap.attach.topology import Topology, read_topology
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
-from facesnap.checkpoints.registry import load_adapter
 from facesnap.errors import IdentityMismatchError, SettingsError
 from facesnap.faces.recognisers import require_named
+from facesnap.families.registry import load_adapter
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.fidelity_lite import SDXL_LITE, lite_state_dict
 from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
 from facesnap.models.projections import IDProjections
-from facesnap.training.config import Adapter as Wanted
+from facesnap.training.config import AdapterConfig as Wanted
 
 STAGE2_WIDTH = {"sd15": 768, "sdxl": 1280}
 ID_WIDTH, HIDDEN = 512, 1024

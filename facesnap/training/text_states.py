@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facesnap.cache import ContentCache
+from facesnap.pipeline.cache import ContentCache
 
 CACHE_BYTES = 512 << 20  # in the CPU's memory: about 20,000 captions of the tiny base, 4,500 of SD1.5 in half precision
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from facesnap.errors import CheckpointError, HostError, MissingDependencyError, SettingsError
 from facesnap.hosts.diffusers import DiffusersHost
 from facesnap.training import runs
-from facesnap.training.config import Stage, TrainingConfig
+from facesnap.training.config import StageConfig, TrainingConfig
 from facesnap.training.data import Samples, collate
 from facesnap.training.draws import Slots
 from facesnap.training.ema import Ema
@@ -104,7 +104,7 @@ class Trainer:
             )
         return found[-1]
 
-    def _run_stage(self, stage: Stage, first: int, end: int, progress: Any) -> None:
+    def _run_stage(self, stage: StageConfig, first: int, end: int, progress: Any) -> None:
         """Steps up to `end` of the stage that begins at `first`."""
         groups = self._choose_parts(stage)
         module, optimiser = self.accelerator.prepare(self.module, _optimiser(self.config, groups))
@@ -129,7 +129,7 @@ class Trainer:
         self.accelerator.free_memory()
 
     def _micro_step(
-        self, module: Any, optimiser: Any, stage: Stage, batch: dict[str, Any], sums: dict[str, float]
+        self, module: Any, optimiser: Any, stage: StageConfig, batch: dict[str, Any], sums: dict[str, float]
     ) -> None:
         inputs, target, alpha_bar = self.objective.inputs(batch)
         alone = contextlib.nullcontext() if stage.align is None else self.accelerator.no_sync(module)
@@ -221,7 +221,7 @@ class Trainer:
             self._moments = moments
         logger.info("going on from %s", path)
 
-    def _choose_parts(self, stage: Stage) -> list[dict[str, Any]]:
+    def _choose_parts(self, stage: StageConfig) -> list[dict[str, Any]]:
         self.module.requires_grad_(False)
         groups = []
         for part in PARTS:
@@ -240,7 +240,7 @@ class Trainer:
         )  # fmt: skip
 
 
-def learning_rate(stage: Stage, rate: float, done: int) -> float:
+def learning_rate(stage: StageConfig, rate: float, done: int) -> float:
     """Of a step of a stage: linear warm-up, then constant or half a cosine; a function of the step alone."""
     if done < stage.warmup:
         return rate * (done + 1) / stage.warmup

@@ -5,26 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from facesnap.webui.fields import (
+from facesnap.settings.field_types import (
     Blocks,
     Choice,
     ExpressionMix,
     FaceChoice,
-    Field,
-    Kind,
+    FieldType,
     Number,
-    Picture,
-    Pictures,
-    Region,
+    PicturesType,
+    PictureType,
+    RegionType,
     Switch,
     expressions,
 )
-from facesnap.webui.model import PERSON, POSE, PRESETS, SETTINGS
+from facesnap.settings.fields import Field
+from facesnap.settings.model import PERSON, POSE, PRESETS, SETTINGS
 from facesnap.webui.options import OPTIONS
 
 INTRODUCTION = """# Settings
 
-Made from the declaration in `facesnap/webui/model.py`; the UI, the API, infotexts and the X/Y/Z plot use the same.
+Made from the declaration in `facesnap/settings/model.py`; the UI, the API, infotexts and the X/Y/Z plot use the same.
 
 Through the API: `"alwayson_scripts": {"FaceSnap": {"args": [S]}}`, S one object with the keys below. `[true, S]` and
 `[false]` work too. null means the default. One person's keys may stand at the top of S instead of `people`. An unknown
@@ -62,19 +62,19 @@ def _presets() -> list[str]:
     return [*head, *rows, ""]
 
 
-def _allowed(kind: Kind) -> str:
+def _allowed(kind: FieldType) -> str:
     if isinstance(kind, Number):
         return f"{kind.low:g} to {kind.high:g}"
     if isinstance(kind, Choice):
         return ", ".join(kind.options)
     if isinstance(kind, ExpressionMix):
         return "object of " + ", ".join(expressions()) + ", each 0 to 1"
-    words: dict[type[Kind], str] = {
+    words: dict[type[FieldType], str] = {
         Switch: "true, false",
         FaceChoice: "largest, leftmost, central, 0, 1, ...",
-        Picture: "base64 or data URL",
-        Pictures: "list of base64 or data URLs",
-        Region: "{x, y, w, h} in 0..1, or a mask picture",
+        PictureType: "base64 or data URL",
+        PicturesType: "list of base64 or data URLs",
+        RegionType: "{x, y, w, h} in 0..1, or a mask picture",
         Blocks: 'object such as {"middle": 0.5}, each 0 to 10',
     }
     return words.get(type(kind), "text")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from facesnap.settings.field_types import Choice, FieldType, Number, Switch, Text
+from facesnap.settings.model import MOST_PEOPLE, PEOPLE
 from facesnap.webui import log
-from facesnap.webui.fields import Choice, Kind, Number, Switch, Text
-from facesnap.webui.model import MOST_PEOPLE, PEOPLE
 
 SECTION = ("facesnap", "FaceSnap")
 MOST_PEOPLE_KEY, LOG_KEY = "facesnap_people", "facesnap_log"
@@ -24,7 +24,7 @@ class Option:
     """
 
     key: str
-    kind: Kind | None
+    kind: FieldType | None
     default: Any
     label: str
     info: str

@@ -15,9 +15,9 @@ otherwise. Everything follows from seeds: a person's number, and a picture's num
 
 from facesnap.world.captions import caption
 from facesnap.world.dataset import Dataset
-from facesnap.world.expressions import View, express
+from facesnap.world.expressions import CameraView, express
 from facesnap.world.look import Look
-from facesnap.world.person import Brows, Person
+from facesnap.world.person import Brows, SyntheticPerson
 from facesnap.world.render import World
 from facesnap.world.splits import SPLITS, people, split_of
 from facesnap.world.truth import REGIONS, Picture, Truth
@@ -26,12 +26,12 @@ __all__ = [
     "REGIONS",
     "SPLITS",
     "Brows",
+    "CameraView",
     "Dataset",
     "Look",
-    "Person",
     "Picture",
+    "SyntheticPerson",
     "Truth",
-    "View",
     "World",
     "caption",
     "express",

@@ -31,7 +31,7 @@ from PIL import Image
 from facesnap.errors import SettingsError
 from facesnap.world.captions import caption
 from facesnap.world.look import Look
-from facesnap.world.person import Person
+from facesnap.world.person import SyntheticPerson
 from facesnap.world.render import World, checked_size
 from facesnap.world.splits import people as checked_people
 from facesnap.world.splits import split_of
@@ -166,7 +166,7 @@ def write_shard(job: Job) -> Path:
     part = file.with_suffix(".part")
     with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
         for seed in people:
-            person = Person.sample(seed)
+            person = SyntheticPerson.sample(seed)
             for number in range(pictures):
                 picture = world.render(person, Look.sample(number, person), size)
                 for name, content in members(picture, f"{seed:07d}_{number:03d}"):
@@ -191,7 +191,7 @@ def mosaic(people: Iterable[int], pictures: int, *, size: int = 128, scale: int 
     """A row of pictures for each person, enlarged."""
     world, rows = _world(), []
     for seed in people:
-        person = Person.sample(seed)
+        person = SyntheticPerson.sample(seed)
         row = [world.render(person, Look.sample(number, person), size).image for number in range(pictures)]
         rows.append(np.concatenate(row, axis=1))
     sheet = Image.fromarray(np.concatenate(rows))

@@ -38,7 +38,7 @@ STRONG_YAW = 18.0  # degrees from which a caption calls a head turned
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """Everything about a picture that a landmark picture can ask for: expression, pose, framing.
 
     Attributes:
@@ -62,14 +62,14 @@ class View:
     shoulders: float = 0.0
 
     @staticmethod
-    def sample(rng: np.random.RandomState) -> View:
+    def sample(rng: np.random.RandomState) -> CameraView:
         """A random view: two thirds face the camera within about 15 degrees, one third turn up to 38."""
         name = str(rng.choice(list(EXPRESSIONS), p=list(EXPRESSIONS.values())))
         strength = rng.uniform(0.45, 0.8) if name in _GRIM else rng.uniform(0.6, 1.0)
         actions = express(name, float(strength), rng)
         yaw = rng.normal(0, 9) if rng.uniform() < 2 / 3 else rng.uniform(-38, 38)
         yaw = float(np.clip(yaw, -38, 38))
-        return View(
+        return CameraView(
             expression=name,
             actions=actions,
             yaw=yaw,

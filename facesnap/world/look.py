@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from facesnap.world import palette
-from facesnap.world.expressions import View
-from facesnap.world.person import Person
+from facesnap.world.expressions import CameraView
+from facesnap.world.person import SyntheticPerson
 from facesnap.world.seeds import stream
 
 HAIR: dict[str, float] = {
@@ -71,11 +71,11 @@ class Look:
     backdrop: str = "plain"
     light: str = "soft"
     style: str = "photo"
-    view: View = field(default_factory=View)
+    view: CameraView = field(default_factory=CameraView)
     seed: int = 0
 
     @staticmethod
-    def sample(picture: int, person: Person) -> Look:
+    def sample(picture: int, person: SyntheticPerson) -> Look:
         """The look of a person's `picture`-th picture (0, 1, ...)."""
         rng = stream("look", person.seed, picture)
 
@@ -93,7 +93,7 @@ class Look:
             backdrop=str(rng.choice(BACKDROPS)),
             light=pick(LIGHTS),
             style=pick(STYLES),
-            view=View.sample(rng),
+            view=CameraView.sample(rng),
             seed=int(rng.randint(1 << 30)),
         )
 

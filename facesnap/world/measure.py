@@ -12,7 +12,7 @@ import numpy as np
 from facesnap.errors import NoFaceError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.world.look import GLASSES, STYLES, Look
-from facesnap.world.person import Person
+from facesnap.world.person import SyntheticPerson
 from facesnap.world.render import World
 from facesnap.world.splits import SPLITS
 
@@ -113,7 +113,7 @@ def measure(
     world, first = World(), SPLITS["held_out"].start
     rows: dict[str, list[tuple[int, Look, np.ndarray | None]]] = {name: [] for name in SETS}
     for seed in progress(range(first, first + people)):
-        person = Person.sample(seed)
+        person = SyntheticPerson.sample(seed)
         for number in range(pictures):
             for name, change in SETS.items():
                 look = change(Look.sample(number, person))

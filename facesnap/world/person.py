@@ -41,7 +41,7 @@ class Brows:
 
 
 @dataclass(frozen=True)
-class Person:
+class SyntheticPerson:
     """An identity: shape, skin, eyes, lips and brows. Colours are linear RGB in 0..1.
 
     Attributes:
@@ -65,7 +65,7 @@ class Person:
     freckles: float
 
     @staticmethod
-    def sample(seed: int) -> Person:
+    def sample(seed: int) -> SyntheticPerson:
         """The person of a seed.
 
         Raises:
@@ -91,7 +91,7 @@ class Person:
             density=rng.uniform(0.5, 1.0),
             colour=str(rng.choice(hues, p=odds_of_hues / odds_of_hues.sum())),
         )
-        return Person(
+        return SyntheticPerson(
             seed=seed,
             head=head,
             tone=tone,

@@ -13,13 +13,13 @@ import numpy as np
 
 from facesnap.errors import SettingsError
 from facesnap.world import lighting, palette, skin, styles
-from facesnap.world.expressions import View
+from facesnap.world.expressions import CameraView
 from facesnap.world.hair import CROWN, edge_index
 from facesnap.world.head import HeadModel, head_model
 from facesnap.world.look import Look
 from facesnap.world.mesh import TWO_SIDED, Material, blended, dot, f32, unit
 from facesnap.world.paint import Paint, Surface, interpolated, painted
-from facesnap.world.person import Person
+from facesnap.world.person import SyntheticPerson
 from facesnap.world.raster import Fragments, rasterise
 from facesnap.world.scene import Scene, Sitter, Stage
 from facesnap.world.seeds import stream
@@ -47,7 +47,7 @@ class World:
         self._stage = Stage(self.model)
         self._sitter: Sitter | None = None
 
-    def render(self, person: Person, look: Look, size: int = 128) -> Picture:
+    def render(self, person: SyntheticPerson, look: Look, size: int = 128) -> Picture:
         """One portrait.
 
         Args:
@@ -113,7 +113,9 @@ class World:
         rim = 0.10 * edge * openness * light.ambient / 0.45
         return paint.albedo * diffuse + glint[:, None] * tint + rim[:, None] * np.minimum(1.5 * paint.albedo + 0.1, 1)
 
-    def _truth(self, person: Person, look: Look, head: np.ndarray, fragments: Fragments, regions: np.ndarray) -> Truth:
+    def _truth(
+        self, person: SyntheticPerson, look: Look, head: np.ndarray, fragments: Fragments, regions: np.ndarray
+    ) -> Truth:
         """Truth from the head's projected vertices (V, 3) and the region map, both at the big size."""
         points = self.model.points(head)  # (72, 3): x, y in big pixels, depth in m
         middle = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)
@@ -155,7 +157,7 @@ class _Camera:
     zoom: float = 1.0
 
     @staticmethod
-    def of(scene: Scene, view: View) -> _Camera:
+    def of(scene: Scene, view: CameraView) -> _Camera:
         look_at = f32(_LOOK_AT)
         look_at[0] = 0.7 * scene.head[:, 0].mean()  # the camera follows a turned head most of the way
         camera = _Camera(look_at, _FOCAL * view.zoom, f32([0.5 + view.shift[0], 0.5 + view.shift[1]]))

@@ -13,7 +13,7 @@ from facesnap.world.hair import Hair, HairGrid
 from facesnap.world.head import HeadModel
 from facesnap.world.look import Look
 from facesnap.world.mesh import Material, Mesh, merge, mesh, vertex_normals
-from facesnap.world.person import Person
+from facesnap.world.person import SyntheticPerson
 from facesnap.world.seeds import stream
 
 _PIVOT = np.array([0.0, -0.035, 0.0], dtype=np.float32)  # m, the head turns about it
@@ -23,7 +23,7 @@ _PIVOT = np.array([0.0, -0.035, 0.0], dtype=np.float32)  # m, the head turns abo
 class Sitter:
     """What is computed once a person: the neutral head (V, 3) and the marks on its skin."""
 
-    person: Person
+    person: SyntheticPerson
     neutral: np.ndarray
     marks: skin.Marks
 
@@ -55,7 +55,7 @@ class Stage:
         self._grid = HairGrid(model)
         self._wardrobe = Wardrobe(model)
 
-    def sitter(self, person: Person) -> Sitter:
+    def sitter(self, person: SyntheticPerson) -> Sitter:
         """The part of a person's scenes that no look changes."""
         return Sitter(person, self._model.neutral(person.head), skin.draw_marks(person, self._model))
 

@@ -14,7 +14,7 @@ import numpy as np
 from facesnap.world import palette
 from facesnap.world.head import HeadModel
 from facesnap.world.mesh import dot, f32, smoothstep
-from facesnap.world.person import Person
+from facesnap.world.person import SyntheticPerson
 from facesnap.world.seeds import stream
 
 SHEET = (512, 640)  # rows, columns
@@ -57,7 +57,7 @@ class Marks:
     mottle: np.ndarray
 
 
-def draw_marks(person: Person, model: HeadModel) -> Marks:
+def draw_marks(person: SyntheticPerson, model: HeadModel) -> Marks:
     """Everything painted on a person's skin that belongs to the identity."""
     rng = stream("marks", person.seed)
     points = on_sheet(model.points(model.mean))  # (72, 2)
@@ -77,7 +77,7 @@ def draw_marks(person: Person, model: HeadModel) -> Marks:
     )
 
 
-def _brows(person: Person, points: np.ndarray) -> np.ndarray:
+def _brows(person: SyntheticPerson, points: np.ndarray) -> np.ndarray:
     """Both brows, each a stroke along the mesh's brow line, thickest at a third from its inner end."""
     brows, sheet = person.brows, _blank()
     along = np.linspace(0, 1, 48)  # 0 outer end .. 1 inner end
@@ -146,7 +146,7 @@ def draw_beard(kind: str, model: HeadModel, rng: np.random.RandomState) -> np.nd
 
 
 def paint_skin(
-    person: Person, marks: Marks, beard: np.ndarray | None, beard_colour: np.ndarray, model: HeadModel,
+    person: SyntheticPerson, marks: Marks, beard: np.ndarray | None, beard_colour: np.ndarray, model: HeadModel,
     coords: np.ndarray, uv: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Colour (M, 3) and gloss (M,) of skin fragments at mean-head positions (M, 3) and texture places (M, 2)."""
@@ -176,7 +176,7 @@ def paint_skin(
     return colour, (gloss * (1 - brows) * (1 - inside)).astype(np.float32)
 
 
-def paint_eyes(person: Person, gaze: tuple[float, float], model: HeadModel, coords: np.ndarray) -> np.ndarray:
+def paint_eyes(person: SyntheticPerson, gaze: tuple[float, float], model: HeadModel, coords: np.ndarray) -> np.ndarray:
     """Colour (M, 3) of eye fragments: white, iris with a dark rim, pupil, and the upper lid's shadow."""
     centre = model.eyes[(coords[:, 0] > 0).astype(np.int64)]  # (M, 3)
     across, down = ((coords[:, :2] - centre[:, :2]) * 1000 - f32(gaze)).T  # mm

@@ -9,7 +9,7 @@ import numpy as np
 
 from facesnap.world.captions import caption
 from facesnap.world.look import Look
-from facesnap.world.person import Person
+from facesnap.world.person import SyntheticPerson
 from facesnap.world.splits import split_of
 
 # Kinds of surface, in the order of their numbers in a region map.
@@ -29,7 +29,7 @@ class Truth:
         regions: (size, size) uint8, numbers of REGIONS.
     """
 
-    person: Person
+    person: SyntheticPerson
     look: Look
     points: np.ndarray
     seen: np.ndarray

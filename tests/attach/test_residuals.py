@@ -10,7 +10,17 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from facesnap.attach import Pictures, Row, RowPlan, Speed, Structure, Tile, Topology, View, attach
+from facesnap.attach import (
+    ControlConditioning,
+    ControlPictures,
+    ControlView,
+    Row,
+    RowPlan,
+    Speed,
+    Tile,
+    Topology,
+    attach,
+)
 from facesnap.attach.crop import cut, paste, plan_crop
 from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.residuals import ResidualInjection
@@ -39,26 +49,26 @@ class Setting:
         g = torch.Generator().manual_seed(11)
         self.tokens = torch.randn(2, 5, CONTEXT[base], generator=g)  # uncond, cond
         self.canvas = torch.rand(1, 3, 1024, 1024, generator=g)
-        self.views: list[View] = []
+        self.views: list[ControlView] = []
 
-    def draw(self, view: View) -> Pictures:
+    def draw(self, view: ControlView) -> ControlPictures:
         self.views.append(view)
-        return Pictures(landmarks=self.picture(view))
+        return ControlPictures(landmarks=self.picture(view))
 
-    def picture(self, view: View) -> Tensor:
+    def picture(self, view: ControlView) -> Tensor:
         whole = F.interpolate(self.canvas, view.frame)
         return whole[..., view.top : view.top + view.height, view.left : view.left + view.width]
 
-    def person(self, **changes) -> Structure:
+    def person(self, **changes) -> ControlConditioning:
         uncond, cond = (self.net.project_tokens(tokens[None]) for tokens in self.tokens)
-        return replace(Structure(self.net, cond, self.draw, uncond), **changes)
+        return replace(ControlConditioning(self.net, cond, self.draw, uncond), **changes)
 
     @torch.no_grad()
     def residuals(self, batch: Batch, x: Tensor | None = None, picture: Tensor | None = None) -> list[Tensor]:
         """diffusers' residuals of all rows: the skips', then the middle's."""
         h, w = batch.x.shape[-2:]
         if picture is None:
-            picture = self.picture(View((8 * h, 8 * w), 0, 0, 8 * h, 8 * w))
+            picture = self.picture(ControlView((8 * h, 8 * w), 0, 0, 8 * h, 8 * w))
         added = {"text_embeds": batch.text_embeds, "time_ids": batch.time_ids}
         x = batch.x[:, :4] if x is None else x
         down, mid = self.donor(
@@ -78,7 +88,9 @@ def setting(request: pytest.FixtureRequest) -> Setting:
     return Setting(*request.param)
 
 
-def attached(setting: Setting, batch: Batch, *people: Structure, speed: Speed = Speed.EXACT, progress=0.5) -> Tensor:
+def attached(
+    setting: Setting, batch: Batch, *people: ControlConditioning, speed: Speed = Speed.EXACT, progress=0.5
+) -> Tensor:
     plan = RowPlan(ROWS, progress, steps=30)
     with attach(setting.unet, [], plan, people, speed):
         return run(setting.unet, batch)
@@ -215,10 +227,12 @@ def test_fast_computes_a_square_around_the_face(face: tuple[float, ...], enlarge
     assert sizes == [(1, 4, crop.side * k, crop.side * k)]  # the cond row, the square
     with torch.no_grad():
         if k == 1:
-            hint = cut(setting.net.embed_hint(setting.picture(View((512, 384), 0, 0, 512, 384))), crop)
+            hint = cut(setting.net.embed_hint(setting.picture(ControlView((512, 384), 0, 0, 512, 384))), crop)
         else:
             assert setting.views == [
-                View((512 * k, 384 * k), 8 * k * crop.top, 8 * k * crop.left, 8 * k * crop.side, 8 * k * crop.side)
+                ControlView(
+                    (512 * k, 384 * k), 8 * k * crop.top, 8 * k * crop.left, 8 * k * crop.side, 8 * k * crop.side
+                )
             ]
             hint = setting.net.embed_hint(setting.picture(setting.views[0]))
         down, mid = setting.net(cut(batch.x[1:], crop), batch.t[1:], setting.tokens[1:], hint)
@@ -324,7 +338,7 @@ def test_tiles_see_their_piece_of_the_landmark_picture() -> None:
     with attach(setting.unet, [], RowPlan(rows), [setting.person(region=region)], Speed.EXACT):
         ours = run(setting.unet, batch)
     with torch.no_grad():
-        hint = setting.net.embed_hint(setting.picture(View((128, 192), 0, 0, 128, 192)))
+        hint = setting.net.embed_hint(setting.picture(ControlView((128, 192), 0, 0, 128, 192)))
     for i, tile in enumerate(tiles):
         part = batch.rows(slice(2 * i, 2 * i + 2))
         piece = slice(tile.left, tile.left + 16)
@@ -333,7 +347,7 @@ def test_tiles_see_their_piece_of_the_landmark_picture() -> None:
         weights = region[:, piece][None, None]
         maps = [r * F.adaptive_avg_pool2d(weights, r.shape[-2:]) for r in (*down, mid)]
         assert (ours[2 * i : 2 * i + 2] - setting.expected(part, maps)).abs().max() <= TOLERANCE
-    assert setting.views == [View((128, 192), 0, 0, 128, 192)]
+    assert setting.views == [ControlView((128, 192), 0, 0, 128, 192)]
 
 
 @pytest.mark.parametrize(("unet_type", "net_type"), [("bfloat16", "float32"), ("float32", "bfloat16")])

@@ -7,14 +7,14 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facesnap.attach.reuse import FEWEST_STEPS, Reuse, may_reuse
+from facesnap.attach.residual_cache import FEWEST_STEPS, ResidualCache, may_reuse
 
 Call = tuple[str, float, float]  # kind, t, progress
 
 
 def play(calls: list[Call], steps: int | None) -> list[tuple[int, bool]]:
     """For each call, the number of the call whose value it got, and whether that was its own."""
-    reuse: Reuse[int] = Reuse()
+    reuse: ResidualCache[int] = ResidualCache()
     got = [reuse.get(kind, (t,), progress, steps, lambda i=i: i) for i, (kind, t, progress) in enumerate(calls)]
     assert reuse.computed + reuse.reused == len(calls)
     assert reuse.computed == sum(i == source for i, source in enumerate(got))

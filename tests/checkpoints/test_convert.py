@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from facesnap.attach import LoraPart, RowPlan, attach
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.registry import load_adapter
 from facesnap.cli import main
 from facesnap.errors import CheckpointError, IdentityMismatchError
 from facesnap.faces.identity import Identity
 from facesnap.faces.recognisers import RECOGNISERS
-from facesnap.person import PersonSettings
-from facesnap.portrait import Studio
-from tests.checkpoints.test_families import TOLERANCE, conditioning, inputs, ldm_of, widths_of
+from facesnap.families.registry import load_adapter
+from facesnap.pipeline.person import PersonSettings
+from facesnap.pipeline.pipeline import FaceSnapPipeline
+from tests.families.test_families import TOLERANCE, conditioning, inputs, ldm_of, widths_of
 from tests.networks import CONTEXT, Batch, run
 from tests.public_files import public_state, write
 
@@ -134,32 +134,32 @@ def test_public_files_name_their_recogniser(tmp_path: Path) -> None:
         ("instantid", "sdxl", "glintr100", "w600k_r50"),
     ):
         path = write(public_state(family, widths_of(ldm_of(base)), CONTEXT[base]), tmp_path, family, base)
-        studio = Studio(load_adapter(path))
+        pipeline = FaceSnapPipeline(load_adapter(path))
         known, pack = RECOGNISERS[wanted].sha256, RECOGNISERS[wanted].packs[0]
         for recogniser, alias in ((known, "any folder"), ("00" * 32, pack), ("00" * 32, pack.upper())):
-            studio.check(_identity(recogniser, alias))
-            assert studio.conditioning(_identity(recogniser, alias)).cond
+            pipeline.check(_identity(recogniser, alias))
+            assert pipeline.conditioning(_identity(recogniser, alias)).cond
         for recogniser, alias in (
             (RECOGNISERS[other].sha256, pack),  # another pack's file under this pack's name
             ("00" * 32, RECOGNISERS[other].packs[0]),
             ("00" * 32, "auraface"),
         ):
             with pytest.raises(IdentityMismatchError, match=rf"{wanted} \(pack {pack}.*--pack {pack}"):
-                studio.check(_identity(recogniser, alias))
+                pipeline.check(_identity(recogniser, alias))
 
 
 def test_one_lora_for_all_people(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(public_state("faceid", widths_of(ldm_of("sd15")), CONTEXT["sd15"]), tmp_path, "faceid", "sd15")
-    studio = Studio(load_adapter(path))
+    pipeline = FaceSnapPipeline(load_adapter(path))
     left, right = torch.zeros(8, 8), torch.zeros(16, 16)
     left[:, :4] = right[:, 8:] = 1
-    assert studio.loras([PersonSettings(lora=0.0)]) == [] == studio.loras([])
-    both = studio.loras([PersonSettings(lora=0.5, region=left, lora_in_region=True),
+    assert pipeline.loras([PersonSettings(lora=0.0)]) == [] == pipeline.loras([])
+    both = pipeline.loras([PersonSettings(lora=0.5, region=left, lora_in_region=True),
                          PersonSettings(lora=0.7, region=right, lora_in_region=True)])  # fmt: skip
     assert len(both) == 1 and both[0].strength == 0.7 and float(both[0].region.min()) == 1
-    (one,) = studio.loras([PersonSettings(region=left, lora_in_region=True), PersonSettings(region=right)])
+    (one,) = pipeline.loras([PersonSettings(region=left, lora_in_region=True), PersonSettings(region=right)])
     assert one.region is None and one.strength == 1.0
-    from facesnap.checkpoints.faceid import loras_in_prompt
+    from facesnap.families.faceid import loras_in_prompt
 
     assert loras_in_prompt("a <lora:ip-adapter-faceid-plusv2_sd15_lora:0.6> man") == [
         "ip-adapter-faceid-plusv2_sd15_lora"

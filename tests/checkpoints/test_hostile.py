@@ -20,8 +20,8 @@ from safetensors.torch import save
 
 from facesnap.checkpoints import pickles
 from facesnap.checkpoints.files import DTYPES, read_file, read_outline
-from facesnap.checkpoints.registry import load_adapter
 from facesnap.errors import CheckpointError
+from facesnap.families.registry import load_adapter
 from tests.networks import CONTEXT
 from tests.public_files import public_state
 

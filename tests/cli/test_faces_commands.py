@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from facesnap.cli import analyse, doctor, identity
-from facesnap.doctor import ERROR, NOTE, OK, examine, installed_versions, overlaps, packages
 from facesnap.errors import CheckpointError, FaceSnapError, NoFaceError, SettingsError
+from facesnap.weights.doctor import ERROR, NOTE, OK, examine, installed_versions, overlaps, packages
 
 
 def call(module: ModuleType, *arguments: object) -> int:

@@ -19,8 +19,8 @@ from facesnap.demo import shipped, trained, untrained, untrained_run
 from facesnap.errors import CheckpointError, IdentityMismatchError, SettingsError
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost
-from facesnap.training.tiny.data import ARRAYS, RECORDS
-from facesnap.training.tiny.ship import ship
+from facesnap.tiny.data import ARRAYS, RECORDS
+from facesnap.tiny.ship import ship
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +111,7 @@ def test_the_demo_takes_the_shipped_weights(
     monkeypatch.setattr(trained, "PROMPTS", dict(list(trained.PROMPTS.items())[:1]))
     loaded = shipped.load(world.analyser, weights)
     assert {p.dtype for p in loaded.host.unet.parameters()} == {torch.float32}
-    assert {p.dtype for p in loaded.studio.adapter.mixer.parameters()} == {torch.float32}
+    assert {p.dtype for p in loaded.pipeline.adapter.mixer.parameters()} == {torch.float32}
     report = trained.run_trained(tmp_path / "out", world.analyser, weights=weights)
     assert report["people"] == ["1000000", "astronaut"]
     assert [entry["kind"] for entry in report["pictures"][:2]] == ["without", "with"]

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from facesnap.checkpoints.files import read_file
 from facesnap.demo import untrained
-from facesnap.doctor import NOTE, OK, parsers
 from facesnap.errors import CheckpointError, EncoderError, NoFaceError
 from facesnap.faces import encoder_files as files
 from facesnap.faces.analyser import FaceAnalyser
@@ -26,6 +25,7 @@ from facesnap.faces.grey_face import aligned_head, find_parser
 from facesnap.faces.identity import Identity
 from facesnap.faces.tower import PUBLISHED, PUBLISHED_NAME, TowerEncoder, load_encoder
 from facesnap.models.eva_tower import EvaTower
+from facesnap.weights.doctor import NOTE, OK, parsers
 from tests import eva
 from tests.models.test_face_parsing import facexlib_networks
 

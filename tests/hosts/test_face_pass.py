@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from facesnap.attach import Conditioning, Structure, Tile
+from facesnap.attach import Conditioning, ControlConditioning, Tile
 from facesnap.errors import CheckpointError
+from facesnap.hosts.base import Parts
 from facesnap.hosts.face_pass import join, owners
-from facesnap.hosts.parts import Parts
 from facesnap.hosts.tiles import crop_of, inside, pass_piece
 from facesnap.hosts.webui import NOTE
 from tests.hosts.test_webui import Recorder, prepare, processing, sampled
@@ -92,8 +92,8 @@ def test_a_picture_without_people_lends_none(world, two) -> None:
     assert torch.equal(sampled(inner), painted(world, [], (0.7, 0.2, 0.9, 0.6)))
 
 
-def structure(face: tuple[float, float, float, float], region: torch.Tensor | None = None) -> Structure:
-    return Structure(None, (), None, face=face, region=region)  # type: ignore[arg-type] # places only
+def structure(face: tuple[float, float, float, float], region: torch.Tensor | None = None) -> ControlConditioning:
+    return ControlConditioning(None, (), None, face=face, region=region)  # type: ignore[arg-type] # places only
 
 
 def test_landmarks_tell_where_people_without_a_region_are(person) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from facesnap.cache import FileDigests
 from facesnap.demo import untrained
 from facesnap.errors import CheckpointError, NoFaceError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
@@ -19,15 +18,16 @@ from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
 from facesnap.hosts.webui import NOTE
 from facesnap.models.mixer import FacialAttributeMixer
+from facesnap.pipeline.cache import FileDigests
+from facesnap.settings.infotext import SKIPPED, VERSION
 from facesnap.webui import options
-from facesnap.webui.folders import Folders
-from facesnap.webui.generation import after_picture, begin, finish
-from facesnap.webui.identities import IdentityStore
-from facesnap.webui.infotext import SKIPPED, VERSION
-from facesnap.webui.results import KEY, RESULTS
-from facesnap.webui.studios import Studios
-from facesnap.webui.xyz import NOTES
-from tests.checkpoints.test_families import widths_of
+from facesnap.webui.generation.job import after_picture, begin, finish
+from facesnap.webui.generation.loader import PipelineLoader
+from facesnap.webui.generation.results import KEY, RESULTS
+from facesnap.webui.generation.xyz import NOTES
+from facesnap.weights.folders import Folders
+from facesnap.weights.identities import IdentityStore
+from tests.families.test_families import widths_of
 from tests.hosts.test_webui import processing, sampled
 from tests.networks import diffusers_unet, ldm_unet
 from tests.public_files import public_state, write
@@ -56,8 +56,8 @@ def page() -> dict:
 
 
 @pytest.fixture()
-def shared(models, page) -> Studios:
-    return Studios(lambda: Folders.of(models), lambda: options.values(page))
+def shared(models, page) -> PipelineLoader:
+    return PipelineLoader(lambda: Folders.of(models), lambda: options.values(page))
 
 
 @pytest.fixture()
@@ -69,7 +69,7 @@ def run(world, shared, astronaut):
         begin(world.host, shared, p, args)
         return p, sampled(p)
 
-    run.studios = shared
+    run.loader = shared
     return run
 
 
@@ -158,7 +158,7 @@ def test_the_api_is_told_of_failures(run, snap, world) -> None:
         raise RuntimeError("planted")
 
     p = processing(world, width=64, height=64, prompt="", before_step=fail)
-    begin(world.host, run.studios, p, [snap])
+    begin(world.host, run.loader, p, [snap])
     with pytest.raises(RuntimeError, match="planted"):
         sampled(p)
     assert RESULTS.last()[0].json()["error"] == "planted"
@@ -181,7 +181,7 @@ def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_
         assert "the pose is not used" in note and "applied twice" in note
         shutil.rmtree(pack)
         p = processing(world, width=64, height=64, prompt="")
-        begin(world.host, Studios(shared.folders, shared.options), p, [{**snap, "adapter": file.stem}])
+        begin(world.host, PipelineLoader(shared.folders, shared.options), p, [{**snap, "adapter": file.stem}])
         with pytest.raises(PackError, match="w600k_r50") as refused:
             sampled(p)
         assert refused.value.status_code == 503
@@ -196,13 +196,13 @@ def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> Non
     IdentityStore(shared.folders().identities).save(replace(identity, name="Zoe"), replace=True)
     hidden = (models / "FaceSnap" / PACK).rename(models.parent / "elsewhere")
     try:
-        alone = Studios(shared.folders, shared.options)
+        alone = PipelineLoader(shared.folders, shared.options)
         p = processing(world, width=64, height=64, prompt="")
         begin(world.host, alone, p, [{"identity": "zoe", "preset": "Faithful"}])
         assert torch.equal(sampled(p), made)
         assert p.extra_generation_params["FaceSnap identity"].startswith("zoe [")
         p = processing(world, width=64, height=64, prompt="")
-        begin(world.host, Studios(shared.folders, shared.options), p, [snap])
+        begin(world.host, PipelineLoader(shared.folders, shared.options), p, [snap])
         with pytest.raises(PackError, match="No pack has the recogniser"):
             sampled(p)
     finally:
@@ -230,7 +230,7 @@ def test_refused_or_skipped(run, snap, page, world, unets) -> None:
         run({**nobody, "on_error": "stop"})
     world.standin.load(unets[2])  # SDXL
     p = processing(world, width=64, height=64, prompt="")
-    begin(world.host, Studios(lambda: None, lambda: 1 / 0), p, [snap])  # a mistake of ours
+    begin(world.host, PipelineLoader(lambda: None, lambda: 1 / 0), p, [snap])  # a mistake of ours
     with pytest.raises(ZeroDivisionError):
         sampled(p)
 

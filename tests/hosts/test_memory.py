@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from facesnap.attach import Pictures, Speed, Structure, View
+from facesnap.attach import ControlConditioning, ControlPictures, ControlView, Speed
 from facesnap.errors import CheckpointError
-from facesnap.hosts.forge_memory import Carrier
+from facesnap.hosts.base import Parts
+from facesnap.hosts.forge_memory import FFRNetCarrier
 from facesnap.hosts.memory import computing
-from facesnap.hosts.parts import Parts
 from facesnap.models.fidelity import FFRNet
 from tests.devices import CPU, GPU, Devices, places
 from tests.hosts.test_webui import processing, sampled
@@ -55,17 +55,17 @@ def host(world, nets, monkeypatch):
         assert places(net) == {CPU} and all(map(torch.equal, before, net.parameters()))
 
 
-def structure(net: FFRNet, **more) -> Structure:
+def structure(net: FFRNet, **more) -> ControlConditioning:
     cond = torch.randn(1, 5, CONTEXT["sd15"], generator=torch.Generator().manual_seed(1))
-    return Structure(net, net.project_tokens(cond), draw, **more)
+    return ControlConditioning(net, net.project_tokens(cond), draw, **more)
 
 
-def draw(view: View) -> Pictures:
+def draw(view: ControlView) -> ControlPictures:
     picture = torch.rand(1, 3, view.height, view.width, generator=torch.Generator().manual_seed(view.height))
-    return Pictures(landmarks=picture)
+    return ControlPictures(landmarks=picture)
 
 
-def generate(host: SimpleNamespace, *structures: Structure, passes: str = "both", **more) -> Tensor:
+def generate(host: SimpleNamespace, *structures: ControlConditioning, passes: str = "both", **more) -> Tensor:
     """One generation on the GPU, the picture on the CPU."""
     return made(host, request(host, **more), *structures, passes=passes)
 
@@ -76,7 +76,7 @@ def request(host: SimpleNamespace, **more) -> Processing:
     return p
 
 
-def made(host: SimpleNamespace, p: Processing, *structures: Structure, passes: str = "both") -> Tensor:
+def made(host: SimpleNamespace, p: Processing, *structures: ControlConditioning, passes: str = "both") -> Tensor:
     host.host.enlist(p, lambda topology: Parts(host.people, structures, Speed.EXACT), passes)
     return sampled(p).cpu()
 
@@ -268,7 +268,7 @@ def test_forge_moves_the_network_itself(forge) -> None:
     for _ in range(3):
         p = request(forge, enable_hr=True)
         p.before_step = lambda denoiser: seen.append(
-            sum(isinstance(one.model.model, Carrier) for one in memory.current_loaded_models)
+            sum(isinstance(one.model.model, FFRNetCarrier) for one in memory.current_loaded_models)
         )
         made(forge, p, structure(forge.nets[0]), structure(forge.nets[0], strength=0.5))
     assert seen == [1] * 24 and all(preserved > 0 for preserved in forge.standin.preserved)
@@ -284,7 +284,9 @@ def test_forge_sends_the_network_away_when_it_needs_the_room(forge) -> None:
     net.float()  # the UNet's dtype
     try:
         stays = generate(forge, structure(net))
-        carrier = next(m for one in forge.memory.current_loaded_models if isinstance(m := one.model.model, Carrier))
+        carrier = next(
+            m for one in forge.memory.current_loaded_models if isinstance(m := one.model.model, FFRNetCarrier)
+        )
         forge.memory.unload_all_models()
         assert living(forge) == 0
         pairs = list(zip(carrier.net.parameters(), net.parameters(), strict=True))
@@ -300,7 +302,7 @@ def test_forge_sends_the_network_away_when_it_needs_the_room(forge) -> None:
 def send_away(memory) -> None:
     """What the host does with a model that it needs the room of."""
     for i in reversed(range(len(memory.current_loaded_models))):
-        if isinstance(memory.current_loaded_models[i].model.model, Carrier):
+        if isinstance(memory.current_loaded_models[i].model.model, FFRNetCarrier):
             memory.current_loaded_models.pop(i).model_unload()
 
 

@@ -18,7 +18,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from facesnap.attach import Pictures, Speed, Structure, View
+from facesnap.attach import ControlConditioning, ControlPictures, ControlView, Speed
 from facesnap.demo import untrained
 from facesnap.demo.untrained import draw
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
@@ -28,14 +28,16 @@ from tests.networks import HEAD, ffrnet_for, redraw
 PICTURE = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
 
 
-def _draw(view: View) -> Pictures:
+def _draw(view: ControlView) -> ControlPictures:
     resized = Image.fromarray(PICTURE).resize((view.width, view.height), Image.Resampling.NEAREST)
-    return Pictures(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255)
+    return ControlPictures(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255)
 
 
-def _person(net: FFRNet, context: int, seed: int = 1) -> Structure:
+def _person(net: FFRNet, context: int, seed: int = 1) -> ControlConditioning:
     cond, uncond = torch.randn(2, 1, 5, context, generator=torch.Generator().manual_seed(seed))
-    return Structure(net, net.project_tokens(cond), _draw, net.project_tokens(uncond), face=(0.3, 0.2, 0.6, 0.5))
+    return ControlConditioning(
+        net, net.project_tokens(cond), _draw, net.project_tokens(uncond), face=(0.3, 0.2, 0.6, 0.5)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> DiffusersHost:
 
 
 @pytest.fixture(scope="module")
-def person(host: DiffusersHost) -> Structure:
+def person(host: DiffusersHost) -> ControlConditioning:
     return _person(untrained.make_ffrnet(host.unet, 22), untrained.CONTEXT)
 
 
-def _count(host, person: Structure, speed: Speed, cfg: float = 7.0, **kwargs) -> tuple[int, list[int], np.ndarray]:
+def _count(
+    host, person: ControlConditioning, speed: Speed, cfg: float = 7.0, **kwargs
+) -> tuple[int, list[int], np.ndarray]:
     """UNet calls, FFRNet's rows call by call, and the picture."""
     calls, rows = [], []
     handles = [
@@ -138,7 +142,7 @@ def test_sdxl_pipelines_give_ffrnet_their_vector(sdxl) -> None:
     sampling = Sampling("a person", sampler="DDIM", steps=3, size=(128, 128), cfg=4.0, seed=5)
     prompts = sdxl.encode_prompt("a person", negative_prompt="")[:2]  # cond, uncond
     cond, uncond = (net.project_tokens(prompt) for prompt in prompts)
-    person = Structure(net, cond, _draw, uncond)
+    person = ControlConditioning(net, cond, _draw, uncond)
     bare = np.asarray(host.sample(sampling, [])[0], dtype=int)
     ours = np.asarray(host.sample(sampling, [], structures=[person], speed=Speed.EXACT)[0], dtype=int)
     donor = ControlNetModel.from_unet(sdxl.unet)

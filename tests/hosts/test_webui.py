@@ -20,7 +20,7 @@ from facesnap.errors import (
     NoFaceError,
     PackError,
 )
-from facesnap.hosts.parts import Parts
+from facesnap.hosts.base import Parts
 from facesnap.hosts.tiles import TileWalk, pass_piece
 from facesnap.hosts.webui import NOTE
 from tests.networks import CONTEXT

@@ -20,7 +20,7 @@ from facesnap.demo import untrained
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
 from facesnap.models.fidelity_lora import LoraFFRNet
-from tests.checkpoints.test_families import widths_of
+from tests.families.test_families import widths_of
 from tests.public_files import public_state, write
 
 UNET = "model.diffusion_model."

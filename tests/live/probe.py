@@ -55,22 +55,22 @@ class Probe(scripts.Script):
 
     def process(self, p, *args):  # after FaceSnap's own
         if STATE["structure"]:
-            from facesnap.webui.hosting import current_host
+            from facesnap.webui.process import current_host
 
             current_host().enlist(p, parts)
 
 
 def parts(topology):
-    from facesnap.attach import Pictures, Speed, Structure
-    from facesnap.hosts.parts import Parts
+    from facesnap.attach import ControlConditioning, ControlPictures, Speed
+    from facesnap.hosts.base import Parts
 
     net = NETS.setdefault(topology.names, random_ffrnet(topology))
     cond = net.project_tokens(torch.ones(1, 4, net.config.context_dim))
 
     def draw(view):
-        return Pictures(torch.rand(1, 3, view.height, view.width, generator=torch.Generator().manual_seed(1)))
+        return ControlPictures(torch.rand(1, 3, view.height, view.width, generator=torch.Generator().manual_seed(1)))
 
-    return Parts((), [Structure(net, cond, draw, strength=STATE["structure"])], Speed.EXACT)
+    return Parts((), [ControlConditioning(net, cond, draw, strength=STATE["structure"])], Speed.EXACT)
 
 
 def random_ffrnet(topology):
@@ -125,7 +125,7 @@ def drop():
 def after_call(unet, args, kwargs, output):
     if STATE["fail_at"] is not None and STATE["steps"] >= STATE["fail_at"]:
         raise RuntimeError("planted by the probe")
-    from facesnap.webui.hosting import current_host
+    from facesnap.webui.process import current_host
 
     running = current_host()._running
     x, context = args[0], kwargs["context"]
@@ -206,7 +206,7 @@ def set_state(values: dict = Body(...)):  # noqa: B008
 
 
 def get_state():
-    from facesnap.webui.hosting import current_host
+    from facesnap.webui.process import current_host
 
     return {
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),

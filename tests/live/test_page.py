@@ -19,14 +19,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
 
 from facesnap.checkpoints import native
-from facesnap.download.catalogue import BASES, find
-from facesnap.webui.identities import IdentityStore
-from tests.download.server import Content, Server, serving
+from facesnap.weights.catalogue import BASES, find
+from facesnap.weights.identities import IdentityStore
 from tests.live.checkpoints import Checkpoints
 from tests.live.conftest import FOLDER, start
 from tests.live.webui import WebUI
 from tests.webui.browser import chromium
 from tests.webui.page.driver import Driver
+from tests.weights.server import Content, Server, serving
 
 WIDTHS = (1280, 390)
 HOSTS_OWN = "Cannot read properties of undefined (reading 'props')"  # AUTOMATIC1111 has it without any extension

@@ -16,7 +16,7 @@ from facesnap.demo.untrained import draw
 from facesnap.errors import SettingsError
 from facesnap.faces.align import aligned_crop, similarity, template
 from facesnap.training.align import FeatureReader, ddim_step, layout_loss, semantic_loss, timesteps
-from facesnap.training.config import Alignment, load_config
+from facesnap.training.config import AlignmentConfig, load_config
 from facesnap.training.data import collate
 from facesnap.training.losses import warp
 from facesnap.training.sampled_faces import SampledFaces
@@ -265,7 +265,7 @@ def test_what_does_not_go_together_is_refused(changes) -> None:
     refused("align.pack", identity=1.0)
     refused("through 5 of 4 steps", through=5)
     refused("prompts", prompts=[])
-    assert Alignment().identity == 0.0 and Alignment(prompts=None).prompts is None
+    assert AlignmentConfig().identity == 0.0 and AlignmentConfig(prompts=None).prompts is None
 
 
 def test_the_reader_lets_go(changes) -> None:

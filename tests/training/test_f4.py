@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from facesnap.attach.structure import View
+from facesnap.attach.control import ControlView
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.faces.packs import file_sha256, load_pack
+from facesnap.tiny.recogniser import TinyRecogniser
 from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.config import load_config, parse
 from facesnap.training.data import collate
 from facesnap.training.judges import load_judge
 from facesnap.training.losses import clean_of, warp
-from facesnap.training.tiny.recogniser import TinyRecogniser
 from facesnap.training.trainer import Trainer
 
 
@@ -35,12 +35,14 @@ def trainer(prepared_f4, tmp_path: Path) -> Trainer:
 
 def test_training_and_generation_draw_the_same_picture(trainer: Trainer) -> None:
     from facesnap.landmarks.predictor import Landmarks
-    from facesnap.shape import Shape, draw
+    from facesnap.pipeline.shape import Shape, draw
 
     sample = trainer.samples[(0, 0)]
     assert sample["latents"].shape == (4, 16, 16) and sample["landmarks"].shape == (3, 128, 128)
     points = trainer.shards.tensor(sample["target"], "points").numpy()
-    drawn = draw(Shape(Landmarks(points), (64, 64), ()), View((128, 128), 0, 0, 128, 128), trainer.module.ffrnet.config)
+    drawn = draw(
+        Shape(Landmarks(points), (64, 64), ()), ControlView((128, 128), 0, 0, 128, 128), trainer.module.ffrnet.config
+    )
     assert drawn.landmarks is not None and float(drawn.landmarks.max()) == 1.0
     assert torch.equal(sample["landmarks"], drawn.landmarks[0])
     assert len(list(trainer.fit().iterdir())) > 0  # and FFRNet takes it

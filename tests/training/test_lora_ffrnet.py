@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from facesnap.attach import Pictures, RowPlan, Speed, Structure, attach
+from facesnap.attach import ControlConditioning, ControlPictures, RowPlan, Speed, attach
 from facesnap.checkpoints import native
 from facesnap.demo import untrained
 from facesnap.errors import AttachError, CheckpointError
@@ -56,8 +56,10 @@ def merged(net: LoraFFRNet, unet: torch.nn.Module) -> FFRNet:
 
 
 def generate(unet: torch.nn.Module, net: FFRNet, parts: SimpleNamespace) -> torch.Tensor:
-    draw = lambda view: Pictures(landmarks=parts.picture)  # noqa: E731
-    structure = Structure(net, cond=net.project_tokens(parts.tokens), uncond=None, draw=draw, face=(0, 0, 1, 1))
+    draw = lambda view: ControlPictures(landmarks=parts.picture)  # noqa: E731
+    structure = ControlConditioning(
+        net, cond=net.project_tokens(parts.tokens), uncond=None, draw=draw, face=(0, 0, 1, 1)
+    )
     plan = RowPlan.classifier_free(1, guidance=True, uncond_first=True)
     with attach(unet, [], plan, [structure], Speed.EXACT):
         return networks.run(unet, parts.batch)

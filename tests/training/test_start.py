@@ -11,19 +11,19 @@ import torch
 
 from facesnap.attach import RowPlan, attach
 from facesnap.attach.rows import Row
-from facesnap.checkpoints.registry import load_adapter
 from facesnap.cli import main
 from facesnap.errors import IdentityMismatchError, SettingsError
 from facesnap.faces.recognisers import RECOGNISERS
-from facesnap.mixing import mix
+from facesnap.families.registry import load_adapter
 from facesnap.models.fidelity import FFRNet
-from facesnap.portrait import Studio
-from facesnap.training.config import Adapter as Wanted
+from facesnap.pipeline.id_tokens import mix
+from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.training.config import AdapterConfig as Wanted
 from facesnap.training.config import load_config
 from facesnap.training.start import config_of, starting_adapter
 from facesnap.training.trainer import Trainer
 from facesnap.training.wiring import Inputs, TrainableAdapter
-from tests.checkpoints.test_families import conditioning, inputs, ldm_of, widths_of
+from tests.families.test_families import conditioning, inputs, ldm_of, widths_of
 from tests.networks import CONTEXT, Batch, diffusers_unet, redraw
 from tests.public_files import public_state, write
 
@@ -101,8 +101,8 @@ def test_an_adapter_sees_what_it_is_to_see(prepared, changes: dict, world, sees:
     assert (adapter.spec.id_vector == "none") == (sees == "image")
     assert bool(adapter.spec.encoder) == bool(adapter.mixer.config.clip_levels) == (sees != "vector")
     redraw(adapter.mixer, 3)
-    studio = Studio(adapter, world.analyser, world.encoder if sees != "vector" else None)
-    person = studio.identity([world.photo])
+    pipeline = FaceSnapPipeline(adapter, world.analyser, world.encoder if sees != "vector" else None)
+    person = pipeline.identity([world.photo])
     changed = {
         "vector": dataclasses.replace(person, embeddings=np.roll(person.embeddings, 1, axis=1)),
         "image": dataclasses.replace(person, hidden={level: -states for level, states in person.hidden.items()}),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from facesnap.attach import Pictures, RowPlan, Speed, Structure, attach
+from facesnap.attach import ControlConditioning, ControlPictures, RowPlan, Speed, attach
 from facesnap.attach.conditioning import Conditioning
 from facesnap.attach.rows import Row
 from facesnap.demo import untrained
@@ -46,8 +46,8 @@ def _inferred(parts: SimpleNamespace) -> torch.Tensor:
             people.append(Conditioning(adapter.projections.keys_values(groups, i), pictures=only))
             net = adapter.ffrnet
             structures.append(
-                Structure(net, cond=net.project_tokens(groups["mix"].tokens[i : i + 1]), uncond=None,
-                          draw=lambda view, i=i: Pictures(landmarks=x.landmarks[i : i + 1]),
+                ControlConditioning(net, cond=net.project_tokens(groups["mix"].tokens[i : i + 1]), uncond=None,
+                          draw=lambda view, i=i: ControlPictures(landmarks=x.landmarks[i : i + 1]),
                           face=(0.0, 0.0, 1.0, 1.0), pictures=only)
             )  # fmt: skip
         plan = RowPlan([Row(i, True) for i in range(B)])

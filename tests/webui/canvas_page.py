@@ -20,11 +20,11 @@ from playwright.sync_api import Browser, Page, Route
 
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
-from facesnap.shape import Shapes
-from facesnap.webui import canvas
-from facesnap.webui.fields import Choice, Number
-from facesnap.webui.pictures import decode
-from facesnap.webui.settings import Column, Person, columns, parse
+from facesnap.pipeline.shape import Shapes
+from facesnap.settings.field_types import Choice, Number
+from facesnap.webui.generation.args import Control, Person, controls, parse
+from facesnap.webui.generation.pictures import decode
+from facesnap.webui.ui import canvas
 
 ROOT = Path(__file__).resolve().parents[2]
 TABS = ("txt2img", "img2img")
@@ -52,7 +52,7 @@ def served(shapes: Shapes, known: dict[str, Identity], result: np.ndarray | None
             with gr.Tab(tab):
                 _host(tab, result)
                 with gr.Accordion("FaceSnap", open=False, elem_id=f"facesnap_{tab}"):
-                    by_id = {column.elem_id(tab): _control(column, tab) for column in columns()}
+                    by_id = {column.elem_id(tab): _control(column, tab) for column in controls()}
                 init = None
                 if tab == "img2img":
                     with gr.Tabs(elem_id="mode_img2img"), gr.Tab("img2img", id="img2img"):
@@ -86,7 +86,7 @@ def _host(tab: str, result: np.ndarray | None) -> None:
         gr.Gallery([result], label="Result", elem_id=f"{tab}_gallery")
 
 
-def _control(column: Column, tab: str) -> Any:
+def _control(column: Control, tab: str) -> Any:
     """Plain controls, one picture a person: the accordion's own need the hosts' modules."""
     kind, common = column.field.kind, {"label": column.label, "elem_id": column.elem_id(tab)}
     if column.control == "checkbox":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastapi.testclient import TestClient
     from playwright.sync_api import Browser
 
-    from facesnap.webui.routes.service import Service
+    from facesnap.webui.api.service import Service
     from tests.webui.standin.server import Server
 
 settings.register_profile("webui", deadline=None)

@@ -7,22 +7,22 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from facesnap.webui.fields import (
+from facesnap.settings.field_types import (
     Blocks,
     Box,
     Choice,
     ExpressionMix,
     FaceChoice,
-    Kind,
+    FieldType,
     Number,
-    Picture,
-    Pictures,
-    Region,
+    PicturesType,
+    PictureType,
+    RegionType,
     Switch,
     Text,
     expressions,
 )
-from facesnap.webui.model import PERSON, POSE, SETTINGS, Person, Pose, Settings
+from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Pose, Settings
 
 PICTURE = st.text("ABCabc0189+/=", min_size=1, max_size=12)
 NAME = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12).filter(
@@ -37,7 +37,7 @@ def boxes(draw: st.DrawFn) -> Box:
     return Box(x + 0.0, y + 0.0, w, h)
 
 
-def values(kind: Kind) -> st.SearchStrategy[Any]:
+def values(kind: FieldType) -> st.SearchStrategy[Any]:
     """Values as `kind.read` returns them."""
     if isinstance(kind, Number):
         return st.floats(kind.low, kind.high).map(lambda value: value + 0.0)
@@ -52,9 +52,9 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
         Switch: st.booleans(),
         Text: st.just("") | NAME,
         FaceChoice: st.sampled_from(("largest", "leftmost", "central", "0", "7")),
-        Picture: PICTURE,
-        Pictures: st.lists(PICTURE, max_size=3).map(tuple),
-        Region: boxes() | PICTURE,
+        PictureType: PICTURE,
+        PicturesType: st.lists(PICTURE, max_size=3).map(tuple),
+        RegionType: boxes() | PICTURE,
     }
     return simple[type(kind)]
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from facesnap.errors import PictureError, TooLargeError
-from facesnap.webui import addresses
-from facesnap.webui.addresses import Network, fetch, is_public
+from facesnap.webui.generation import addresses
+from facesnap.webui.generation.addresses import Network, fetch, is_public
 
 PUBLIC = "93.184.216.34"
 CONTENT = bytes(range(256)) * 40

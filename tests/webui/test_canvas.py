@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facesnap.cache import ContentCache, FileDigests
 from facesnap.errors import PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.render import render_landmarks
-from facesnap.shape import Shapes
-from facesnap.webui.model import POSE_NUMBERS, Pose
-from facesnap.webui.poses import pose_settings
+from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.shape import Shapes
+from facesnap.settings.model import POSE_NUMBERS, Pose
+from facesnap.webui.generation.poses import pose_settings
 
 if not os.environ.get("CI"):
     pytest.importorskip("gradio")
     pytest.importorskip("playwright")
-from facesnap.webui import canvas
+from facesnap.webui.ui import canvas
 from tests.webui.canvas_page import identities, opened, served
 from tests.webui.canvas_user import MODEL, PHONE, SCREEN, Canvas
 

@@ -14,13 +14,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from facesnap.version import __version__
-from facesnap.webui import routes
-from facesnap.webui.routes import guard
-from facesnap.webui.routes.guard import credentials, may_enter
-from facesnap.webui.routes.service import Turns
+from facesnap.webui import api
+from facesnap.webui.api import guard
+from facesnap.webui.api.guard import credentials, may_enter
+from facesnap.webui.api.service import Turns
 from tests.webui.standin.server import Server, with_routes
 
-V1 = routes.PREFIX
+V1 = api.PREFIX
 ALL = {
     ("GET", f"{V1}/version"), ("GET", f"{V1}/schema"), ("GET", f"{V1}/models"), ("GET", f"{V1}/identities"),
     ("POST", f"{V1}/identities"), ("DELETE", f"{V1}/identities"), ("POST", f"{V1}/analyse"),
@@ -36,10 +36,10 @@ def _paths(app: FastAPI) -> set[tuple[str, str]]:
 
 def test_they_are_there_with_the_hosts_api_and_not_without(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = server.modules.shared
-    for api, nowebui, expected in ((True, False, ALL), (False, True, ALL), (False, False, set())):
-        monkeypatch.setattr(shared, "cmd_opts", SimpleNamespace(api=api, nowebui=nowebui, api_auth="a:b"))
+    for has_api, nowebui, expected in ((True, False, ALL), (False, True, ALL), (False, False, set())):
+        monkeypatch.setattr(shared, "cmd_opts", SimpleNamespace(api=has_api, nowebui=nowebui, api_auth="a:b"))
         app = FastAPI()
-        routes.register(None, app)
+        api.register(None, app)
         assert _paths(app) == expected
         answer = TestClient(app).get(f"{V1}/version", auth=("a", "b"))
         assert answer.status_code == (200 if expected else 404)
@@ -49,7 +49,7 @@ def test_they_are_there_with_the_hosts_api_and_not_without(server: Server, monke
 def test_the_registered_routes_work_with_the_hosts_own_parts(server: Server, photo: str) -> None:
     """`register` beside the host's routes, which stay as they are, under its own handlers of exceptions."""
     before = TestClient(server.app).get("/sdapi/v1/options").json()
-    server.modules.script_callbacks.on_app_started(routes.register)
+    server.modules.script_callbacks.on_app_started(api.register)
     server.modules.script_callbacks.app_started_callback(None, server.app)
     with TestClient(server.app) as client:
         assert client.get(f"{V1}/version").json() == {"version": __version__, "settings": 1}
@@ -138,8 +138,8 @@ def test_bodies_that_are_no_object(client: TestClient) -> None:
 
 def test_a_body_is_read_up_to_its_bound(server: Server) -> None:
     app = FastAPI()
-    router = routes.APIRouter(prefix=V1, route_class=guard.guarded({}, 1000))
-    routes.faces.add(router, server.service())
+    router = api.APIRouter(prefix=V1, route_class=guard.guarded({}, 1000))
+    api.faces.add(router, server.service())
     app.include_router(router)
     client, sent = TestClient(app), []
 

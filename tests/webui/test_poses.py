@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
-from facesnap.cache import ContentCache, FileDigests
 from facesnap.errors import NoFaceError, PictureError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.recombination import PoseSpec
-from facesnap.shape import REFERENCE, Shapes
-from facesnap.webui.model import POSE_NUMBERS, Pose
-from facesnap.webui.poses import pose_settings
+from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.shape import REFERENCE, Shapes
+from facesnap.settings.model import POSE_NUMBERS, Pose
+from facesnap.webui.generation.poses import pose_settings
 from tests.webui.strategies import POSES
 
 SIZE = (640, 512)

@@ -7,16 +7,16 @@ import re
 import threading
 
 from facesnap.faces.face import Quality
-from facesnap.faces.sighting import Sighting
-from facesnap.webui import infotext
-from facesnap.webui.results import KEY, PersonFound, Results
-from facesnap.webui.settings import Settings
+from facesnap.faces.sighting import ReferenceFace
+from facesnap.settings import infotext
+from facesnap.webui.generation.args import Settings
+from facesnap.webui.generation.results import KEY, PersonFound, Results
 
 
 def test_a_generation_from_its_beginning_to_its_end() -> None:
     results = Results()
     quality = Quality(detection=0.9, sharpness=0.5, frontalness=1.0, size=1.0)
-    found = Sighting("reference 1", 1, 3, (1.0, 2.0, 3.0, 4.0), 0.9, quality, "640")
+    found = ReferenceFace("reference 1", 1, 3, (1.0, 2.0, 3.0, 4.0), 0.9, quality, "640")
     result = results.begin(
         adapter="mine", digest="0123456789abcdef", seconds=0.123456,
         people=[PersonFound("Zoe", "ab" * 32), PersonFound("", "cd", (found,))],

@@ -18,13 +18,13 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from facesnap.version import __version__
-from facesnap.webui import routes
-from facesnap.webui.results import PersonFound, Results
-from facesnap.webui.settings import schema
+from facesnap.webui import api
+from facesnap.webui.generation.args import schema
+from facesnap.webui.generation.results import PersonFound, Results
 from tests.webui.standin.pictures import png
 from tests.webui.standin.server import PACK, Server, with_routes
 
-V1 = routes.PREFIX
+V1 = api.PREFIX
 
 
 def picture(text: str) -> np.ndarray:
@@ -314,6 +314,6 @@ def test_files_where_the_settings_allow_them(server: Server, tmp_path: Path, ast
 def test_fastapi_is_imported_by_the_routes_alone() -> None:
     import subprocess
 
-    used = "facesnap.webui.generation, facesnap.webui.sources, facesnap.webui.results"
+    used = "facesnap.webui.generation.job, facesnap.webui.generation.photos, facesnap.webui.generation.results"
     code = f"import sys, {used}; print('fastapi' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facesnap.cache import ContentCache, FileDigests
 from facesnap.errors import FaceSnapError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
@@ -21,12 +20,13 @@ from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.presets import nearest_mix
 from facesnap.landmarks.recombination import FRAMINGS
 from facesnap.landmarks.scheme import POINT_COUNT
-from facesnap.shape import Shapes
-from facesnap.webui.columns import PoseValues
-from facesnap.webui.fields import ExpressionMix, expressions
-from facesnap.webui.model import POSE, POSE_NUMBERS, Person, Pose
-from facesnap.webui.poses import pose_settings
-from facesnap.webui.scene import lines, scene
+from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.shape import Shapes
+from facesnap.settings.field_types import ExpressionMix, expressions
+from facesnap.settings.model import POSE, POSE_NUMBERS, Person, Pose
+from facesnap.webui.generation.controls import PoseValues
+from facesnap.webui.generation.poses import pose_settings
+from facesnap.webui.ui.scene import lines, scene
 from tests.webui.strategies import values
 
 if not os.environ.get("CI"):

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from facesnap.errors import FaceSnapError, PictureError, SettingsError, TooLargeError, refusal
-from facesnap.webui import sources
+from facesnap.webui.generation import photos as photos_module
+from facesnap.webui.generation.args import Box, Settings, parse
+from facesnap.webui.generation.people import region_map
+from facesnap.webui.generation.photos import PhotoReader, Policy, allowed_file, resolve
 from facesnap.webui.options import values
-from facesnap.webui.people import region_map
-from facesnap.webui.settings import Box, Settings, parse
-from facesnap.webui.sources import Policy, Source, allowed_file, resolve
 
 LINKS = os.name != "nt"
 PIXELS = np.random.default_rng(0).integers(0, 255, (8, 6, 3), dtype=np.uint8)
@@ -119,7 +119,7 @@ def test_addresses_only_where_both_settings_allow_them() -> None:
 def test_files_only_inside_the_allowed_folders(photos: Path) -> None:
     policy = Policy((photos,))
     for file in (photos / "a.png", photos / "sub" / "ü b.png"):
-        assert np.array_equal(Source(policy).picture(str(file), "x"), PIXELS)
+        assert np.array_equal(PhotoReader(policy).picture(str(file), "x"), PIXELS)
     private = photos.parent / "private" / "secret.png"
     if LINKS:
         (photos / "link.png").symlink_to(private)
@@ -127,7 +127,7 @@ def test_files_only_inside_the_allowed_folders(photos: Path) -> None:
         (photos / "inside.png").symlink_to(photos / "a.png")
         (photos / "loop.png").symlink_to(photos / "loop.png")
         os.mkfifo(photos / "pipe.png")
-        assert np.array_equal(Source(policy).picture(str(photos / "inside.png"), "x"), PIXELS)
+        assert np.array_equal(PhotoReader(policy).picture(str(photos / "inside.png"), "x"), PIXELS)
     refused = [
         private, photos / "link.png", photos / "way" / "secret.png", photos / ".." / "private" / "secret.png",
         photos / "sub" / ".." / "a.png", photos / "pipe.png", photos / "sub", photos / "missing.png",
@@ -138,12 +138,12 @@ def test_files_only_inside_the_allowed_folders(photos: Path) -> None:
     ]  # fmt: skip
     for wrong in map(str, refused):
         with pytest.raises(PictureError) as raised:
-            Source(policy).picture(wrong, "reference 1 of person 1")
+            PhotoReader(policy).picture(wrong, "reference 1 of person 1")
         assert wrong not in str(raised.value) and "secret" not in str(raised.value), wrong
         assert raised.value.__cause__ is None and vars(refusal(raised.value))["status_code"] == 422
-    assert np.array_equal(Source(policy).picture(str(photos / "inside.png"), "x"), PIXELS)
+    assert np.array_equal(PhotoReader(policy).picture(str(photos / "inside.png"), "x"), PIXELS)
     assert np.array_equal(
-        Source(Policy((photos.parent / "nowhere", photos))).picture(str(photos / "a.png"), "x"), PIXELS
+        PhotoReader(Policy((photos.parent / "nowhere", photos))).picture(str(photos / "a.png"), "x"), PIXELS
     )
 
 
@@ -173,8 +173,8 @@ def test_base64_that_begins_like_a_path_is_base64(photos: Path) -> None:
     Image.fromarray(PIXELS).save(out, "JPEG")
     text = base64.b64encode(out.getvalue()).decode()
     assert text.startswith("/9j/")
-    assert Source(Policy((photos,))).picture(text, "x").shape == PIXELS.shape
-    assert Source(Policy()).picture("\n".join(text[n : n + 76] for n in range(0, len(text), 76)), "x").shape == (
+    assert PhotoReader(Policy((photos,))).picture(text, "x").shape == PIXELS.shape
+    assert PhotoReader(Policy()).picture("\n".join(text[n : n + 76] for n in range(0, len(text), 76)), "x").shape == (
         8,
         6,
         3,
@@ -186,23 +186,23 @@ def test_base64_that_begins_like_a_path_is_base64(photos: Path) -> None:
 )
 def test_text_that_is_no_picture_is_refused_in_our_words(text: str) -> None:
     with pytest.raises(PictureError) as raised:
-        Source(Policy()).picture(text, "reference 1")
+        PhotoReader(Policy()).picture(text, "reference 1")
     assert "reference 1" in str(raised.value) and "Remedy" in str(raised.value)
 
 
 def test_bounds(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
     huge = photos / "huge.png"
     with huge.open("wb") as file:
-        file.truncate(sources.MOST_BYTES + 1)
+        file.truncate(photos.MOST_BYTES + 1)
     for text in ("A" * (50 << 20), "data:image/png;base64," + "A" * (50 << 20), str(huge)):
         with pytest.raises(TooLargeError) as raised:
-            Source(Policy((photos,))).picture(text, "reference 1")
+            PhotoReader(Policy((photos,))).picture(text, "reference 1")
         assert vars(refusal(raised.value))["status_code"] == 413
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")  # 50 kB that would be 1.2 GB
     with pytest.raises(TooLargeError):
-        Source(Policy()).picture(base64.b64encode(bomb.getvalue()).decode(), "reference 1")
-    monkeypatch.setattr(sources, "MOST_PIXELS", 3 * PIXELS.shape[0] * PIXELS.shape[1])
+        PhotoReader(Policy()).picture(base64.b64encode(bomb.getvalue()).decode(), "reference 1")
+    monkeypatch.setattr(photos_module, "MOST_PIXELS", 3 * PIXELS.shape[0] * PIXELS.shape[1])
     different = [_text(np.roll(PIXELS, n, 0)) for n in range(4)]
     assert len(resolve(parse([{"references": different[:3]}]), _options(), _host()).people[0].references) == 3
     with pytest.raises(TooLargeError, match="reference 4 of person 1"):
@@ -214,4 +214,4 @@ def test_a_long_text_costs_no_more_than_its_length() -> None:
     """Nothing in the patterns goes back and forth over it."""
     for text in ("A" * 3_000_000 + "!", "A" + " " * 3_000_000 + "!", "=" * 3_000_000, "a+" * 1_500_000 + "://"):
         with pytest.raises(FaceSnapError):  # the suite's time limit is what quadratic time would meet
-            Source(Policy()).picture(text, "x")
+            PhotoReader(Policy()).picture(text, "x")

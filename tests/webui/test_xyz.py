@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 
 from facesnap.errors import SettingsError
-from facesnap.webui.settings import PRESETS, Settings, parse
-from facesnap.webui.xyz import AXES, NOTES, PREFIX, apply_notes, find_grid, register
+from facesnap.webui.generation.args import PRESETS, Settings, parse
+from facesnap.webui.generation.xyz import AXES, NOTES, PREFIX, apply_notes, find_grid, register
 from tests.webui.strategies import SETTINGS_OBJECTS
 
 BASE = parse([{"people": [{"references": "x"}, {"identity": "Ann", "pose": {"source": "none"}}]}])

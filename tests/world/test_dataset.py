@@ -15,7 +15,7 @@ from PIL import Image
 from facesnap.cli import main
 from facesnap.cli import world as command
 from facesnap.errors import SettingsError
-from facesnap.world import SPLITS, Dataset, Look, Person, caption, dataset
+from facesnap.world import SPLITS, Dataset, Look, SyntheticPerson, caption, dataset
 
 pytestmark = pytest.mark.usefixtures("portraits")
 
@@ -41,7 +41,7 @@ def test_a_shard_holds_pictures_with_their_truth(written, portraits):
     assert [s.name for s in shards] == ["people-0000007-0000008.tar"]
     files = read(shards[0])
     assert len(files) == 2 * 2 * 4
-    person = Person.sample(8)
+    person = SyntheticPerson.sample(8)
     look = Look.sample(1, person)
     picture = portraits.render(person, look, 48)
     stored = np.asarray(Image.open(io.BytesIO(files["0000008_001.png"])))

@@ -14,9 +14,9 @@ from facesnap.errors import SettingsError
 from facesnap.landmarks.build_basis import PRESETS
 from facesnap.world import (
     SPLITS,
+    CameraView,
     Look,
-    Person,
-    View,
+    SyntheticPerson,
     caption,
     captions,
     express,
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.usefixtures("portraits")  # sampling a person needs the
 
 
 @pytest.fixture(scope="module")
-def cast() -> list[Person]:
-    return [Person.sample(seed) for seed in range(100)]
+def cast() -> list[SyntheticPerson]:
+    return [SyntheticPerson.sample(seed) for seed in range(100)]
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def test_splits_share_nobody_and_refuse_to_be_crossed():
         people(SPLITS["train"][-1], 2)
     for outside in (-1, SPLITS["held_out"].stop):
         with pytest.raises(SettingsError, match="no split"):
-            Person.sample(outside)
+            SyntheticPerson.sample(outside)
 
 
 def test_a_seed_is_a_person_whatever_came_before(cast):
     np.random.seed(0)
-    Person.sample(77)
-    again = Person.sample(3)
+    SyntheticPerson.sample(77)
+    again = SyntheticPerson.sample(3)
     assert again == cast[3] and len({p.head.changes["nose-hump-incr"] for p in cast}) == len(cast)
     first = Look.sample(2, again)
     assert first == Look.sample(2, again)
@@ -146,7 +146,7 @@ def test_a_caption_names_each_attribute_and_no_other(looks):
 
 
 def test_captions_can_leave_out_what_landmarks_say():
-    look = Look(view=View(expression="smile", yaw=30))
+    look = Look(view=CameraView(expression="smile", yaw=30))
     assert caption(look) == (
         "a photo of a person with short brown hair, wearing a blue t-shirt, grey background, soft light, smiling, "
         "turned to the right"

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from facesnap.landmarks.scheme import MIRROR, PARTS
-from facesnap.world import REGIONS, Look, Person, View, World, express
+from facesnap.world import REGIONS, CameraView, Look, SyntheticPerson, World, express
 from facesnap.world.look import GARMENTS, STYLES
 from facesnap.world.styles import LENS_DARK
 
 SKIN, EYES, MOUTH, HAIR, CLOTHING, GLASSES = (
     REGIONS.index(n) for n in ("skin", "eyes", "mouth", "hair", "clothing", "glasses")
 )
-OPEN = View(actions={})
+OPEN = CameraView(actions={})
 
 
 def grey(image: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def around(values: np.ndarray, point: np.ndarray, radius: int = 1) -> np.ndarray
 
 
 def digest(world: World, seed: int, number: int) -> str:
-    person = Person.sample(seed)
+    person = SyntheticPerson.sample(seed)
     picture = world.render(person, Look.sample(number, person))
     truth = picture.truth
     return hashlib.sha256(picture.image.tobytes() + truth.regions.tobytes() + truth.points.tobytes()).hexdigest()
@@ -55,7 +55,7 @@ def test_same_bytes_in_any_order_and_with_any_number_of_threads(portraits):
 
 
 def test_pictures_and_truth_have_the_promised_form(portraits):
-    person = Person.sample(1)
+    person = SyntheticPerson.sample(1)
     for size in (64, 128):
         picture = portraits.render(person, Look.sample(0, person), size)
         truth = picture.truth
@@ -69,16 +69,16 @@ def test_pictures_and_truth_have_the_promised_form(portraits):
 def test_a_face_is_about_60_pixels_wide_in_128(portraits):
     widths = []
     for seed in range(12):
-        person = Person.sample(seed)
-        points = portraits.render(person, replace(Look(), view=View()), 128).truth.points
+        person = SyntheticPerson.sample(seed)
+        points = portraits.render(person, replace(Look(), view=CameraView()), 128).truth.points
         widths.append(np.ptp(points[PARTS["contour"], 0]))
     assert 56 < np.mean(widths) < 66
 
 
 @pytest.mark.parametrize(("seed", "yaw"), [(0, 0), (3, 28), (8, -28), (1_000_002, 0)])
 def test_points_lie_on_the_features_they_name(portraits, seed, yaw):
-    person = replace(Person.sample(seed), freckles=0.0)
-    view = View(actions={"eyeWideLeft": 0.3, "eyeWideRight": 0.3}, yaw=yaw)
+    person = replace(SyntheticPerson.sample(seed), freckles=0.0)
+    view = CameraView(actions={"eyeWideLeft": 0.3, "eyeWideRight": 0.3}, yaw=yaw)
     picture = portraits.render(person, Look(hair="bald", view=view), 256)
     points, regions, light = picture.truth.points, picture.truth.regions, grey(picture.image)
     for eye in (PARTS["eye_left"], PARTS["eye_right"]):
@@ -103,7 +103,7 @@ def test_points_lie_on_the_features_they_name(portraits, seed, yaw):
 
 
 def test_the_contour_runs_along_the_silhouette_of_a_frontal_face(portraits):
-    person = Person.sample(2)
+    person = SyntheticPerson.sample(2)
     truth = portraits.render(person, Look(hair="bald", view=OPEN), 256).truth
     for x, y in truth.points[[3, 12]]:  # between the ear and the shadow on the neck
         row = np.flatnonzero(truth.regions[int(y)] == SKIN)
@@ -111,35 +111,35 @@ def test_the_contour_runs_along_the_silhouette_of_a_frontal_face(portraits):
 
 
 def test_yaw_turns_to_the_pictures_right_and_pitch_looks_up(portraits):
-    person = Person.sample(2)
+    person = SyntheticPerson.sample(2)
     nose, middle, height = [], [], []
-    for view in (View(yaw=-25), View(), View(yaw=25), View(pitch=12)):
+    for view in (CameraView(yaw=-25), CameraView(), CameraView(yaw=25), CameraView(pitch=12)):
         points = portraits.render(person, Look(view=view)).truth.points
         middle.append(points[[36, 48], 0].mean())
         nose.append(points[30, 0] - middle[-1])
         height.append((points[30, 1] - points[[36, 48], 1].mean()) / np.hypot(*(points[48] - points[36])))
     assert nose[0] < -4 < nose[1] < 4 < nose[2] and height[3] < height[1]
-    rolled = portraits.render(person, Look(view=View(roll=12))).truth.points
+    rolled = portraits.render(person, Look(view=CameraView(roll=12))).truth.points
     slope = np.rad2deg(np.arctan2(*(rolled[48] - rolled[36])[::-1]))
     assert 8 < slope < 16
 
 
 def test_a_mirrored_view_has_mirrored_points(portraits):
     """Yaw apart, a face is all but symmetric: the project's mirror table fits the mesh's points."""
-    person = Person.sample(6)
-    one = portraits.render(person, Look(view=View(yaw=20))).truth.points
-    other = portraits.render(person, Look(view=View(yaw=-20))).truth.points[list(MIRROR)]
+    person = SyntheticPerson.sample(6)
+    one = portraits.render(person, Look(view=CameraView(yaw=20))).truth.points
+    other = portraits.render(person, Look(view=CameraView(yaw=-20))).truth.points[list(MIRROR)]
     other = other * [-1, 1] + [128, 0]
     assert np.abs(one - other).max() < 2.5
 
 
 def test_hidden_points_are_known(portraits):
-    person = Person.sample(2)
+    person = SyntheticPerson.sample(2)
     sun = portraits.render(person, Look(glasses="sunglasses", view=OPEN)).truth
     bare = portraits.render(person, Look(view=OPEN)).truth
     eyes = np.r_[36:52]
     assert not sun.seen[eyes].any() and bare.seen[eyes].all()
-    turned = portraits.render(person, Look(hair="long", view=View(yaw=38))).truth
+    turned = portraits.render(person, Look(hair="long", view=CameraView(yaw=38))).truth
     far, near = turned.seen[[9, 10]], turned.seen[[27, 30, 36]]
     assert not far.all() and near.all()
 
@@ -147,8 +147,8 @@ def test_hidden_points_are_known(portraits):
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("light", ["soft", "dramatic"])
 def test_lenses_of_sunglasses_are_dark_in_every_style(portraits, style, light):
-    look = Look(glasses="sunglasses", style=style, light=light, view=View(yaw=10))
-    picture = portraits.render(Person.sample(9), look)
+    look = Look(glasses="sunglasses", style=style, light=light, view=CameraView(yaw=10))
+    picture = portraits.render(SyntheticPerson.sample(9), look)
     for eye in (PARTS["eye_left"], PARTS["eye_right"]):
         middle = picture.truth.points[eye].mean(0)
         assert around(picture.image, middle, 2).max() <= 255 * LENS_DARK + 1
@@ -156,10 +156,10 @@ def test_lenses_of_sunglasses_are_dark_in_every_style(portraits, style, light):
 
 def test_teeth_show_when_the_mouth_opens(portraits):
     for seed in (0, 2):
-        person = Person.sample(seed)
+        person = SyntheticPerson.sample(seed)
         bright = []
         for actions in ({}, express("laugh", 1.0)):
-            picture = portraits.render(person, Look(view=View(actions=actions)), 256)
+            picture = portraits.render(person, Look(view=CameraView(actions=actions)), 256)
             left, right = picture.truth.points[[52, 57]]
             mouth = picture.truth.regions == MOUTH
             mouth[:, : int(left[0])] = mouth[:, int(right[0]) :] = False
@@ -171,16 +171,16 @@ def test_teeth_show_when_the_mouth_opens(portraits):
 def test_tall_hair_stays_in_the_picture_and_clothing_shows(portraits):
     shown = []
     for seed in range(4):
-        person = Person.sample(seed)
+        person = SyntheticPerson.sample(seed)
         for hair, garment in zip(("afro", "quiff", "bun", "long"), GARMENTS, strict=True):
-            regions = portraits.render(person, Look(hair=hair, garment=garment, view=View())).truth.regions
+            regions = portraits.render(person, Look(hair=hair, garment=garment, view=CameraView())).truth.regions
             assert not (regions[0] == HAIR).any(), (seed, hair)
             shown.append((regions == CLOTHING).mean())
     assert min(shown) > 0.02 and np.mean(shown) > 0.06
 
 
 def test_dark_skin_keeps_its_features_in_hard_light(portraits):
-    dark = next(p for p in map(Person.sample, range(60)) if p.tone > 5.5)
+    dark = next(p for p in map(SyntheticPerson.sample, range(60)) if p.tone > 5.5)
     for light in ("left", "right", "top", "dramatic"):
         picture = portraits.render(dark, Look(hair="bald", light=light, view=OPEN), 256)
         values = grey(picture.image)[picture.truth.regions == SKIN]
@@ -188,7 +188,7 @@ def test_dark_skin_keeps_its_features_in_hard_light(portraits):
 
 
 def test_every_attribute_changes_the_picture_and_none_the_landmarks(portraits):
-    person, plain = Person.sample(2), Look(view=OPEN)
+    person, plain = SyntheticPerson.sample(2), Look(view=OPEN)
     base = portraits.render(person, plain)
     changes = [
         {"hair": "long"}, {"hair_colour": "pink"}, {"glasses": "round"}, {"beard": "full"}, {"garment": "hoodie"},
@@ -205,6 +205,6 @@ def test_every_attribute_changes_the_picture_and_none_the_landmarks(portraits):
 
 def test_another_person_has_another_face_under_the_same_look(portraits):
     look = Look(view=OPEN)
-    one, two = (portraits.render(Person.sample(s), look) for s in (2, 3))
+    one, two = (portraits.render(SyntheticPerson.sample(s), look) for s in (2, 3))
     assert np.abs(one.truth.points - two.truth.points).max() > 2
     assert (one.image != two.image).mean() > 0.2

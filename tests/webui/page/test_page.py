@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Route, expect
 
-from facesnap.webui.identities import IdentityStore
-from facesnap.webui.model import PRESETS
+from facesnap.settings.model import PRESETS
+from facesnap.weights.identities import IdentityStore
 from tests.webui.page.driver import Driver
 
 pytestmark = pytest.mark.slow

@@ -59,7 +59,7 @@ class Sampler:
     @torch.no_grad()
     def picture(self, script: Any, prompt: str, size: tuple[int, int], init: Any, args: Any) -> tuple[Any, str]:
         """The picture and its infotext. Raises what the sampling raises."""
-        from facesnap.webui.infotext import line
+        from facesnap.settings.infotext import line
         from tests.webui.standin.sampling import Processing
 
         text = torch.randn(1, 7, self.width, generator=torch.Generator().manual_seed(len(prompt)))
@@ -118,7 +118,7 @@ class Tab:
 
     def pasted(self, text: str) -> list[Any]:
         """As the hosts' paste: a field's function is asked, None leaves the control alone."""
-        from facesnap.webui.infotext import parse_parameters
+        from facesnap.settings.infotext import parse_parameters
 
         params = {"Prompt": text.split("\n")[0], **parse_parameters(text)}
         found = []

@@ -21,13 +21,13 @@ from facesnap.demo import untrained
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
 from facesnap.hosts.webui import WebUI
-from facesnap.webui import hosting, routes
-from facesnap.webui.folders import Folders
-from facesnap.webui.generation import begin, finish
+from facesnap.webui import api, process
+from facesnap.webui.api.service import Service
+from facesnap.webui.generation.args import defaults
+from facesnap.webui.generation.job import begin, finish
+from facesnap.webui.generation.loader import PipelineLoader
 from facesnap.webui.options import values
-from facesnap.webui.routes.service import Service
-from facesnap.webui.settings import defaults
-from facesnap.webui.studios import Studios
+from facesnap.weights.folders import Folders
 from tests.networks import CONTEXT, ldm_unet
 from tests.webui.standin.sampling import A1111Host, Processing
 
@@ -60,7 +60,7 @@ class Server:
     host: WebUI
     standin: A1111Host
     folders: Folders
-    studios: Studios
+    loader: PipelineLoader
     options: SimpleNamespace
     generated: int = 0
 
@@ -68,7 +68,7 @@ class Server:
         """What our routes work with; made anew, with options of its own."""
         options = SimpleNamespace(facesnap_pack=PACK)
         queue = self.modules.call_queue.queue_lock
-        return Service(options, lambda: self.folders, lambda: self.host, lambda: self.studios, queue)
+        return Service(options, lambda: self.folders, lambda: self.host, lambda: self.loader, queue)
 
     def txt2img(self, body: dict[str, Any]) -> dict[str, Any]:
         script = Script(start=3)  # some other script's values stand before ours
@@ -81,7 +81,7 @@ class Server:
                     values[script.args_from + n] = given["args"][n]
         with self.modules.call_queue.queue_lock:
             p = self.processing(int(body.get("steps", 1)), str(body.get("prompt", "")))
-            begin(self.host, self.studios, p, values[script.args_from : script.args_to], self.options)
+            begin(self.host, self.loader, p, values[script.args_from : script.args_to], self.options)
             with torch.no_grad():
                 made = p.sample()
             processed = SimpleNamespace(extra_generation_params=p.extra_generation_params)
@@ -132,7 +132,7 @@ def running(folder: Path, pack: Path) -> Iterator[Server]:
     for name in [n for n in sys.modules if n.split(".")[0] == "modules" or n in OURS]:
         del sys.modules[name]
     sys.path.insert(0, str(HERE))
-    caches = (hosting.current_host, hosting.studios)
+    caches = (process.current_host, process.loader)
     for cached in caches:
         cached.cache_clear()
     try:
@@ -142,15 +142,15 @@ def running(folder: Path, pack: Path) -> Iterator[Server]:
         models = folder / "models"
         own = write_models(models / "FaceSnap", unet, pack)
         modules.paths.models_path = str(models)
-        host = hosting.current_host()
+        host = process.current_host()
         standin = A1111Host(modules)
         standin.load(unet)
         modules.script_callbacks.on_cfg_denoiser(host.before_step)
         folders = Folders.of(models, own)
         options = modules.shared.opts
         vars(options).update(facesnap_pack=PACK, facesnap_score=False)
-        studios = Studios(lambda: folders, lambda: values(options))
-        server = Server(FastAPI(), modules, host, standin, folders, studios, options)
+        loader = PipelineLoader(lambda: folders, lambda: values(options))
+        server = Server(FastAPI(), modules, host, standin, folders, loader, options)
         _like_the_host(server)
         yield server
         left = [m for m in unet.modules() if m._forward_hooks or m._forward_pre_hooks]
@@ -178,5 +178,5 @@ def write_models(folder: Path, unet: torch.nn.Module, pack: Path) -> Path:
 def with_routes(server: Server, api_auth: str | None = None, service: Service | None = None) -> FastAPI:
     """An app of its own with our routes alone, for tests of options and credentials."""
     app = FastAPI()
-    app.include_router(routes.router(service or server.service(), api_auth))
+    app.include_router(api.router(service or server.service(), api_auth))
     return app

@@ -1,0 +1,265 @@
+"""The parts of an adapter as tensors: `mixer.*`, `projections.*`, and `ffrnet.*` and `lora.*` where it has them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FFRNetSpec
+from facesnap.checkpoints.detection import FamilyMatch
+from facesnap.errors import CheckpointError, FaceSnapError
+from facesnap.models.fidelity import FFRNet
+from facesnap.models.fidelity_config import FFRNetConfig, Picture
+from facesnap.models.fidelity_lora import LoraFFRNet
+from facesnap.models.lora import AttentionLora
+from facesnap.models.mixers import Mixer, empty_mixer
+from facesnap.models.projections import IDProjections
+
+PARTS = ("mixer", "projections", "ffrnet")
+FETCH_AGAIN = "the file is damaged or of another kind; fetch or convert it again"
+# What FFRNet's tensors do not tell, with the types that JSON gives.
+LARGEST, DEEPEST = 65536, 1000  # widths and transformer blocks that a file may ask for
+_FFRNET_FIELDS: dict[str, tuple[type, ...]] = {
+    "groups": (list,),
+    "strength": (int, float),
+    "donor_picture": (str,),
+    "heads": (int, type(None)),
+    "head_dim": (int, type(None)),
+    "norm_groups": (int,),
+}
+
+
+def state_dict(adapter: Adapter) -> dict[str, Tensor]:
+    """All tensors of an adapter, each below the name of its part."""
+    modules = {"mixer": adapter.mixer, "projections": adapter.projections, "ffrnet": adapter.ffrnet}
+    tensors = {f"{part}.{k}": v for part, m in modules.items() if m is not None for k, v in m.state_dict().items()}
+    return tensors | (adapter.lora.tensors() if adapter.lora else {})
+
+
+def build(
+    state: Mapping[str, Tensor],
+    spec: AdapterSpec,
+    told_counts: Mapping[str, Any] | None,
+    ffrnet: Mapping[str, Any] | None,
+    where: str,
+    digest: str = "",
+    detection: FamilyMatch | None = None,
+) -> Adapter:
+    """An adapter from tensors named `mixer.*`, `projections.*` and perhaps `ffrnet.*` and `lora.*`.
+
+    Args:
+        told_counts: "levels" and "tokens" as the metadata tells them; they must agree with the tensors. None: the
+            file has no metadata.
+        ffrnet: what `ffrnet_metadata` wrote, or None where the file has no FFRNet.
+        where: name of the source, for messages.
+
+    Raises:
+        CheckpointError: tensors missing, extra, of a wrong shape, or not finite; parts that contradict each other.
+    """
+    lora, state = AttentionLora.split(state)
+    tensors = _split(state, where)
+    if (ffrnet is None) != (not tensors["ffrnet"]):
+        raise CheckpointError(
+            f"{where} has {len(tensors['ffrnet'])} tensors named ffrnet.*; its metadata tell of "
+            f"{'no FFRNet' if ffrnet is None else 'an FFRNet'}.",
+            expected="both or neither",
+            remedy=FETCH_AGAIN,
+        )
+    try:
+        mixer = empty_mixer(tensors["mixer"], shortcut=spec.shortcut, dim_head=spec.dim_head)
+        projections = IDProjections.from_state_dict(tensors["projections"])
+        net, net_spec = _ffrnet(tensors["ffrnet"], ffrnet) if ffrnet is not None else (None, None)
+    except FaceSnapError as error:
+        raise CheckpointError(f"{where}: {error.what}", expected=error.expected, remedy=error.remedy) from error
+    for module, part in ((mixer, "mixer"), (projections, "projections"), (net, "ffrnet")):
+        if module is not None:
+            _assign(module, tensors[part], f"{where}: {part}.")
+    if lora is not None:
+        for name, tensor in lora.tensors().items():
+            _check_values(name, tensor, f"{where}: ")
+    _check_counts(mixer, projections, counts(mixer) if told_counts is None else told_counts, where)
+    if net is not None and net_spec is not None:
+        _check_ffrnet(net, net_spec, mixer, spec, where)
+        net.requires_grad_(False).eval()
+    return Adapter(spec, mixer.eval(), projections.eval(), digest, net, net_spec, lora, detection)
+
+
+def counts(mixer: Mixer) -> dict[str, Any]:
+    """What the metadata repeat of a mixer: the CLIP levels that it needs, the tokens of each group it makes."""
+    return {"levels": list(mixer.config.clip_levels), "tokens": dict(mixer.config.token_counts)}
+
+
+def ffrnet_metadata(adapter: Adapter) -> dict[str, Any]:
+    """What FFRNet's tensors do not tell; a LoRA's tell nothing of the encoder's shape."""
+    assert adapter.ffrnet is not None and adapter.ffrnet_spec is not None
+    config = adapter.ffrnet.config
+    return {
+        "groups": list(adapter.ffrnet_spec.groups),
+        "strength": adapter.ffrnet_spec.strength,
+        "donor_picture": config.donor_picture,
+        "heads": config.heads,
+        "head_dim": config.head_dim,
+        "norm_groups": config.norm_groups,
+    } | (_lora_metadata(adapter.ffrnet) if isinstance(adapter.ffrnet, LoraFFRNet) else {})
+
+
+def _lora_metadata(net: LoraFFRNet) -> dict[str, Any]:
+    shape = {key: value for key, value in dataclasses.asdict(net.config).items() if key not in _FFRNET_FIELDS}
+    return {"lora": {"rank": net.rank, **shape}}
+
+
+def check_ffrnet_metadata(values: Any) -> None:
+    """Raise TypeError or ValueError, for the reader of the metadata to report, unless every field is well formed."""
+    if not isinstance(values, dict) or set(values) - {"lora"} != set(_FFRNET_FIELDS):
+        raise TypeError(f"ffrnet is {values!r}, not {sorted(_FFRNET_FIELDS)}")
+    for name, kinds in _FFRNET_FIELDS.items():
+        if type(values[name]) not in kinds:
+            raise TypeError(f"ffrnet's {name} is {values[name]!r}")
+    if not all(isinstance(group, str) for group in values["groups"]):
+        raise TypeError(f"ffrnet's groups are {values['groups']!r}")
+    if values["donor_picture"] not in get_args(Picture):
+        raise ValueError(f"ffrnet's donor_picture is {values['donor_picture']!r}")
+
+
+def _lora_net(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoraFFRNet:
+    """A LoRA FFRNet on the meta device, of the shape and rank that the metadata tell."""
+    names = {field.name for field in dataclasses.fields(FFRNetConfig)} - set(overrides) | {"rank"}
+    numbers = [n for value in told.values() for n in _numbers(value)] if isinstance(told, dict) else []
+    bounded = all(type(n) is int and 0 <= n <= LARGEST for n in numbers)
+    if not isinstance(told, dict) or set(told) != names or not bounded:
+        raise CheckpointError(
+            f"The metadata tell {str(told)[:120]} of FFRNet's LoRA.",
+            expected=f"numbers named {', '.join(sorted(names))}",
+            remedy=FETCH_AGAIN,
+        )
+    shape = {key: _tuples(value) for key, value in told.items() if key != "rank"}
+    try:
+        config = FFRNetConfig(**shape, **overrides)
+        if len(config.attention_widths()) > DEEPEST:
+            raise ValueError(f"{len(config.attention_widths())} transformer blocks")
+        with torch.device("meta"):
+            return LoraFFRNet(config, told["rank"])
+    except (TypeError, ValueError, ZeroDivisionError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The metadata of FFRNet's LoRA do not fit together ({error}).", expected="an encoder's shape",
+            remedy=FETCH_AGAIN,
+        ) from error  # fmt: skip
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """Every number of nested lists; None and bool, where the format has them, are left out."""
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _numbers(inner)
+    elif value is not None and type(value) is not bool:
+        yield value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def check_types(spec: Any, defaults: Any) -> None:
+    """Raise TypeError unless the fields of a dataclass have the types that another one of its kind has."""
+    for f in dataclasses.fields(spec):
+        value, like = getattr(spec, f.name), getattr(defaults, f.name)
+        number = type(like) is float and type(value) in (int, float)
+        if type(value) is not type(like) and not number:
+            raise TypeError(f"{f.name} is {value!r}")
+
+
+def _split(state: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
+    tensors: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        if part not in tensors:
+            raise CheckpointError(
+                f"{where} holds the tensor {name}, {tuple(tensor.shape)}.",
+                expected=f"only tensors named {', '.join(f'{p}.*' for p in PARTS)}",
+                remedy="update FaceSnap if the file is newer, else fetch it again",
+            )
+        tensors[part][rest] = tensor
+    return tensors
+
+
+def _ffrnet(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> tuple[FFRNet, FFRNetSpec]:
+    """The network on the meta device, its sizes read off the tensors, and what is told of it."""
+    spec = FFRNetSpec(tuple(told["groups"]), float(told["strength"]))
+    overrides = {name: told[name] for name in ("heads", "head_dim", "norm_groups", "donor_picture")}
+    if "lora" in told:
+        return _lora_net(told["lora"], overrides), spec
+    config = FFRNetConfig.from_state_dict(state, **overrides)
+    with torch.device("meta"):
+        return FFRNet(config), spec
+
+
+def _check_ffrnet(net: FFRNet, told: FFRNetSpec, mixer: Mixer, spec: AdapterSpec, where: str) -> None:
+    made = set(counts(mixer)["tokens"])
+    vector = "no vector y" if spec.base == "sd15" else "a vector y"
+    for ok, found, expected in (
+        (set(told.groups) <= made, f"FFRNet sees the token groups {list(told.groups)}", f"some of {sorted(made)}"),
+        (
+            net.config.context_dim == mixer.config.context,
+            f"FFRNet takes tokens of width {net.config.context_dim}",
+            f"{mixer.config.context}, the width of its mixer's tokens",
+        ),
+        (
+            (net.config.adm_dim is None) == (spec.base == "sd15"),
+            f"FFRNet takes a vector y of width {net.config.adm_dim or 0}",
+            f"{vector}, as {spec.base} has",
+        ),
+    ):
+        if not ok:
+            raise CheckpointError(f"{where}: its {found}.", expected=expected, remedy=FETCH_AGAIN)
+
+
+def _assign(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Give a module on the meta device its tensors, after comparing all names, shapes and values."""
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    missing = [f"{n} {s}" for n, s in wanted.items() if n not in state]
+    extra = [f"{n} {tuple(t.shape)}" for n, t in state.items() if n not in wanted]
+    wrong = [
+        f"{n} {tuple(state[n].shape)} instead of {s}"
+        for n, s in wanted.items()
+        if n in state and tuple(state[n].shape) != s
+    ]
+    for kind, names in (("missing", missing), ("extra", extra), ("of a wrong shape", wrong)):
+        if names:
+            raise CheckpointError(
+                f"{where}* has {len(names)} tensors {kind}: {', '.join(names[:4])}.",
+                expected=f"exactly the {len(wanted)} tensors of this network",
+                remedy=FETCH_AGAIN,
+            )
+    for name, tensor in state.items():
+        _check_values(name, tensor, where)
+    module.load_state_dict(dict(state), assign=True)
+
+
+def _check_values(name: str, tensor: Tensor, where: str) -> None:
+    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(
+            f"{where}{name} ({tensor.dtype}) holds NaN, infinity or no floating-point numbers.",
+            expected="finite floating-point numbers",
+            remedy="the training diverged or the file is damaged; use another checkpoint",
+        )
+
+
+def _check_counts(mixer: Mixer, projections: IDProjections, told_counts: Mapping[str, Any], where: str) -> None:
+    found = counts(mixer)
+    groups = set(found["tokens"])
+    for told, read, what in (
+        (told_counts["levels"], found["levels"], "CLIP levels"),
+        (told_counts["tokens"], found["tokens"], "token counts"),
+        (sorted(projections.groups), sorted(groups), "token groups of the projections"),
+        (projections.context, mixer.config.context, "context width of the projections"),
+    ):
+        if told != read:
+            raise CheckpointError(
+                f"{where}: its {what} are {told}, those of its mixer {read}.",
+                expected="metadata, mixer and projections that agree",
+                remedy=FETCH_AGAIN,
+            )

@@ -1,0 +1,276 @@
+"""`facesnap evaluate`: rows of adapters on one base, the same people, prompts and seeds for all.
+
+    OUT/settings.json                 what is asked for; another evaluation is refused in the same folder
+    OUT/rows/ROW/row.json, *.png      the pictures, each with what was measured on it
+    OUT/report.json, report.md, sheet.png
+
+A picture appears under its name only when it is whole, and everything follows from the settings: a run that was killed
+goes on where it stopped and ends with the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from facesnap.checkpoints.adapter import Adapter
+from facesnap.errors import LandmarkError, SettingsError
+from facesnap.evaluation import report as reports
+from facesnap.evaluation.cases import Case, EvaluatedPerson
+from facesnap.evaluation.measure import Judges, measured
+from facesnap.evaluation.recognisers import require_independent
+from facesnap.faces.face_encoder import FaceEncoder
+from facesnap.faces.identity import Identity
+from facesnap.hosts.diffusers import DiffusersHost, Sampling
+from facesnap.landmarks.predictor import Landmarks
+from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.pipeline import FaceSnapPipeline, PersonSettings
+from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
+
+CACHE_BYTES = 64 << 20
+_ROW = re.compile(
+    r"(?P<name>[^=/\\]+)=(?P<file>.+?)(?::(?P<strength>\d+(?:\.\d+)?))?(?::(?P<structure>\d+(?:\.\d+)?))?"
+)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """NAME=FILE[:strength[:structure]]: an adapter, and how much of its two parts; None is the adapter's suggestion.
+
+    Strength 0 with a structure is the paper's wiring: the identity comes through FFRNet alone.
+    """
+
+    name: str
+    file: Path
+    strength: float | None = None
+    structure: float | None = None
+
+    @staticmethod
+    def parse(text: str) -> TableRow:
+        """Raises SettingsError where it is no row."""
+        found = _ROW.fullmatch(text)
+        if found is None or found["name"].strip() in ("", reports.BARE, reports.TRUTH):
+            raise SettingsError(
+                f"The row {text!r}.",
+                expected=f"NAME=FILE[:strength[:structure]], NAME neither {reports.BARE!r} nor {reports.TRUTH!r}",
+                remedy="write it like mixer=adapter.safetensors:1:0",
+            )
+        numbers = (None if found[key] is None else float(found[key]) for key in ("strength", "structure"))
+        return TableRow(found["name"].strip(), Path(found["file"]), *numbers)
+
+
+@dataclass(eq=False)
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        out: folder. host: the base. sitters: who, and what is asked for. judges: who measures.
+        sampling: of all pictures; prompt and seed come from each case.
+        encoder: the image encoder, where an adapter looks at pictures.
+        asked: what the sitters came from, for settings.json. say: takes progress lines.
+    """
+
+    out: Path
+    host: DiffusersHost
+    sitters: Sequence[EvaluatedPerson]
+    judges: Judges
+    sampling: Sampling
+    encoder: FaceEncoder | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda _: None
+
+    def run(self, rows: Sequence[tuple[TableRow, Adapter]]) -> dict[str, Any]:
+        """Make what pictures are missing, measure all of them and write the report.
+
+        Args:
+            rows: with their loaded adapters; the bare base is always the first row.
+
+        Returns:
+            What report.json holds.
+
+        Raises:
+            SettingsError: the folder holds another evaluation, or two rows have one name.
+            IdentityMismatchError: a judge is the recogniser that an adapter is conditioned on.
+        """
+        names = [row.name for row, _ in rows]
+        if len(set(names)) != len(names):
+            raise SettingsError(f"The rows {names}.", expected="another name for each", remedy="rename one")
+        for row, adapter in rows:
+            require_independent(self.judges.recogniser, adapter.spec.recogniser, f"the row {row.name!r}")
+            adapter.check_unet(self.host.topology)
+        if rows:
+            require_independent(self.judges.recogniser, self.judges.analyser.recogniser, "every row")
+        _claim(self.out / "settings.json", self._settings())
+        files = {reports.BARE: self._pictures(reports.BARE, {"adapter": None}, self._bare)}
+        for row, adapter in rows:
+            record = {"adapter": adapter.digest, "strength": row.strength, "structure": row.structure}
+            files[row.name] = self._pictures(row.name, record, _Attached(self, row, adapter))
+        return self._report(files)
+
+    def _settings(self) -> dict[str, Any]:
+        sampling = {k: v for k, v in asdict(self.sampling).items() if k not in ("prompt", "seed", "count")}
+        cases = [[case.name, case.prompt, case.seed] for sitter in self.sitters for case in sitter.cases]
+        return json.loads(json.dumps({"base": _mark(self.host), "sampling": sampling, "cases": cases, **self.asked}))
+
+    def sampling_of(self, case: Case) -> Sampling:
+        return Sampling(**{**vars(self.sampling), "prompt": case.prompt, "seed": case.seed, "count": 1})
+
+    def _bare(self, sitter: EvaluatedPerson, case: Case) -> Image.Image:
+        return self.host.sample(self.sampling_of(case), [])[0]
+
+    def _pictures(
+        self, name: str, record: dict[str, Any], make: Callable[[EvaluatedPerson, Case], Image.Image]
+    ) -> dict[str, Path]:
+        """The files of a row, case by case; those that are missing are made."""
+        folder = self.out / "rows" / re.sub(r"[^\w+.-]", "_", name)
+        _claim(folder / "row.json", {"row": name, **record})
+        files = {case.name: folder / f"{case.name}.png" for sitter in self.sitters for case in sitter.cases}
+        for number, sitter in enumerate(self.sitters, 1):
+            missing = [case for case in sitter.cases if not files[case.name].is_file()]
+            for case in missing:
+                part = files[case.name].with_suffix(".part")
+                make(sitter, case).save(part, format="PNG")
+                part.replace(files[case.name])
+            if missing:
+                self.say(f"{name}: {number} of {len(self.sitters)} people")
+        return files
+
+    def _report(self, files: dict[str, dict[str, Path]]) -> dict[str, Any]:
+        judge, key = self.judges.recogniser, self.judges.key
+        folder = self.out / "truth"
+        folder.mkdir(parents=True, exist_ok=True)
+        references: list[np.ndarray | None] = []
+        for sitter in self.sitters:
+            looks = [
+                measured(self.judges, key, picture, None, folder / f"{sitter.name}-reference-{n}.json")
+                for n, picture in enumerate(sitter.references)
+            ]
+            vectors = [np.array(one["embedding"]) for one in looks if one["found"]]
+            references.append(np.mean(vectors, axis=0) if vectors else None)
+        cases = [case for sitter in self.sitters for case in sitter.cases]
+        truths = {
+            case.name: measured(self.judges, key, case.truth, case, folder / f"{case.name}.json")
+            for case in cases
+            if case.truth is not None
+        }
+        looked: dict[str, reports.Looked] = {reports.TRUTH: truths} if truths else {}
+        for name, of_row in files.items():
+            self.say(f"measuring {name}")
+            looked[name] = {
+                case.name: measured(
+                    self.judges, key, _pixels(of_row[case.name]), case, of_row[case.name].with_suffix(".json")
+                )
+                for case in cases
+            }
+        tables = {
+            name: reports.table_of(self.sitters, found, references, truths, judge) for name, found in looked.items()
+        }
+        report = {
+            **self._settings_shown(len(cases)),
+            "calibration": reports.calibration(self.sitters, references, truths, judge),
+            **reports.summary(tables),
+        }
+        self._write(report, files, looked, references)
+        return report
+
+    def _settings_shown(self, pictures: int) -> dict[str, Any]:
+        return {
+            "people": len(self.sitters), "pictures": pictures, "base": self.host.name,
+            "recogniser": self.judges.recogniser.name, "recogniser_sha256": self.judges.recogniser.sha256,
+            "detector": f"that of {self.judges.analyser.pack.name}", "sampling": self._settings()["sampling"],
+        }  # fmt: skip
+
+    def _write(
+        self, report: dict[str, Any], files: dict[str, dict[str, Path]], looked: dict[str, reports.Looked],
+        references: Sequence[np.ndarray | None],
+    ) -> None:  # fmt: skip
+        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        (self.out / "report.json").write_text(text, encoding="utf-8")
+        (self.out / "report.md").write_text(reports.markdown(report), encoding="utf-8")
+        title = f"The number is the likeness to the reference by {report['recogniser']}."
+        sheet = reports.sheet(self.sitters, files, looked, references, self.judges.recogniser, title)
+        sheet.save(self.out / "sheet.png")
+
+
+class _Attached:
+    """Makes the pictures of one row."""
+
+    def __init__(self, evaluation: Evaluation, row: TableRow, adapter: Adapter) -> None:
+        self.evaluation = evaluation
+        looks = bool(adapter.mixer.config.clip_levels)
+        self.pipeline = FaceSnapPipeline(adapter, evaluation.judges.analyser, evaluation.encoder if looks else None)
+        self.shapes = AskedShapes(evaluation.judges.analyser)
+        own = all(case.points is None for sitter in evaluation.sitters for case in sitter.cases)
+        if not own:
+            self.pipeline.shapes = self.shapes
+        self.settings = PersonSettings(strength=row.strength, structure=row.structure)
+
+    def __call__(self, sitter: EvaluatedPerson, case: Case) -> Image.Image:
+        names = [f"reference {n} of {sitter.name}" for n in range(len(sitter.references))]
+        identity = self.pipeline.identity(sitter.references, name=sitter.name, names=names)
+        self.shapes.ask(case)
+        sampling = self.evaluation.sampling_of(case)
+        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.settings)])[0].image
+
+
+class AskedShapes(Shapes):
+    """Gives FFRNet exactly the points that a case asks for, without any detection or fit in between."""
+
+    def __init__(self, analyser: Any) -> None:
+        super().__init__(analyser, ContentCache(CACHE_BYTES), FileDigests())
+        self._case: Case | None = None
+
+    def ask(self, case: Case) -> None:
+        self._case = case
+
+    def shape(self, identity: Identity, pose: PoseSettings, size: tuple[int, int]) -> Shape:
+        if self._case is None or self._case.points is None:
+            raise LandmarkError(
+                "No landmarks were asked for.",
+                expected="a case with points",
+                remedy="give every picture of the evaluation its points, or none of them",
+            )
+        return Shape(Landmarks(self._case.points / np.array(size)), size)
+
+
+def _mark(host: DiffusersHost) -> str:
+    """The base's name with a digest of its UNet's first and last layer, which every training moves."""
+    digest = hashlib.sha256()
+    for layer in (host.pipeline.unet.conv_in, host.pipeline.unet.conv_out):
+        digest.update(layer.weight.detach().float().cpu().numpy().tobytes())
+    return f"{host.name} {digest.hexdigest()[:16]}"
+
+
+def _claim(file: Path, wanted: dict[str, Any]) -> None:
+    """Write what a folder is for, or check that it is for this."""
+    wanted = json.loads(json.dumps(wanted))
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(file)
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    if found != wanted:
+        other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        raise SettingsError(
+            f"{file} is of another evaluation: it differs in {', '.join(other)}.",
+            expected="the settings that its pictures were made with",
+            remedy="give those, or another --out folder",
+        )
+
+
+def _pixels(file: Path) -> np.ndarray:
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -1,0 +1,1 @@
+"""Adapter families, one module each, and the registry that finds them."""

@@ -1,0 +1,273 @@
+"""One processing object's sampling with people attached: what the hosts of the WebUI family have in common.
+
+`p.sample(...)` is wrapped on the instance, for the first pass, the hires pass and img2img alike, so that every
+sampling is seen to begin and end, whatever ends it. Which rows are cond is announced step by step: a callback of the
+host tells whose step comes (`WebUI.before_step`), hooks in the sampling path tell the rows. The hosts swallow
+exceptions of callbacks, therefore failures are kept and raised from the sampling path.
+"""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
+from facesnap.errors import AttachError, FaceSnapError, refusal
+from facesnap.hosts import face_pass
+from facesnap.hosts.base import Parts, Prepare
+from facesnap.hosts.face_pass import is_face_pass
+from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
+
+if TYPE_CHECKING:
+    from facesnap.hosts.webui import WebUI
+
+
+class Generation(ABC):
+    """FaceSnap's part of one processing object.
+
+    Attributes:
+        p: the host's processing object.
+        prepare: makes the parts; None: nothing is attached. passes: see `WebUI.enlist`.
+        error: raised in the sampling's place. on_failure: see `WebUI.enlist`.
+        plan: the row plan of what is attached.
+        left_alone: whether the host has switched to a model that the people do not fit.
+    """
+
+    def __init__(self, host: WebUI, p: Any) -> None:
+        self.host, self.p = host, p
+        self.prepare: Prepare | None = None
+        self.passes = "both"
+        self.error: Exception | None = None
+        self.on_failure: Callable[[Exception], None] | None = None
+        self.plan = RowPlan(())
+        self.left_alone = False
+        self.attachment: Attachment | None = None
+        self._parts = Parts()
+        self._unet: nn.Module | None = None
+        self._handles: list[RemovableHandle] = []
+        self._walk = TileWalk()
+        self._frame = (0, 0)
+        self._piece: Tile | None = None
+        self._failure: Exception | None = None
+        self._last_step = False
+        self._wrapper: Any = None
+        self._calls = self._wanted = 0
+
+    def wrap(self) -> None:
+        """Put our wrapper around `p.sample`, once; wrappers of other extensions stay where they are."""
+        if self.p.__dict__.get("sample") is not None and self.p.sample is self._wrapper:
+            return
+        inner = self.p.sample
+
+        def sample(*args: Any, **kwargs: Any) -> Any:
+            return self._sample(inner, args, kwargs)
+
+        self._wrapper = sample
+        self.p.sample = sample
+
+    def unwrap_copy(self, copy: Any) -> None:
+        """Give a shallow copy of `p` its own `sample` back: our wrapper would sample the original."""
+        if copy.__dict__.get("sample") is self._wrapper:
+            del copy.sample
+
+    def _sample(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not is_face_pass(self.p):
+            self.host._whole = weakref.ref(self.p)
+        if self.error is not None:
+            self._note_face_pass(self.error)
+            raise refusal(self.error)
+        if self.prepare is None or self in self.host._running:  # released, or a wrapper around our wrapper
+            return inner(*args, **kwargs)
+        try:
+            self._start()
+            result = inner(*args, **kwargs)
+            self._check_called()
+            return result
+        except Exception as error:
+            if self.on_failure is not None:
+                self.on_failure(error)
+            self._note_face_pass(error)
+            if isinstance(error, FaceSnapError):
+                raise refusal(error) from error.__cause__
+            raise
+        finally:
+            self._stop()
+
+    def _note_face_pass(self, error: Exception) -> None:
+        """The hosts swallow what is raised in ADetailer's pass, and go on with the picture as it was."""
+        if is_face_pass(self.p):
+            self.host.note(self.p, f"ADetailer's face pass was left out: {getattr(error, 'what', error)}")
+
+    def _start(self) -> None:
+        self._failure, self._calls, self._wanted, self.left_alone = None, 0, 0, False
+        self._parts, self._unet = Parts(), None
+        self.host._running.append(self)
+        self._attach(self.host.live_unet())
+
+    def _stop(self) -> None:
+        if self in self.host._running:
+            self.host._running.remove(self)
+        self._detach()
+        self._parts, self._unet, self._failure = Parts(), None, None
+
+    def _attach(self, unet: nn.Module) -> None:
+        assert self.prepare is not None
+        self._unet = unet
+        topology = read_topology(unet)
+        self._parts = self.prepare(topology)
+        if is_face_pass(self.p):
+            self._parts = face_pass.owners(self._parts, face_pass.mask_of(self.p), self._outer_piece())
+            self.left_alone = not self._parts.count
+        self.plan = RowPlan(())
+        self.plan.idle = True
+        self._handles.append(unet.register_forward_pre_hook(self._before_unet, with_kwargs=True))
+        self._handles.append(unet.register_forward_hook(self._after_unet))
+        parts, placement = self._parts, self.host.placement
+        placement.enter([structure.net for structure in parts.structures])
+        self.attachment = Attachment(
+            unet, topology, parts.people, self.plan, parts.structures, parts.speed, parts.loras, placement
+        )
+        self.attachment.install()
+
+    def _outer_piece(self) -> Piece:
+        """What the pass's picture is of the whole one: ADetailer works on the crop of an "only masked" picture."""
+        whole = self.host.whole(self.p)
+        return WHOLE if whole is self.p else crop_of(whole)
+
+    def _detach(self) -> None:
+        """Take everything off; may be called again."""
+        self.plan.idle = True
+        if self.attachment is not None:
+            self._calls += self.attachment.calls
+            self.attachment.close()
+            self.host.placement.leave()
+        self.attachment = None
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _follow(self, unet: nn.Module) -> None:
+        """Go on with the UNet that the host has put in the place of ours (refiner, hires checkpoint)."""
+        if unet is self._unet:
+            return
+        self._detach()
+        try:
+            self._attach(unet)
+        except FaceSnapError as error:
+            self._detach()
+            self.host.placement.clear()
+            self.left_alone = True
+            self.host.note(self.p, f"without FaceSnap after the switch of models: {error.what}")
+
+    def step(self, params: Any) -> None:
+        """A step of our own `p` begins. Never raises: the host would swallow it."""
+        try:
+            self._follow(self.host.live_unet(params.denoiser))
+            if self.attachment is None:
+                return
+            wanted = self._is_wanted()
+            self._wanted += wanted
+            self.plan.idle = not wanted
+            denoiser = params.denoiser
+            total = max(int(denoiser.total_steps or 1), 1)
+            self.plan.steps, self.plan.progress = total, min(max(denoiser.step / total, 0.0), 1.0)
+            self._last_step = denoiser.step + 1 >= total
+            self._frame = (int(params.x.shape[-2]), int(params.x.shape[-1]))
+            self._piece = pass_piece(self.p, self._frame, self._outer_piece())
+            self._walk.restart(self.tiler(params.denoiser))
+            if wanted:
+                self.announce(params)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Keep an error for the sampling path, where it stops the generation."""
+        self._failure = error
+        self.plan.idle = False
+
+    def _is_wanted(self) -> bool:
+        """Whether the pass that runs is one that has the people in it."""
+        second = bool(getattr(self.p, "is_hr_pass", False))
+        return self.passes == "both" or (self.passes == "second") == second
+
+    def before_pass(self, shape: Sequence[int]) -> None:
+        """A pass is about to sample latents of a shape (B, C, h, w). Never raises, as `step`."""
+        try:
+            self._follow(self.host.live_unet())  # a hires pass may have a checkpoint of its own
+            nets = {structure.net for structure in self._parts.structures if not structure.dormant}
+            if nets and self.attachment is not None and self._is_wanted():
+                self.host.placement.expect(list(nets), shape)
+        except Exception as error:
+            self._fail(error)
+
+    @abstractmethod
+    def announce(self, params: Any) -> None:
+        """Note what the host tells about the rows of the step that begins."""
+
+    @abstractmethod
+    def pattern(self, x: torch.Tensor, kwargs: dict[str, Any]) -> Sequence[Row] | None:
+        """Roles of the rows of the UNet call that begins, without tiles; None: the call is not ours.
+
+        Args:
+            x: (B, C, h, w), the UNet's input. kwargs: of the call.
+        """
+
+    def tiler(self, denoiser: Any) -> Any:
+        """The object of Tiled Diffusion that cuts the picture into `batched_bboxes`, or None."""
+        return None
+
+    def _before_unet(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self.plan.idle and not self._waiting():
+            return
+        x = args[0] if args else kwargs.get("x")
+        rows = self.pattern(x, kwargs) if isinstance(x, torch.Tensor) else None
+        self.plan.idle = rows is None
+        if rows is None or x is None:
+            return
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        places, part = self._places(len(rows), len(x), size)
+        self.plan.rows = placed(rows[part], places, self._frame, self._piece)
+
+    def _after_unet(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._last_step:  # the host decodes next, and a hires pass may follow: networks are not in the way
+            self.host.placement.leave()
+
+    def _waiting(self) -> bool:
+        """Whether idle calls may become ours again without a new step."""
+        return False
+
+    def _places(self, pattern: int, batch: int, size: tuple[int, int]) -> tuple[Sequence[Place] | None, slice]:
+        """(top, left) of each tile that the call holds, latent units, None where it holds the whole picture; and
+        which rows of the pattern each of them holds."""
+        found = self._walk.next(pattern, batch, size)
+        if found is None and size != self._frame and self._parts.needs_place:
+            raise AttachError(
+                f"The UNet was called with a piece of {size[1]} x {size[0]} of a latent of {self._frame[1]} x "
+                f"{self._frame[0]}, and the place of that piece is not known.",
+                expected="the whole picture, or the tiles of Tiled Diffusion",
+                remedy="use no regions and no landmarks here (the ID tokens work), or switch off the tiling extension",
+            )
+        return (None, slice(None)) if found is None else found
+
+    def _check_called(self) -> None:
+        calls = self._calls + (self.attachment.calls if self.attachment is not None else 0)
+        if calls or self.left_alone or self.host.interrupted() or (self.passes != "both" and not self._wanted):
+            return
+        raise AttachError(
+            "The sampling finished without calling the UNet that FaceSnap is attached to.",
+            expected="at least one call",
+            remedy="switch off TensorRT, torch.compile or whatever replaces the UNet or the sampler",
+        )
+
+
+def rows_of(repeats: Sequence[int], cond: bool) -> Iterator[Row]:
+    """Rows of one role, image-major: picture i comes repeats[i] times."""
+    for picture, n in enumerate(repeats):
+        yield from (Row(picture, cond) for _ in range(n))

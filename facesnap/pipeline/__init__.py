@@ -1,0 +1,1 @@
+"""One generation, start to end: photos -> Identity -> ID tokens -> attached sampling -> scores."""

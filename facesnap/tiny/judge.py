@@ -1,0 +1,85 @@
+"""What the judges share: their files, and how much of a person an autoencoder keeps in a face pack's eyes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from facesnap.errors import CheckpointError, NoFaceError
+from facesnap.faces.align import aligned_crop
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.landmarks.scheme import five_points
+from facesnap.pipeline.pipeline import SCORE_STEPS
+from facesnap.tiny.data import Portraits
+from facesnap.world.measure import separation
+
+Judge = TypeVar("Judge", bound=nn.Module)
+
+
+def save_weights(model: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a network's tensors as safetensors; the file appears under its name only when it is whole."""
+    part = file.with_suffix(".part")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part, metadata=metadata)
+    part.replace(file)
+
+
+def load_frozen(model: Judge, file: Path, stage: str) -> Judge:
+    """Fill a network from what `save_weights` wrote, for use alone.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or another network's.
+    """
+    try:
+        model.load_state_dict(load_file(file))
+    except Exception as error:  # safetensors and torch raise many kinds
+        raise CheckpointError(
+            f"{file} cannot be read ({type(error).__name__}: {error}).",
+            expected=f"the network that `facesnap tiny {stage}` writes.",
+            remedy="train it again.",
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def metadata_of(file: Path) -> dict[str, Any]:
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata() or {})
+
+
+def identity_kept(analyser: FaceAnalyser, portraits: Portraits, rebuilt: np.ndarray) -> dict[str, float]:
+    """Compare pictures with their reconstructions (N, S, S, 3) uint8, both aligned by the true points.
+
+    Returns:
+        `cosine`: mean between a picture and its reconstruction. `rank1_original`, `rank1`: share of pictures whose
+        nearest other one shows the same person, among originals and among reconstructions.
+    """
+    before, after = _embed(analyser, portraits, portraits.images), _embed(analyser, portraits, rebuilt)
+    people = list(portraits.people)
+    return {
+        "cosine": float((before * after).sum(1).mean()),
+        "rank1_original": separation(before, people).rank1,
+        "rank1": separation(after, people).rank1,
+    }
+
+
+def boxes_found(analyser: FaceAnalyser, images: np.ndarray) -> list[np.ndarray | None]:
+    """The box (4,) px of the largest face on each picture (N, H, W, 3) uint8 RGB, None where none is found."""
+    found: list[np.ndarray | None] = []
+    for i, image in enumerate(images):
+        try:
+            face = analyser.faces(np.asarray(image), name=f"picture {i}", most_steps=SCORE_STEPS)[0]
+        except NoFaceError:
+            found.append(None)
+        else:
+            found.append(np.asarray(face.box, np.float64))
+    return found
+
+
+def _embed(analyser: FaceAnalyser, portraits: Portraits, images: np.ndarray) -> np.ndarray:
+    crops = [aligned_crop(image, five_points(points)) for image, points in zip(images, portraits.points, strict=True)]
+    found = analyser.embed(crops)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)

@@ -1,0 +1,362 @@
+"""The stages of the tiny base, one after another, each in its own folder of the state.
+
+    STATE/world/SPLIT/*.tar        rendered pictures                         `data`
+    STATE/data/SPLIT/*.npy         the same as arrays                        `data`
+    STATE/outer/vae/               AutoencoderKL of the outer levels         `outer`
+    STATE/inner/vae/               the whole one, its inner levels trained   `inner`
+    STATE/autoencoder/vae/         AutoencoderKL                             `autoencoder`
+    STATE/recogniser/recogniser.safetensors                                  `recogniser`
+    STATE/encoder/model.safetensors, config.json                             `encoder`
+    STATE/unet/pipeline/           StableDiffusionPipeline                   `unet`
+    STATE/landmarks/landmarks.safetensors     judge of 72 points             `landmarks`
+    STATE/attributes/attributes.safetensors   judge of attributes            `attributes`
+    STATE/STAGE/measurements.json, sheet.png                                 what each stage came to
+
+Budget in hours of a CPU of two cores (an Intel Xeon without AMX), from measured steps: data 0.7 (20,000 pictures of
+130 ms), outer 1.2 (5,000 steps of 0.9 s), inner 0.3 (3,400 of 0.2 s, and the features), autoencoder 0.2 (1,900 of
+0.4 s), recogniser 0.6 (4,000 of 0.5 s), encoder 0.7 (5,000 of 0.5 s), UNet 1.8 (7,000 of 0.9 s), landmarks 0.3 (8,000
+of 0.14 s), attributes 0.3 (4,000 of 0.3 s): 6.1 in all.
+A stage that runs out of --hours leaves its outputs as they are by then and goes on at the next call. Everything is
+trained on training people alone and measured on held-out people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from PIL import Image
+from torch import Tensor, nn
+
+from facesnap.errors import SettingsError
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.drawing import save_png
+from facesnap.tiny import attributes, autoencoder, grow, landmarks, recogniser, text, unet, vit
+from facesnap.tiny.data import Portraits, pack
+from facesnap.tiny.judge import boxes_found, identity_kept
+from facesnap.tiny.loop import Budget, Loop, Say, channels_last
+from facesnap.world.dataset import Dataset
+from facesnap.world.measure import separation
+from facesnap.world.splits import SPLITS
+
+BUDGETS = {
+    "outer": Budget(steps=5_000, batch=8, rate=1e-3, half=True),
+    "inner": Budget(steps=3_400, batch=16, rate=2e-3, half=True),
+    "autoencoder": Budget(steps=1_900, batch=4, rate=5e-4, half=True),
+    "recogniser": Budget(steps=4_000, batch=64, rate=2e-3, half=True),
+    "encoder": Budget(steps=5_000, batch=64, rate=1e-3, half=True),
+    "unet": Budget(steps=7_000, batch=32, rate=1e-3),
+    "landmarks": Budget(steps=8_000, batch=16, rate=1e-3),
+    "attributes": Budget(steps=4_000, batch=32, rate=1e-3),
+}
+STAGES = ("data", *BUDGETS)
+SHEET = 12  # pictures on a sheet's row
+KEPT = 5_000  # pictures whose features the inner levels learn from: 1.3 GB
+PREDICTIONS = 64  # held-out batches for the UNet's measure
+
+
+@dataclass
+class Work:
+    """What all stages share.
+
+    Attributes:
+        state: folder. people, held_out, pictures, size: of the data. workers: processes that render.
+        hours: for each stage in this call. steps: in place of every budget's, for short runs. seed: of the training.
+        analyser: the face pack that says how much identity the autoencoder keeps.
+    """
+
+    state: Path
+    analyser: FaceAnalyser | None = None
+    people: int = 2048
+    held_out: int = 64
+    pictures: int = 5
+    size: int = 128
+    workers: int = 1
+    hours: float = math.inf
+    steps: int | None = None
+    seed: int = 0
+    say: Say = print
+    _opened: dict[str, Portraits] = field(default_factory=dict)
+
+    def budget(self, stage: str) -> Budget:
+        return BUDGETS[stage] if self.steps is None else replace(BUDGETS[stage], steps=self.steps)
+
+    def portraits(self, split: str) -> Portraits:
+        if split not in self._opened:
+            found = Portraits.load(self.state / "data" / split)
+            if found.split != split:
+                raise SettingsError(
+                    f"{self.state / 'data' / split} holds people of the split {found.split}.",
+                    expected=split,
+                    remedy="delete the folder and run `facesnap tiny data` again.",
+                )
+            self._opened[split] = found
+        return self._opened[split]
+
+    def loop(self, stage: str, module: nn.Module, context: str = "") -> Loop:
+        train = self.portraits("train")
+        seen = f"{len(train)} pictures of people {train.people[0]}..{train.people[-1]} {context}"
+        loop = Loop(self.state / stage, stage, module, self.budget(stage), seed=self.seed, context=seen)
+        if loop.step:
+            self.say(f"{stage}: goes on from step {loop.step} of {loop.budget.steps}")
+        return loop
+
+    def report(self, stage: str, loop: Loop | None, measured: dict[str, Any]) -> dict[str, Any]:
+        """Write STATE/STAGE/measurements.json."""
+        record: dict[str, Any] = {"stage": stage, "measured": measured}
+        if loop is not None:
+            record["training"] = {
+                **vars(loop.budget), "done": loop.step, "seconds": round(loop.seconds, 1),
+                "milliseconds_a_step": round(loop.milliseconds, 1),
+                "parameters": sum(p.numel() for p in loop.module.parameters()), "history": loop.history,
+            }  # fmt: skip
+        file = self.state / stage / "measurements.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        self.say(f"{stage}: {json.dumps(measured)}")
+        return record
+
+
+def run(stage: str, work: Work) -> dict[str, Any]:
+    """Run one stage, or go on with it.
+
+    Returns:
+        What measurements.json of the stage holds.
+
+    Raises:
+        SettingsError: an unknown stage, an earlier one is missing, or the settings are not those of its checkpoint.
+    """
+    stages: dict[str, Callable[[Work], dict[str, Any]]] = {
+        "data": make_data, "outer": train_outer, "inner": train_inner, "autoencoder": train_autoencoder,
+        "recogniser": train_recogniser, "encoder": train_encoder, "unet": train_unet, "landmarks": train_landmarks,
+        "attributes": train_attributes,
+    }  # fmt: skip
+    if stage not in stages:
+        raise SettingsError(f"Stage {stage!r}.", expected=", ".join(stages), remedy="choose one of these.")
+    return stages[stage](work)
+
+
+def make_data(work: Work) -> dict[str, Any]:
+    """Render what is missing and unpack it."""
+    measured = {}
+    for split, people in (("held_out", work.held_out), ("train", work.people)):
+        dataset = Dataset(SPLITS[split].start, people, work.pictures, work.size)
+
+        def progress(done: Iterable[Path], count: int, split: str = split) -> Iterable[Path]:
+            for i, shard in enumerate(done, 1):
+                work.say(f"data: shard {i} of {count} of {split}")
+                yield shard
+
+        shards = dataset.write(work.state / "world" / split, workers=work.workers, progress=progress)
+        found = pack(shards, work.state / "data" / split, people * work.pictures, work.size)
+        measured[split] = {"pictures": len(found), "people": len(np.unique(found.people))}
+    return work.report("data", None, measured)
+
+
+def train_outer(work: Work) -> dict[str, Any]:
+    torch.manual_seed(work.seed)
+    loop = work.loop("outer", autoencoder.make_outer())
+    crops = int(0.9 * loop.budget.steps)
+    loss = autoencoder.AutoencoderLoss(loop.module, work.portraits("train"), loop.budget.batch, crops)
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    return work.report("outer", loop, _keep_vae(work, "outer", loop.averaged)[0])
+
+
+def train_inner(work: Work) -> dict[str, Any]:
+    outer, weights = _vae(work, "outer")
+    train = work.portraits("train")
+    torch.manual_seed(work.seed)
+    whole = autoencoder.make()
+    grow.transplant(outer, whole)
+    loop = work.loop("inner", whole, weights)
+    rows = np.linspace(0, len(train) - 1, min(len(train), KEPT)).astype(int)
+    side = work.size // autoencoder.OUTER_FACTOR
+    shape = (autoencoder.WIDTHS[-2], side, side)
+    batches = (grow.features(outer, train.images[some]) for some in np.array_split(rows, len(rows) // 16 + 1))
+    kept = _kept(work.state / "inner" / f"features-{weights[:16]}", ("given", "wanted"), (len(rows), *shape), batches)
+    loss = grow.InnerLoss(loop.module, train, rows, kept, loop.budget.batch)
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    return work.report("inner", loop, _keep_vae(work, "inner", loop.averaged)[0])
+
+
+def train_autoencoder(work: Work) -> dict[str, Any]:
+    whole, weights = _vae(work, "inner")
+    grow.freeze_outer_encoder(whole)
+    loop = work.loop("autoencoder", channels_last(whole), weights)
+    loss = autoencoder.AutoencoderLoss(loop.module, work.portraits("train"), loop.budget.batch, crops=0)
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    measured, rebuilt = _keep_vae(work, "autoencoder", loop.averaged)
+    if work.analyser is not None:
+        measured["identity"] = identity_kept(work.analyser, work.portraits("held_out"), rebuilt)
+    return work.report("autoencoder", loop, measured)
+
+
+def _vae(work: Work, stage: str) -> tuple[Any, str]:
+    """The AutoencoderKL that a stage left, and its weights' sha256."""
+    from diffusers import AutoencoderKL
+
+    folder = work.state / stage / "vae"
+    if not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"There is no autoencoder in {folder}.",
+            expected="a trained one.",
+            remedy=f"run `facesnap tiny {stage}` with the same --state first.",
+        )
+    weights = (folder / "diffusion_pytorch_model.safetensors").read_bytes()
+    return AutoencoderKL.from_pretrained(folder).eval(), hashlib.sha256(weights).hexdigest()
+
+
+def _keep_vae(work: Work, stage: str, model: Any) -> tuple[dict[str, Any], np.ndarray]:
+    """Save an autoencoder and a sheet of it; measurements, and the held-out pictures (N, S, S, 3) through it."""
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    some = train.images[:: max(len(train) // 512, 1)]
+    spread = torch.cat([mean for mean, _ in autoencoder.latents(model, some)]).std().item()
+    model.register_to_config(scaling_factor=1 / spread)
+    model.save_pretrained(work.state / stage / "vae", safe_serialization=True)
+    rebuilt = autoencoder.reconstructions(model, held_out.images)
+    chosen = np.linspace(0, len(rebuilt) - 1, SHEET).astype(int)
+    _sheet([held_out.images[chosen], rebuilt[chosen]], work.state / stage / "sheet.png")
+    return {
+        "pictures": len(rebuilt), "people": len(np.unique(held_out.people)), "scaling_factor": 1 / spread,
+        "psnr": autoencoder.psnr(rebuilt, held_out.images),
+        "psnr_face": autoencoder.psnr(rebuilt, held_out.images, held_out.boxes),
+    }, rebuilt  # fmt: skip
+
+
+def train_recogniser(work: Work) -> dict[str, Any]:
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    torch.manual_seed(work.seed)
+    loop = work.loop("recogniser", channels_last(recogniser.Classifier(int(train.labels[-1]) + 1)))
+    plain = int(0.6 * loop.budget.steps)
+    loss = recogniser.RecogniserLoss(loop.module, train, loop.budget.batch, plain)  # type: ignore[arg-type]
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    model: recogniser.TinyRecogniser = loop.averaged.recogniser
+    model.save(work.state / "recogniser" / "recogniser.safetensors")
+    embeddings = recogniser.embed(model, held_out.crops)
+    return work.report("recogniser", loop, vars(separation(embeddings, list(held_out.people))))
+
+
+def train_encoder(work: Work) -> dict[str, Any]:
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    torch.manual_seed(work.seed)
+    values = vit.attribute_values(train)
+    loop = work.loop("encoder", vit.Learner(values))
+    loss = vit.EncoderLoss(loop.module, train, values, loop.budget.batch)  # type: ignore[arg-type]
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    model: vit.Learner = loop.averaged
+    vit.save(model.encoder, work.state / "encoder")
+    projections, guesses, chosen = vit.look_at(model, held_out.crops)
+    measured: dict[str, Any] = dict(vars(separation(projections, list(held_out.people))))
+    measured["likeness"] = vit.explained(guesses, held_out, train)
+    measured["attributes"] = vit.accuracy(held_out, values, chosen)
+    return work.report("encoder", loop, measured)
+
+
+def train_unet(work: Work) -> dict[str, Any]:
+    vae, weights = _vae(work, "autoencoder")
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    tokenizer = text.make_tokenizer(train.captions, work.state / "unet" / "words")
+    torch.manual_seed(work.seed)
+    model = unet.Denoiser(unet.make_unet(work.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
+    loop = work.loop("unet", model, weights)
+
+    def loss_on(portraits: Portraits, network: Any) -> unet.DenoiserLoss:
+        moments = _latents(vae, portraits, work.state / "unet" / f"latents-{weights[:16]}-{portraits.split}")
+        tokens, empty = text.tokenise(tokenizer, portraits.captions), text.tokenise(tokenizer, [""])[0]
+        boxes = torch.from_numpy(np.array(portraits.boxes)) / portraits.images.shape[1]
+        return unet.DenoiserLoss(network, moments, tokens, empty, boxes, loop.budget.batch)
+
+    loop.run(loss_on(train, model), seconds=work.hours * 3600, say=work.say)
+    average = loop.averaged
+    unet.save_pipeline(average, vae, tokenizer, work.state / "unet" / "pipeline")
+    batches = min(PREDICTIONS, max(loop.budget.steps, 1))
+    measured: dict[str, Any] = {
+        split: unet.prediction_error(loss_on(work.portraits(split), average), batches, work.seed)
+        for split in ("train", "held_out")
+    }
+    measured["unet_parameters"] = sum(p.numel() for p in average.unet.parameters())
+    pictures = unet.samples(work.state / "unet" / "pipeline", held_out.captions[:SHEET], work.size)
+    _sheet([held_out.images[:SHEET], pictures], work.state / "unet" / "sheet.png")
+    return work.report("unet", loop, measured)
+
+
+def train_landmarks(work: Work) -> dict[str, Any]:
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    torch.manual_seed(work.seed)
+    loop = work.loop("landmarks", channels_last(landmarks.LandmarkJudge()))
+    loss = landmarks.LandmarkLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    judge: landmarks.LandmarkJudge = loop.averaged
+    judge.save(work.state / "landmarks" / "landmarks.safetensors")
+    yaw = np.array([record["view"]["yaw"] for record in held_out.records])
+
+    def floor(boxes: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+        found = judge.points(held_out.images[rows], boxes)
+        return landmarks.by_band(landmarks.nme(found, held_out.points[rows]), yaw[rows])
+
+    everybody = np.arange(len(held_out))
+    measured = {"true_boxes": floor(held_out.boxes, everybody)}
+    if work.analyser is not None:
+        found = boxes_found(work.analyser, held_out.images)
+        seen = np.array([row for row in everybody if found[row] is not None])
+        measured["detected_boxes"] = floor(np.array([found[row] for row in seen]), seen)
+    return work.report("landmarks", loop, measured)
+
+
+def train_attributes(work: Work) -> dict[str, Any]:
+    train, held_out = work.portraits("train"), work.portraits("held_out")
+    torch.manual_seed(work.seed)
+    loop = work.loop("attributes", channels_last(attributes.AttributeJudge()))
+    loss = attributes.AttributeLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
+    loop.run(loss, seconds=work.hours * 3600, say=work.say)
+    judge: attributes.AttributeJudge = loop.averaged
+    judge.save(work.state / "attributes" / "attributes.safetensors")
+    right = attributes.obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])
+    shares = {name: float(np.nanmean(values)) for name, values in right.items()}
+    return work.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
+
+
+def _latents(vae: Any, portraits: Portraits, folder: Path) -> unet.Moments:
+    """Mean and deviation (N, C, H, W) float16 of the scaled latents, made once for an autoencoder."""
+    side = portraits.images.shape[1] // autoencoder.FACTOR
+    shape = (len(portraits), autoencoder.CHANNELS, side, side)
+    factor = vae.config.scaling_factor
+    batches = ((mean * factor, std * factor) for mean, std in autoencoder.latents(vae, portraits.images))
+    return _kept(folder, ("mean", "std"), shape, batches)
+
+
+def _kept(
+    folder: Path, names: tuple[str, str], shape: tuple[int, ...], batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two float16 arrays of a shape, made of batches once and memory-mapped."""
+    files = [folder / f"{name}.npy" for name in names]
+    if not folder.is_dir():
+        part = folder.with_name(folder.name + ".part")
+        part.mkdir(parents=True, exist_ok=True)
+        arrays = [open_memmap(part / file.name, "w+", "float16", shape) for file in files]
+        row = 0
+        for both in batches:
+            for array, values in zip(arrays, both, strict=True):
+                array[row : row + len(values)] = values.numpy()
+            row += len(both[0])
+        for array in arrays:
+            array.flush()
+        del arrays, array  # Windows moves no folder whose files are mapped
+        part.replace(folder)
+    first, second = (np.load(file, mmap_mode="r") for file in files)
+    return first, second
+
+
+def _sheet(rows: list[np.ndarray], file: Path, scale: int = 2) -> None:
+    """Rows of pictures (N, S, S, 3) under one another, enlarged."""
+    joined = Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+    size = (joined.width * scale, joined.height * scale)
+    save_png(joined.resize(size, Image.Resampling.LANCZOS), file)

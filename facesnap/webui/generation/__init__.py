@@ -1,0 +1,1 @@
+"""From a script's arguments to what is attached, and from results to infotexts."""

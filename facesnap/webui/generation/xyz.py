@@ -1,0 +1,156 @@
+"""X/Y/Z axes as data. An axis notes its value on `p`; when the settings of `p` are read, the notes are applied.
+
+Strength, structure, windows and poses act on every person, the identity on the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from facesnap.errors import SettingsError
+from facesnap.settings.api import check_person, with_preset
+from facesnap.settings.field_types import Choice, FieldType, Number
+from facesnap.settings.fields import Field
+from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Settings
+
+PREFIX = "[FaceSnap] "
+NOTES = "facesnap_axes"  # attribute of p: ((axis name, value), ...)
+Names = Callable[[], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        name: of the field. part: "settings", "person" or "pose". field: its declaration.
+    """
+
+    name: str
+    part: str
+    field: Field
+
+    @property
+    def label(self) -> str:
+        return PREFIX + self.field.label
+
+    @property
+    def kind(self) -> FieldType:
+        return self.field.kind
+
+    @property
+    def type(self) -> type:
+        """What the grid makes of its text: numbers (with ranges such as "0-1 [5]") or words."""
+        return float if isinstance(self.kind, Number) else str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The values that can be chosen, where they are few and known."""
+        return self.kind.options if isinstance(self.kind, Choice) else ()
+
+    def read(self, value: Any) -> Any:
+        """A cell's value as the settings have it.
+
+        Raises:
+            SettingsError: the field cannot take it.
+        """
+        return self.kind.parse_text(value, self.label) if isinstance(value, str) else self.kind.read(value, self.label)
+
+    def apply(self, settings: Settings, value: Any) -> Settings:
+        """The settings with this value.
+
+        Raises:
+            SettingsError: the field cannot take it, or a window would end before it starts.
+        """
+        value = self.read(value)
+        if self.name == "preset":
+            return with_preset(settings, value)
+        if self.part == "settings":
+            return replace(settings, **{self.name: value})
+        if self.name == "identity":
+            first = replace(settings.people[0] if settings.people else Person(), identity=value, references=())
+            return replace(settings, people=(first, *settings.people[1:]))
+        return replace(settings, people=tuple(self._on(person, n, value) for n, person in enumerate(settings.people)))
+
+    def _on(self, person: Person, n: int, value: Any) -> Person:
+        if self.part == "pose":
+            source = "canvas" if person.pose.source == "none" else person.pose.source  # a pose needs landmarks
+            return replace(person, pose=replace(person.pose, source=source, **{self.name: value}))
+        person = replace(person, **{self.name: value})
+        check_person(person, f"{self.label}, person {n + 1}")
+        return person
+
+
+_WANTED = {
+    "settings": (SETTINGS, ("adapter", "preset", "speed")),
+    "person": (PERSON, ("identity", "strength", "structure", "start", "end", "structure_start", "structure_end")),
+    "pose": (POSE, ("yaw", "pitch", "roll", "size", "expression")),
+}
+AXES = {name: Axis(name, part, table[name]) for part, (table, names) in _WANTED.items() for name in names}
+
+
+def apply_notes(settings: Settings, p: Any) -> Settings:
+    """The settings with what the axes have noted on `p`, the preset first, since it fills in the rest.
+
+    Raises:
+        SettingsError: as `Axis.apply`.
+    """
+    notes = sorted(getattr(p, NOTES, ()), key=lambda note: note[0] != "preset")
+    for name, value in _windows_last(notes):
+        settings = AXES[name].apply(settings, value)
+    return settings
+
+
+def _windows_last(notes: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Where both ends of a window are axes, open it before setting them: the order must not matter."""
+    names = {name for name, _ in notes}
+    opened: list[tuple[str, Any]] = []
+    for start, end in (("start", "end"), ("structure_start", "structure_end")):
+        if {start, end} <= names:
+            opened += [(start, 0.0), (end, 1.0)]
+    first = [note for note in notes if note[0] == "preset"]
+    return [*first, *opened, *(note for note in notes if note[0] != "preset")]
+
+
+def find_grid(scripts_data: Iterable[Any]) -> ModuleType | None:
+    """The loaded xyz_grid module among the host's `scripts.scripts_data`, or None."""
+    for data in scripts_data:
+        if Path(str(getattr(data, "path", ""))).name == "xyz_grid.py":
+            return getattr(data, "module", None)
+    return None
+
+
+def register(grid: ModuleType, adapters: Names, identities: Names) -> None:
+    """Put our axes into the grid's list; a second call replaces what the first put there.
+
+    Args:
+        grid: the host's xyz_grid module, which has `axis_options` and `AxisOption`.
+        adapters, identities: names to choose from, asked when the list is opened.
+    """
+    choices = {"adapter": adapters, "identity": identities}
+    others = [option for option in grid.axis_options if not str(option.label).startswith(PREFIX)]
+    ours = [_option(grid, axis, choices.get(axis.name)) for axis in AXES.values()]
+    grid.axis_options[:] = [*others, *ours]
+
+
+def _option(grid: ModuleType, axis: Axis, names: Names | None) -> Any:
+    def apply(p: Any, x: Any, xs: Sequence[Any]) -> None:
+        # A new tuple: the grid's copies of p share what they had before.
+        setattr(p, NOTES, (*getattr(p, NOTES, ()), (axis.name, x)))
+
+    def confirm(p: Any, xs: Sequence[Any]) -> None:
+        for x in xs:
+            axis.read(x)
+            if names is not None and axis.read(x) not in ("", *names()):
+                raise SettingsError(
+                    f"{axis.label}: there is no {x!r}.", expected=", ".join(names()) or "some to choose from",
+                    remedy="correct the name, or refresh the list",
+                )  # fmt: skip
+
+    words = axis.words
+    listed = names or ((lambda: list(words)) if words else None)
+    return grid.AxisOption(axis.label, axis.type, apply, confirm=confirm, choices=listed)

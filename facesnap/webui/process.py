@@ -1,0 +1,68 @@
+"""Which WebUI this process is, and what the script shares from one generation to the next."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.hosts.webui import WebUI
+from facesnap.pipeline.pipeline import CACHE_BYTES
+from facesnap.webui import options as page
+from facesnap.webui.generation.loader import PipelineLoader
+from facesnap.weights.folders import Folders
+
+
+def is_forge() -> bool:
+    """Whether this is Forge or a fork of it: all have the package modules_forge."""
+    return find_spec("modules_forge") is not None
+
+
+@lru_cache(maxsize=1)
+def current_host() -> WebUI:
+    """The adapter of this process's WebUI."""
+    if is_forge():
+        from facesnap.hosts.forge import Forge
+
+        return Forge()
+    from facesnap.hosts.a1111 import A1111
+
+    return A1111()
+
+
+@lru_cache(maxsize=1)
+def loader() -> PipelineLoader:
+    """Adapters, packs, encoders and identities of this process."""
+    from modules import shared
+
+    megabytes = getattr(shared.cmd_opts, "facesnap_cache", None)
+    return PipelineLoader(folders, options, CACHE_BYTES if megabytes is None else max(int(megabytes), 0) << 20)
+
+
+def analyser() -> FaceAnalyser:
+    """The analyser of the settings page's pack.
+
+    Raises:
+        PackError: it is missing. MissingDependencyError: insightface is missing.
+    """
+    return loader().analyser()
+
+
+def options() -> dict[str, Any]:
+    """The settings page's options by key, checked.
+
+    Raises:
+        SettingsError: config.json or override_settings hold something that an option cannot be.
+    """
+    from modules import shared
+
+    return page.values(shared.opts)
+
+
+def folders() -> Folders:
+    """The folders of models, as the command line and the settings page have them."""
+    from modules import paths, shared
+
+    named = getattr(shared.cmd_opts, "facesnap_dir", None)
+    return Folders.of(paths.models_path, named, getattr(shared.opts, "facesnap_folders", "") or "")

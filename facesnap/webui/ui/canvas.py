@@ -1,0 +1,110 @@
+"""The pose canvas in the page: a place to draw in, and the event that gives it its scene.
+
+The drawing itself is javascript/facesnap_canvas_*.js, in the browser. It writes into the controls "Pose values",
+"Expression" and "Pose source", and follows them when something else changes them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from facesnap.errors import FaceSnapError
+from facesnap.faces.identity import Identity
+from facesnap.pipeline.shape import Shapes
+from facesnap.webui.generation.args import PEOPLE, Control, Person, controls, parse
+from facesnap.webui.ui.scene import Scene, scene
+
+logger = logging.getLogger(__name__)
+
+# (part, name) of the columns that tell who is drawn; the others reach the browser without the server.
+_TELLING = {("person", "references"), ("person", "identity"), ("person", "face"), ("pose", "image")}
+
+
+def build(
+    tab: str,
+    components: Mapping[str, Any],
+    identity_of: Callable[[Person, int], Identity],
+    shapes: Callable[[], Shapes],
+    init: Any = None,
+    most_people: int = PEOPLE,
+) -> None:
+    """Make the canvas inside the current Gradio context.
+
+    Args:
+        tab: "txt2img" or "img2img".
+        components: elem_id -> component of the accordion's controls, see `Control.elem_id`.
+        identity_of: gives the identity, with landmarks, of a person of the settings.
+        shapes: gives what fits them; called at each event.
+        init: the component of the picture that img2img starts from.
+        most_people: how many people there are controls for.
+    """
+    own_id = f"facesnap_{tab}_canvas"
+    gr.HTML(f'<div id="{own_id}" class="facesnap-canvas" data-tab="{tab}"></div>')
+    answer = gr.Textbox(label=f"Scene of the pose canvas ({tab})", visible=False, elem_id=f"{own_id}_scene")
+    load = gr.Button(f"Load the pose canvas ({tab})", visible=False, elem_id=f"{own_id}_scene_load")
+    for hidden in (answer, load):
+        hidden.do_not_save_to_config = True  # of the WebUI's ui-config.json
+    order = telling(most_people)
+
+    def respond(*values: Any) -> str:
+        first, last = values[: len(order)], values[len(order) :]
+        return json.dumps(reply(first, identity_of, shapes, *last, most_people=most_people), separators=(",", ":"))
+
+    inputs = [components[column.elem_id(tab)] for column in order]
+    load.click(
+        respond,
+        inputs=[*inputs, init] if init is not None else inputs,
+        outputs=[answer],
+        queue=False,
+        show_progress="hidden",
+        api_name=False,
+    )
+
+
+def telling(most_people: int = PEOPLE) -> list[Control]:
+    """The columns that the scene is made from."""
+    return [column for column in controls(most_people) if (column.part, column.name) in _TELLING]
+
+
+def reply(
+    values: Sequence[Any],
+    identity_of: Callable[[Person, int], Identity],
+    shapes: Callable[[], Shapes],
+    init: Any = None,
+    *,
+    most_people: int = PEOPLE,
+) -> Scene:
+    """The scene of the values of `telling(most_people)`, or {"error": why there is none}. Never raises.
+
+    "serial" tells each answer from the one before.
+    """
+    serial = {"serial": str(time.time_ns())}
+    try:
+        people, refused = _people(values, most_people)
+        found = scene(people, identity_of, shapes(), init)
+        found["people"] = sorted(found["people"] + refused, key=lambda one: one["number"])
+        return {**found, **serial}
+    except FaceSnapError as error:
+        return {"error": str(error), **serial}
+    except Exception as error:  # the page would wait for ever
+        logger.exception("the pose canvas has no scene")
+        return {"error": f"{type(error).__name__}: {error}", **serial}
+
+
+def _people(values: Sequence[Any], most_people: int) -> tuple[list[tuple[int, Person]], list[Scene]]:
+    """Everybody who is named, with the number of their controls; and those whose controls cannot be read."""
+    given = {(c.person, c.part, c.name): value for c, value in zip(telling(most_people), values, strict=True)}
+    people, refused = [], []
+    for number in range(1, most_people + 1):
+        flat = [given.get((c.person, c.part, c.name)) if c.person == number else None for c in controls(most_people)]
+        try:
+            people += [(number, person) for person in parse(flat, most_people).people]
+        except FaceSnapError as error:
+            refused.append({"number": number, "error": str(error)})
+    return people, refused

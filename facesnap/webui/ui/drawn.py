@@ -1,0 +1,50 @@
+"""What the pose canvas draws: people with their landmarks, whatever adapter is chosen."""
+
+from __future__ import annotations
+
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.face import choose_face
+from facesnap.faces.identity import Identity
+from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.shape import Shapes
+from facesnap.webui import process
+from facesnap.webui.generation.args import Person
+from facesnap.webui.generation.people import face_choice, reference_pictures
+from facesnap.webui.ui import lists
+
+CACHE_BYTES = 32 << 20
+_kept: tuple[FaceAnalyser, Shapes] | None = None
+
+
+def shapes() -> Shapes:
+    """Those of the last generation, whose landmark model the next one will use too; before it, of the settings page's
+    pack.
+
+    Raises:
+        PackError: it is missing. MissingDependencyError: insightface is missing.
+    """
+    global _kept
+    pipeline = process.loader().latest
+    if pipeline is not None and pipeline.adapter.ffrnet is not None and pipeline.analyser is not None:
+        return pipeline.shapes
+    analyser = process.analyser()
+    if _kept is None or _kept[0] is not analyser:
+        _kept = (analyser, Shapes(analyser, ContentCache(CACHE_BYTES), FileDigests()))
+    return _kept[1]
+
+
+def identity_of(person: Person, number: int) -> Identity:
+    """A saved identity, or one made of the photos with their landmarks; no adapter and no encoder take part.
+
+    Raises:
+        FaceSnapError: nobody is named, the pack is missing, or a photo shows no face.
+    """
+    person.require(number)
+    if person.identity:
+        return lists.identities().load(person.identity)
+    made, choose = shapes(), face_choice(person)
+    assert made.analyser is not None
+    pictures, names = reference_pictures(person, number)
+    found = [made.analyser.faces(one, name=name) for one, name in zip(pictures, names, strict=True)]
+    faces = [choose_face(one, choose) for one in found]
+    return Identity.from_faces(faces, name=f"person {number}", landmarks=made.landmarks(faces))

@@ -1,0 +1,112 @@
+"""What was understood of a person before anything is generated: which face, how good, how alike the photos are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from facesnap.errors import FaceSnapError
+from facesnap.faces.align import ENCODER_SIZE
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.drawing import mark_faces
+from facesnap.faces.face import Face, choose_face
+from facesnap.faces.identity import Identity
+from facesnap.webui.generation.args import Person
+from facesnap.webui.generation.people import face_choice, reference_pictures
+from facesnap.webui.generation.pictures import decode
+
+STRANGERS = 0.2  # cosine below which two photos hardly show one person, with any of the usual recognisers
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoPreview:
+    """One picture, looked at.
+
+    Attributes:
+        title: such as "Photo 1". faces: how many there are. chosen: the one that is taken, None where `error` says
+            why there is none. place: its number, the largest is 0. marked: the picture with boxes and points.
+        crop: aligned, 224 pixels.
+    """
+
+    title: str
+    faces: int = 0
+    chosen: Face | None = None
+    place: int = 0
+    marked: Image.Image | None = None
+    crop: Image.Image | None = None
+    error: FaceSnapError | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PersonPreview:
+    """One person, looked at.
+
+    Attributes:
+        looks: the reference photos, then the pose picture where there is one.
+        identity: the saved one, instead of photos. likeness: (R, R) cosines of the photos' faces, or None for fewer
+            than two. warnings: one sentence each.
+    """
+
+    looks: tuple[PhotoPreview, ...] = ()
+    identity: Identity | None = None
+    likeness: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def look_at(
+    person: Person, number: int, analyser: FaceAnalyser | None, identity: Identity | None = None
+) -> PersonPreview:
+    """Analyse a person of the settings. A photo that cannot be used is told of, and the others are looked at.
+
+    Args:
+        number: of the person, from 1. analyser: needed for pictures. identity: the person's saved one, loaded.
+
+    Raises:
+        SettingsError: nobody is named, or somebody twice. PictureError: a reference is no picture.
+    """
+    person.require(number)
+    looks = []
+    if person.references and analyser is not None:
+        pictures, _ = reference_pictures(person, number)
+        choose = face_choice(person)
+        looks = [_look(pixels, f"Photo {n}", analyser, choose) for n, pixels in enumerate(pictures, 1)]
+    likeness = _likeness([look.chosen for look in looks if look.chosen is not None])
+    warnings = _warnings(looks, likeness)
+    if person.pose.source == "picture" and person.pose.image is not None and analyser is not None:
+        pose = _look(decode(person.pose.image, "the pose picture"), "Pose picture", analyser, "largest")
+        looks.append(pose)
+    return PersonPreview(tuple(looks), identity, likeness, tuple(warnings))
+
+
+def _look(pixels: np.ndarray, title: str, analyser: FaceAnalyser, choose: str | int) -> PhotoPreview:
+    try:
+        faces = analyser.faces(pixels, name=title)
+        chosen = choose_face(faces, choose)
+    except FaceSnapError as error:
+        return PhotoPreview(title, error=error)
+    place = next(n for n, face in enumerate(faces) if face is chosen)
+    crop = Image.fromarray(chosen.crop(ENCODER_SIZE))
+    return PhotoPreview(title, len(faces), chosen, place, mark_faces(faces, chosen), crop)
+
+
+def _likeness(faces: Sequence[Face]) -> np.ndarray | None:
+    if len(faces) < 2:
+        return None
+    vectors = np.stack([face.normed_embedding for face in faces])  # (R, 512)
+    return vectors @ vectors.T  # (R, R)
+
+
+def _warnings(looks: Sequence[PhotoPreview], likeness: np.ndarray | None) -> list[str]:
+    found = []
+    for look in looks:
+        if look.chosen is not None:
+            found += [f"{look.title}: {doubt}." for doubt in look.chosen.quality.doubts]
+    usable = [look.title for look in looks if look.chosen is not None]
+    if likeness is not None:
+        for a, b in zip(*np.triu_indices(len(usable), 1), strict=True):
+            if likeness[a, b] < STRANGERS:
+                found.append(f"{usable[a]} and {usable[b].lower()} seem to show different people.")
+    return found

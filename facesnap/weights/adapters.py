@@ -1,0 +1,254 @@
+"""The list of adapters as people choose from it: family, base, what fits, what each suggests and needs.
+
+Nothing is loaded or hashed for it: names and shapes tell (see `headers`), remembered as long as a file stays the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
+from facesnap.errors import CheckpointError, EncoderError
+from facesnap.faces.encoder_files import find_encoder
+from facesnap.faces.encoder_search import key_of
+from facesnap.faces.packs import is_installed
+from facesnap.faces.recognisers import RECOGNISERS
+from facesnap.families import registry
+from facesnap.families.recipes import RECIPES, Recipe
+from facesnap.settings.field_types import Number
+from facesnap.settings.model import PERSON
+from facesnap.webui.generation.controls import TITLE_MARK
+from facesnap.weights.catalogue import advice
+from facesnap.weights.folders import Folders, ModelFile, list_adapters
+from facesnap.weights.headers import ADAPTER
+
+BASES = {"sd15": "SD1.5", "sdxl": "SDXL"}
+SIDES = {"sd15": 512, "sdxl": 1024}
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that an adapter does not bring.
+
+    Attributes:
+        what: for people. there: whether it lies in the usual places, by name; None where the name does not tell.
+        download: its name for `facesnap download`, or "".
+    """
+
+    what: str
+    there: bool | None
+    download: str = ""
+
+    def __str__(self) -> str:
+        state = {True: "there", False: "missing", None: "looked for when the adapter is loaded"}[self.there]
+        return f"{self.what}: {state}"
+
+
+@dataclass(frozen=True)
+class ListedAdapter:
+    """One adapter of the list.
+
+    Attributes:
+        name: what `Settings.adapter` takes. title: name, family and base in one line, for a dropdown.
+        path: its file. structure: the file beside it that belongs to it (InstantID's IdentityNet), or None.
+        size: bytes of both.
+        family: "facesnap" or a key of RECIPES; "" where two look alike and the name does not tell.
+        family_title: the same for people. base: "sd15", "sdxl" or "".
+        fits: whether it can be used with the loaded model.
+        strength: suggested. defaults: fields of `facesnap.settings.model.Person` with the values that it suggests.
+        hint: CFG and size of the picture. needs: what it takes besides. licence: of the weights.
+        note: how the family was told, or why the file cannot be used.
+    """
+
+    name: str
+    title: str
+    path: Path
+    structure: Path | None
+    size: int
+    family: str
+    family_title: str
+    base: str
+    fits: bool
+    strength: float
+    defaults: Mapping[str, float]
+    hint: str
+    needs: tuple[Need, ...]
+    licence: str
+    note: str
+
+
+def entries(folders: Folders, base: str | None = None, places: Sequence[str] | None = None) -> list[ListedAdapter]:
+    """All adapters in the folders, those that fit first, then by name.
+
+    Args:
+        base: of the loaded model, "sd15" or "sdxl"; None where none is loaded, then everything fits.
+        places: where packs and encoders are looked for, `folders.packs` where None.
+    """
+    look = DiskLookup(folders.packs if places is None else places)
+    found = [_entry(file, base, look) for file in list_adapters(folders)]
+    return sorted(found, key=lambda entry: (not entry.fits, entry.name.lower()))
+
+
+@dataclass
+class _Facts:
+    """What is known of an adapter, of whichever kind."""
+
+    family: str = ""
+    title: str = ""
+    note: str = ""
+    structure: Path | None = None
+    recipe: Recipe | None = None
+    recogniser: str = ""
+    encoder: str = ""
+    licence: str = ""
+    defaults: dict[str, float] = field(default_factory=dict)
+
+
+def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter:
+    header = file.header
+    facts = _own(header.metadata) if header.kind == ADAPTER else _public(file)
+    fits = not header.problem and (not base or not header.base or header.base == base)
+    parts = [file.name, facts.title, BASES.get(header.base, "")]
+    if header.problem:
+        parts.append("cannot be used")
+    elif not fits:
+        parts.append(f"does not fit {BASES.get(base or '', base)}")
+    return ListedAdapter(
+        name=file.name,
+        title=TITLE_MARK.join(part for part in parts if part),
+        path=file.path,
+        structure=facts.structure,
+        size=file.size + (facts.structure.stat().st_size if facts.structure else 0),
+        family=facts.family,
+        family_title=facts.title,
+        base=header.base,
+        fits=fits,
+        strength=facts.defaults["strength"],
+        defaults=facts.defaults,
+        hint=_hint(facts.recipe, header.base),
+        needs=() if header.problem else _needs(facts, look),
+        licence=facts.licence,
+        note=header.problem or facts.note,
+    )
+
+
+def _own(metadata: Mapping[str, Any]) -> _Facts:
+    """Of a FaceSnap checkpoint, by its metadata; nobody has checked them yet."""
+    ffrnet = metadata.get("ffrnet")
+    recipe = RECIPES.get(str(metadata.get("family", "")))
+    defaults = {"strength": _within("strength", metadata.get("strength"))}
+    if isinstance(ffrnet, dict):
+        defaults["structure"] = _within("structure", ffrnet.get("strength"))
+    return _Facts(
+        family=registry.NATIVE,
+        title="FaceSnap",
+        note="by its metadata",
+        recipe=recipe,
+        recogniser=str(metadata.get("recogniser_name") or metadata.get("recogniser", "")),
+        encoder=str(metadata.get("encoder_name", "")),
+        licence=str(metadata.get("licence", "")),
+        defaults=_with_shortcut(defaults, metadata.get("shortcut") is True),
+    )
+
+
+def _public(file: ModelFile) -> _Facts:
+    """Of a public adapter, by its family's recipe."""
+    options = file.header.families
+    try:
+        detection = (
+            registry.decide(options, WeightsFile(file.path)) if options else FamilyMatch("", file.header.problem)
+        )
+    except CheckpointError as error:
+        detection = FamilyMatch("", f"{error.what} {error.remedy[:1].upper()}{error.remedy[1:]}.")
+    candidates = (detection.family,) if detection.family else options
+    if not candidates:
+        return _Facts(title="public adapter", note=detection.why, defaults={"strength": _within("strength", None)})
+    recipe = RECIPES[candidates[0]]
+    defaults = {"strength": recipe.strength}
+    if detection.structure is not None and recipe.structure is not None:
+        defaults["structure"] = recipe.structure
+    return _Facts(
+        family=detection.family,
+        title=" or ".join(RECIPES[one].title.removeprefix("IP-Adapter ") for one in candidates),
+        note=detection.why,
+        structure=detection.structure,
+        recipe=recipe,
+        recogniser=recipe.recogniser,
+        encoder=recipe.encoder,
+        licence=recipe.licence,
+        defaults=_with_shortcut(defaults, "faceid-plusv2" in candidates),
+    )
+
+
+def _with_shortcut(defaults: dict[str, float], shortcut: bool) -> dict[str, float]:
+    return defaults | ({"s_struct": PERSON["s_struct"].default} if shortcut else {})
+
+
+def _within(name: str, value: Any) -> float:
+    """A number of the metadata inside the setting's limits; the setting's own default where it is none."""
+    kind = PERSON[name].kind
+    assert isinstance(kind, Number)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        return float(PERSON[name].default)
+    return float(min(max(value, kind.low), kind.high))
+
+
+def _hint(recipe: Recipe | None, base: str) -> str:
+    usual = SIDES.get(base)
+    side = recipe.side if recipe and recipe.side else usual
+    parts = [f"CFG {recipe.cfg:g}"] if recipe and recipe.cfg else []
+    if side:
+        parts.append(f"{side} x {side}" + (f", not {usual}" if usual and side != usual else ""))
+    return " · ".join(parts)
+
+
+def _needs(facts: _Facts, look: DiskLookup) -> tuple[Need, ...]:
+    found = [look.pack(facts.recogniser)] if facts.recogniser else []
+    if facts.encoder:
+        found.append(look.encoder(facts.encoder))
+    if facts.family == "instantid":
+        net = facts.structure
+        found.append(Need(f"IdentityNet{f' ({net.name})' if net else ''}", net is not None, "" if net else "instantid"))
+    return tuple(found)
+
+
+class DiskLookup:
+    """What lies in the folders, each thing looked for once.
+
+    Args:
+        places: folders of models, as `facesnap.faces.packs` takes them.
+    """
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self._places = places
+        self._known: dict[str, bool] = {}
+
+    def pack(self, recogniser: str) -> Need:
+        """A pack that holds the recogniser, a key of RECOGNISERS or its sha256, where that is all a file tells."""
+        known = {one.sha256: name for name, one in RECOGNISERS.items()}
+        name = known.get(recogniser, recogniser)
+        if name not in RECOGNISERS:
+            return Need(f"a pack with the recogniser {name[:20]}", None)
+        packs = RECOGNISERS[name].packs
+        return Need(f"pack {' or '.join(packs)}", any(map(self._has_pack, packs)), packs[0])
+
+    def encoder(self, name: str) -> Need:
+        """An encoder by its `ImageEncoder.name`."""
+        key = key_of(name)
+        return Need(f"image encoder {name}", self._has_encoder(key), key.lower() if advice(key, "") else "")
+
+    def _has_pack(self, name: str) -> bool:
+        if name not in self._known:
+            self._known[name] = is_installed(name, self._places)
+        return self._known[name]
+
+    def _has_encoder(self, key: str) -> bool:
+        if key not in self._known:
+            try:
+                self._known[key] = find_encoder(key, self._places).is_file()
+            except EncoderError:
+                self._known[key] = False
+        return self._known[key]

@@ -1,0 +1,276 @@
+"""The installer: what it plans for any environment, and what it does in throw-away ones with a pip of our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facesnap.requirements import (
+    NEEDS,
+    ONNXRUNTIMES,
+    OPENCVS,
+    PROBED,
+    Installed,
+    InstallStep,
+    advice,
+    command,
+    constraints,
+    normalised,
+    notes,
+    plan,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = {"numpy": "1.26.2", "protobuf": "3.20.0", "pillow": "9.5.0", "scikit-image": "0.21.0", "torch": "2.1.2+cu121",
+        "scipy": "1.13.1", "tqdm": "4.66.1", "requests": "2.31.0", "opencv-python": "4.11.0.86"}  # fmt: skip
+A1111 = Installed(HOST, frozenset({*NEEDS, "cv2"}))
+MODULE_OF = {**{d: m for m, d in NEEDS.items()}, **dict.fromkeys(ONNXRUNTIMES, "onnxruntime"),
+             **dict.fromkeys(OPENCVS, "cv2"), "onnx": "onnx", "insightface": "insightface"}  # fmt: skip
+
+
+def test_in_a1111_only_three_things_are_added() -> None:
+    assert [(step.package, step.no_deps, step.again) for step in plan(A1111)] == [
+        ("onnx==1.17.0", True, False),
+        ("onnxruntime>=1.17,<1.27", False, False),
+        ("insightface>=2.1,<3", True, False),
+    ]
+    lines = constraints(A1111, plan(A1111)[1])
+    assert set(lines) == {f"{name}=={version}" for name, version in HOST.items()}
+
+
+@st.composite
+def states(draw: st.DrawFn) -> Installed:
+    """Any mix of what may be installed; modules without a distribution are a system's or conda's."""
+    names = [*MODULE_OF, "protobuf", "ml-dtypes", "typing-extensions", "torch"]
+    chosen = draw(st.lists(st.sampled_from(names), unique=True))
+    versions = {name: draw(st.sampled_from(["0.7.3", "1.17.0", "3.20.0", "4.25.1", "7.36.2"])) for name in chosen}
+    modules = {MODULE_OF[name] for name in chosen if name in MODULE_OF and draw(st.integers(0, 9))}
+    modules |= set(draw(st.lists(st.sampled_from([*PROBED, *NEEDS]), max_size=2)))
+    broken = draw(st.lists(st.sampled_from(sorted(modules & set(PROBED)) or ["cv2"]), unique=True, max_size=2))
+    return Installed(versions, frozenset(modules), {name: "why" for name in broken if name in modules})
+
+
+@given(states(), st.sampled_from(["onnxruntime", "onnxruntime-gpu"]))
+def test_nothing_that_works_is_touched(state: Installed, wheel: str) -> None:
+    steps = plan(state, wheel)
+    for step in steps:
+        name, module = step.distribution, MODULE_OF.get(step.distribution)
+        if name in state.versions or (module in state.modules and module is not None):
+            assert name in ("onnx", "insightface")  # no WebUI pins these
+            assert module not in state.modules or (module in state.broken and step.again)
+        held = constraints(state, step)
+        assert all(line.split("==")[0] != name for line in held)
+        assert {line.split("==")[0] for line in held} == set(state.versions) - {name}
+        assert step.no_deps == (name in ("onnx", "insightface"))
+    planned = [step.distribution for step in steps]
+    for names, module in ((ONNXRUNTIMES, "onnxruntime"), (OPENCVS, "cv2")):
+        there = [name for name in names if name in state.versions]
+        added = [name for name in planned if name in names]
+        assert len(added) <= 1 and not (added and (there or module in state.modules))
+    assert len(planned) == len(set(planned))
+
+
+@given(states())
+def test_what_is_planned_leads_to_nothing_more_to_do(state: Installed) -> None:
+    """A successful pip adds the distribution and its module and mends it: at most two plans are carried out."""
+    state = dataclasses.replace(state, broken={k: v for k, v in state.broken.items() if k in ("onnx", "insightface")})
+    for _ in range(2):
+        for step in plan(state):
+            module = MODULE_OF.get(step.distribution)
+            broken = {name: why for name, why in state.broken.items() if name != module}
+            modules = state.modules | ({module} if module else set())
+            state = Installed({**state.versions, step.distribution: "9.9"}, frozenset(modules), broken)
+    assert plan(state) == []
+
+
+def test_an_insightface_that_cannot_be_imported_is_replaced_only_when_the_fault_is_its_own() -> None:
+    there = {**HOST, "insightface": "0.7.3", "onnx": "1.17.0", "onnxruntime-gpu": "1.18.0"}
+    whole = Installed(there, frozenset({*NEEDS, *PROBED}))
+    assert plan(whole) == [] and advice(whole) == []
+    abi = "numpy.dtype size changed"
+    (step,) = plan(dataclasses.replace(whole, broken={"insightface": abi}))
+    assert step.distribution == "insightface" and step.no_deps and step.again and abi in step.why
+    for other in ("cv2", "onnxruntime"):  # a missing system library: no wheel of ours would help
+        state = dataclasses.replace(whole, broken={"insightface": abi, other: "libGL.so.1"})
+        assert plan(state) == [] and any("libGL" in line for line in advice(state))
+    # A wheel that is listed but has no module: nothing of ours would help, and insightface is not to blame.
+    state = Installed(there, whole.modules - {"onnxruntime"}, {"insightface": "needs ONNX Runtime"})
+    assert plan(state) == [] and "onnxruntime is missing." in advice(state)
+
+
+def test_newer_protobuf_gets_a_newer_onnx_with_what_it_imports() -> None:
+    state = Installed({**HOST, "protobuf": "5.28.0"}, A1111.modules)
+    assert [s.package for s in plan(state)][:3] == ["ml-dtypes", "typing-extensions", "onnx>=1.17,<2"]
+
+
+def test_doubled_wheels_are_named() -> None:
+    state = Installed({**HOST, "onnxruntime": "1.18", "onnxruntime-gpu": "1.18"}, frozenset({*NEEDS, *PROBED}))
+    assert "onnxruntime and onnxruntime-gpu" in notes(state)[0]
+    assert plan(state) == [] and advice(state) == []  # it may work: nobody is told that it does not
+
+
+def test_the_call_of_pip() -> None:
+    call = command(InstallStep("why", "onnx==1.17.0", no_deps=True), "py", "c.txt", "https://mirror/simple")
+    assert call[:4] == ["py", "-m", "pip", "install"] and call[-1] == "onnx==1.17.0" and "--no-deps" in call
+    assert call[call.index("--constraint") + 1] == "c.txt" and "https://mirror/simple" in call
+    assert normalised("Ort_Nightly.gpu") == "ort-nightly-gpu"
+
+
+# A pip that writes down how it was called and then installs an empty module, or fails as without network.
+FAKE_PIP = """
+import os, pathlib, sys
+here = pathlib.Path(__file__).resolve().parents[1]
+with (here / "calls.txt").open("a", encoding="utf-8") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+constraints = pathlib.Path(sys.argv[sys.argv.index("--constraint") + 1]).read_text(encoding="utf-8")
+assert "numpy==1.26.2" in constraints and "protobuf==3.20.0" in constraints
+if (here / "offline").exists():
+    print("ERROR: Could not find a version that satisfies the requirement")
+    sys.exit(1)
+if (here / "useless").exists():
+    sys.exit(0)
+import re
+name = re.match("[A-Za-z0-9-]+", sys.argv[-1])[0]
+module = {"scikit-image": "skimage", "opencv-python": "cv2"}.get(name, name).replace("-gpu", "")
+(here / module).mkdir(exist_ok=True)
+(here / module / "__init__.py").write_text("", encoding="utf-8")
+info = here / f"{name.replace('-', '_')}-9.9.dist-info"
+info.mkdir(exist_ok=True)
+(info / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 9.9\\n", encoding="utf-8")
+"""
+
+
+class Environment:
+    """An empty interpreter beside a folder that plays site-packages, with the installer copied next to it."""
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        self.site, self.extension, self.python = folder / "site", folder / "extension", python
+        for name, version in HOST.items():
+            self.add(name, version)
+        (self.site / "pip").mkdir()
+        (self.site / "pip" / "__init__.py").touch()
+        (self.site / "pip" / "__main__.py").write_text(FAKE_PIP, encoding="utf-8")
+        target = self.extension / "facesnap" / "webui"
+        target.mkdir(parents=True)
+        shutil.copy(ROOT / "install.py", self.extension)
+        shutil.copy(ROOT / "facesnap" / "webui" / "requirements.py", target)
+
+    def add(self, name: str, version: str, code: str = "") -> None:
+        info = self.site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (info / "METADATA").write_text(text, encoding="utf-8")
+        if name in MODULE_OF:
+            module = self.site / MODULE_OF[name]
+            module.mkdir()
+            (module / "__init__.py").write_text(code, encoding="utf-8")
+
+    def start(self, *args: str, **variables: str) -> str:
+        """One start of the WebUI; never anything but exit code 0."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "COMMANDLINE"))}
+        environment |= {"PYTHONPATH": str(self.site), **variables}
+        call = [str(self.python), str(self.extension / "install.py"), *args]
+        done = subprocess.run(call, env=environment, capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return done.stdout
+
+    @property
+    def calls(self) -> list[str]:
+        """What pip was asked to install, by its last word."""
+        log = self.site / "calls.txt"
+        return [line.split()[-1] for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bare")
+    venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(folder)
+    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+@pytest.fixture
+def environment(tmp_path: Path, bare_python: Path) -> Environment:
+    return Environment(tmp_path, bare_python)
+
+
+def test_the_first_start_installs_and_the_second_calls_no_pip(environment: Environment) -> None:
+    assert "installing onnx==1.17.0" in environment.start()
+    wanted = ["onnx==1.17.0", "onnxruntime>=1.17,<1.27", "insightface>=2.1,<3"]
+    assert environment.calls == wanted
+    (environment.site / "offline").touch()
+    assert environment.start() == "" and environment.calls == wanted
+
+
+def test_without_network_the_webui_starts_and_the_next_start_tries_again(environment: Environment) -> None:
+    (environment.site / "offline").touch()
+    said = environment.start()
+    assert "could not be installed" in said and "ERROR: Could not find" in said and "insightface is missing" in said
+    assert environment.calls == ["onnx==1.17.0"]  # one failure is enough
+    (environment.site / "offline").unlink()
+    environment.start()
+    assert environment.calls[1:] == ["onnx==1.17.0", "onnxruntime>=1.17,<1.27", "insightface>=2.1,<3"]
+
+
+def test_a_gpu_onnxruntime_stays_the_only_one(environment: Environment) -> None:
+    environment.add("onnxruntime-gpu", "1.18.0")
+    environment.start()
+    assert environment.calls == ["onnx==1.17.0", "insightface>=2.1,<3"]
+
+
+def test_the_wheel_can_be_chosen_where_there_is_none(environment: Environment) -> None:
+    environment.start(FACESNAP_ONNXRUNTIME="onnxruntime-gpu")
+    assert "onnxruntime-gpu>=1.17,<1.27" in environment.calls
+
+
+def test_an_insightface_that_imports_is_kept_and_a_broken_one_replaced_once(environment: Environment) -> None:
+    for name in ("onnx", "onnxruntime"):
+        environment.add(name, "1.17.0")
+    environment.add("insightface", "0.7.3")
+    assert environment.start() == "" and environment.calls == []
+    (environment.site / "insightface" / "__init__.py").write_text("raise ImportError('ABI')", encoding="utf-8")
+    (environment.extension / ".facesnap_installed.json").unlink()
+    assert "ABI" in environment.start() and environment.calls == ["insightface>=2.1,<3"]
+    (environment.site / "insightface" / "__init__.py").write_text("raise ImportError('ABI')", encoding="utf-8")
+    (environment.extension / ".facesnap_installed.json").unlink()
+    (environment.site / "useless").touch()
+    environment.start()
+    assert "ABI" in environment.start() and len(environment.calls) == 2  # still broken: said, not tried for ever
+
+
+def test_what_no_wheel_mends_is_said_at_every_start_without_pip(environment: Environment) -> None:
+    for name in ("onnx", "onnxruntime", "insightface"):
+        environment.add(name, "1.17.0")
+    (environment.site / "cv2" / "__init__.py").write_text("raise ImportError('libGL.so.1')", encoding="utf-8")
+    said = environment.start()
+    assert "cv2 cannot be imported: libGL.so.1" in said and environment.calls == []
+    assert "libGL" in environment.start() and environment.calls == []
+    (environment.site / "cv2" / "__init__.py").write_text("", encoding="utf-8")  # the library has come
+    assert environment.start() == "" and environment.calls == []
+
+
+def test_a_dry_run_prints_and_does_nothing(environment: Environment) -> None:
+    said = environment.start("--dry-run")
+    assert '"onnxruntime>=1.17,<1.27"' in said and "--no-deps onnx==1.17.0" in said
+    assert environment.calls == [] and not (environment.extension / ".facesnap_installed.json").exists()
+    for name in ("onnx", "onnxruntime", "insightface"):
+        environment.add(name, "1.17.0")
+    assert "nothing to install" in environment.start("--dry-run")
+
+
+def test_skip_install_is_honoured(environment: Environment) -> None:
+    assert environment.start(COMMANDLINE_ARGS="--api --skip-install --medvram") == ""
+    assert environment.start("--skip-install") == "" and environment.calls == []
+
+
+def test_without_any_pip_the_webui_starts(environment: Environment) -> None:
+    shutil.rmtree(environment.site / "pip")
+    assert "No module named pip" in environment.start()
