@@ -8,12 +8,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.components import face_pack as pack_builder
 from tests.components.fetch import ComponentError, fetch
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("FACESNAP_TEST_CACHE", ROOT / ".cache"))
+
+
+# Machines that run tests are busy, and no property here is about time.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def _missing(error: ComponentError) -> None:

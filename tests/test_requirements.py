@@ -159,10 +159,10 @@ class Environment:
         (self.site / "pip").mkdir()
         (self.site / "pip" / "__init__.py").touch()
         (self.site / "pip" / "__main__.py").write_text(FAKE_PIP, encoding="utf-8")
-        target = self.extension / "facesnap" / "webui"
+        target = self.extension / "facesnap"
         target.mkdir(parents=True)
         shutil.copy(ROOT / "install.py", self.extension)
-        shutil.copy(ROOT / "facesnap" / "webui" / "requirements.py", target)
+        shutil.copy(ROOT / "facesnap" / "requirements.py", target)
 
     def add(self, name: str, version: str, code: str = "") -> None:
         info = self.site / f"{name.replace('-', '_')}-{version}.dist-info"

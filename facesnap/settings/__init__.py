@@ -1,1 +1,1 @@
-"""One declaration of a generation's settings: for the command line, API, UI, infotexts, X/Y/Z axes and documentation."""
+"""One declaration of settings: for the command line, API, UI, infotexts, X/Y/Z axes and documentation."""

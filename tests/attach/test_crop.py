@@ -16,7 +16,7 @@ latents = st.tuples(st.integers(4, 200), st.integers(4, 200))
 fractions = st.floats(-0.2, 1.2)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(latents, fractions, fractions, st.floats(0.005, 1.0), st.floats(0.5, 2.0))
 def test_the_square_holds_the_face(latent, cx, cy, size, aspect) -> None:
     h, w = latent
@@ -34,7 +34,7 @@ def test_the_square_holds_the_face(latent, cx, cy, size, aspect) -> None:
     assert crop.enlarge == 1 or (face[2] - face[0]) * (crop.enlarge - 1) < 16
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(4, 25), st.integers(4, 25), fractions, fractions, st.floats(0.02, 0.24))
 def test_a_face_under_a_quarter_of_the_frame_is_cropped(h8, w8, cx, cy, size) -> None:
     """Frames of whole blocks of 8: margin and grid always leave room for such a face."""

@@ -18,7 +18,7 @@ from tests.networks import CONTEXT, Batch, diffusers_unet, projections_for, run,
 SIZES = st.integers(1, 200)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SIZES, SIZES, st.integers(0, 4))
 def test_token_grid_at_every_stride(h: int, w: int, stages: int) -> None:
     grid = (h, w)
@@ -30,7 +30,7 @@ def test_token_grid_at_every_stride(h: int, w: int, stages: int) -> None:
         assert found == grid
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 97), st.integers(1, 97), st.integers(1, 40), st.integers(1, 40), st.integers(0, 3))
 def test_token_weights_of_a_full_an_empty_and_any_map(ph: int, pw: int, h: int, w: int, stages: int) -> None:
     gh, gw = h, w

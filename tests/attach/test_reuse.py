@@ -81,7 +81,7 @@ def test_a_kind_that_paused_is_computed_again() -> None:
     assert [own for _, own in play(calls, 30)] == [True, True, True, False]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.integers(0, 6), st.floats(0, 1)),

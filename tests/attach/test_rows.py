@@ -58,7 +58,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ROWS)
 def test_every_row_gets_what_it_gets_alone(plan: list[tuple[Row, int]]) -> None:
     """Cond only, uncond only, AND-composed (parts), odd batches, any order."""
@@ -72,7 +72,7 @@ def test_every_row_gets_what_it_gets_alone(plan: list[tuple[Row, int]]) -> None:
             assert (expected - bare).abs().max() > 1e-2
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(ROWS, st.integers(1, 6))
 def test_unequal_calls_of_one_sampling_step(plan: list[tuple[Row, int]], cut: int) -> None:
     """A host that splits a step in two calls (unequal prompt lengths) gets the rows of the one-call step."""

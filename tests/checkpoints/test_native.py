@@ -116,7 +116,7 @@ def test_damaged_files_are_refused_by_name(saved, tmp_path: Path, name: str) -> 
     assert "Expected:" in str(caught.value) and "Remedy:" in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_cut_or_changed_header_is_refused(saved, tmp_path_factory: pytest.TempPathFactory, data) -> None:
     """Cut anywhere; or a header that lies about its length: an error of ours, never another, never a half adapter."""

@@ -313,7 +313,7 @@ def _mutate(data: bytes, edits: list[tuple[int, int]]) -> bytes:
 FUZZED = [encoded(Image.fromarray(RGB), f) for f in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(FUZZED),
     st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=8),

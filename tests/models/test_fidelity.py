@@ -285,7 +285,7 @@ def test_lite_refuses_impossible_depths(depths):
 STATE = {layout: reference(layout).state_dict() for layout in LAYOUTS}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(layout=st.sampled_from(sorted(LAYOUTS)), data=st.data())
 def test_damaged_state_dicts_are_refused_before_any_change(layout, data):
     state = dict(STATE[layout])

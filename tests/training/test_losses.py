@@ -54,7 +54,7 @@ def test_face_box_counts_only_what_is_inside() -> None:
     assert torch.equal(losses.face_box_loss(outside, target, boxes, torch.ones(2)), torch.zeros(2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-0.2, 1.2), min_size=4, max_size=4), st.integers(1, 12), st.integers(1, 12))
 def test_masks_and_windows_never_vanish_nor_leave_the_picture(values: list[float], height: int, width: int) -> None:
     (l, r), (t, b) = sorted(values[:2]), sorted(values[2:])

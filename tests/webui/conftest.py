@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines: machines that run tests are busy, and no test here is about time."""
+"""A browser, and a stand-in for AUTOMATIC1111 with the routes of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
 
     from facesnap.webui.api.service import Service
     from tests.webui.standin.server import Server
-
-settings.register_profile("webui", deadline=None)
-settings.load_profile("webui")
 
 
 @pytest.fixture(scope="session")

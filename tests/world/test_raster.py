@@ -30,7 +30,7 @@ def brute(points: np.ndarray, faces: np.ndarray, two_sided: np.ndarray) -> np.nd
     return depths
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 6), reach=st.sampled_from([3.0, 12.0, 40.0]))
 def test_depths_are_those_of_a_pixel_by_pixel_rasteriser(seed, count, reach):
     rng = np.random.RandomState(seed)
