@@ -14,8 +14,6 @@ from facesnap.errors import SettingsError
 from facesnap.families.instantid import with_structure
 from facesnap.families.registry import FAMILIES, load_adapter
 
-HELP = "make a FaceSnap checkpoint from a public adapter"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="public adapter, or a FaceSnap checkpoint")

@@ -31,7 +31,6 @@ from facesnap.pipeline.pipeline import FaceSnapPipeline, Portrait
 from facesnap.pipeline.shape import REFERENCE, PoseSettings, Shape
 from facesnap.sheet import contact_sheet
 
-HELP = "make pictures of the person on the reference photos"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 logger = logging.getLogger("facesnap")
 

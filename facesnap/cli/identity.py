@@ -15,7 +15,6 @@ from facesnap.faces.tower import load_encoder
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.pipeline.shape import landmarks_of
 
-HELP = "Make an identity from photos of one person, compare two, or show what one holds."
 IDENTITY_SUFFIX = ".safetensors"
 
 

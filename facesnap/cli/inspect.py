@@ -11,8 +11,6 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.families.recipes import RECIPES
 from facesnap.families.registry import FAMILIES, load_adapter
 
-HELP = "tell what an adapter file is: family, base, parts, recogniser, licence"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="FaceSnap checkpoint or public adapter (.safetensors, .bin, .pt, .pth)")
