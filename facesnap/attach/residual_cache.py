@@ -23,7 +23,7 @@ def may_reuse(progress: float, steps: int | None) -> bool:
 
     Args:
         progress: fraction of the sampling that is done, 0..1.
-        steps: number of steps of the sampling; None where the host does not tell: never.
+        steps: number of steps of the sampling; None where the host does not say: never.
     """
     return steps is not None and steps >= FEWEST_STEPS and FIRST <= progress < LAST
 

@@ -84,7 +84,7 @@ class OwnPlacement(Placement):
     """For hosts that manage no memory but their own model's: copies are made and dropped here.
 
     Args:
-        stay: how long they stay. dtype: what the host's UNet computes in, None where it does not tell.
+        stay: how long they stay. dtype: what the host's UNet computes in, None where it does not say.
     """
 
     def __init__(self, stay: Callable[[], Stay], dtype: Callable[[], torch.dtype | None]) -> None:

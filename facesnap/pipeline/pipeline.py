@@ -188,11 +188,11 @@ class FaceSnapPipeline:
             SettingsError: structure or a pose is asked of an adapter without FFRNet.
             LandmarkError, PackError, PictureError, NoFaceError: see `facesnap.pipeline.shape.Shapes.shape`.
         """
-        if self._structure_strength(settings) == 0.0:
+        if self._control_strength(settings) == 0.0:
             return None
         return self.shapes.shape(identity, settings.pose or PoseSettings(), size)
 
-    def structure(
+    def control(
         self,
         identity: Identity,
         settings: PersonSettings | None = None,
@@ -230,7 +230,7 @@ class FaceSnapPipeline:
             uncond=kept("", None) if self.adapter.spec.uncond != "none" else None,
             draw=lambda view: self.shapes.pictures(shape, view, net.config),
             face=shape.landmarks.box,
-            strength=self._structure_strength(settings),
+            strength=self._control_strength(settings),
             start=settings.structure_start,
             end=settings.structure_end,
             region=settings.region,
@@ -245,9 +245,9 @@ class FaceSnapPipeline:
             return []
         wanted = [settings for settings in people if settings.lora != 0.0]
         region = union([settings.region if settings.lora_in_region else None for settings in wanted])
-        return [LoraPart(self.adapter.lora, strength, region=region)]
+        return [LoraPart(self.adapter.lora, strength=strength, region=region)]
 
-    def _structure_strength(self, settings: PersonSettings) -> float:
+    def _control_strength(self, settings: PersonSettings) -> float:
         spec = self.adapter.ffrnet_spec
         if spec is not None:
             return spec.strength if settings.structure is None else settings.structure
@@ -314,12 +314,12 @@ class FaceSnapPipeline:
 
         Raises:
             CheckpointError: the adapter was made for another base than the host's UNet.
-            And what `conditioning` and `structure` raise.
+            Errors of `conditioning` and `control`.
         """
         self.adapter.check_unet(host.topology)
         conditionings = [self.conditioning(identity, settings) for identity, settings in people]
-        found = [self.structure(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
-        structures = [structure for structure in found if structure is not None]
+        found = [self.control(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
+        controls = [control for control in found if control is not None]
         loras = self.loras([settings for _, settings in people])
         doubled = loras_in_prompt(sampling.prompt) if loras else []
         if doubled:
@@ -327,7 +327,7 @@ class FaceSnapPipeline:
                 "The prompt asks for the LoRA %s, and %s brings one of its own: it is applied twice. Take it out of "
                 "the prompt, or set the adapter's LoRA strength to 0.", ", ".join(doubled), self.adapter.spec.name,
             )  # fmt: skip
-        images = host.sample(sampling, conditionings, on_step, structures, speed, loras)
+        images = host.sample(sampling, conditionings, on_step, controls, speed, loras)
         return [
             Portrait(image, sampling.seed + i, tuple(self.similarity(image, who) for who, _ in people))
             for i, image in enumerate(images)

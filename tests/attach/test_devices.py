@@ -37,8 +37,8 @@ def parts(request) -> SimpleNamespace:
     return SimpleNamespace(
         dtype=dtype, unet=setting.unet.to(dtype), net=setting.net, batch=Batch.draw(base, size=(8, 8)).to(dtype),
         people=[Conditioning(kv, nobody), Conditioning(kv, region=region)],
-        structures=[setting.person(face=box, region=map) for box, map in zip(BOXES, (None, region), strict=True)],
-        loras=[LoraPart(changes, 0.7), LoraPart(changes, 0.4, region=region)],
+        controls=[setting.person(face=box, region=map) for box, map in zip(BOXES, (None, region), strict=True)],
+        loras=[LoraPart(changes, strength=0.7), LoraPart(changes, strength=0.4, region=region)],
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def to(batch: Batch, device: torch.device) -> Batch:
 @torch.no_grad()
 def attached(parts: SimpleNamespace, batch: Batch, speed: Speed, networks: Networks, calls: int = 1) -> Tensor:
     plan = RowPlan.classifier_free()
-    with attach(parts.unet, parts.people, plan, parts.structures, speed, parts.loras, networks):
+    with attach(parts.unet, parts.people, plan, parts.controls, speed, parts.loras, networks):
         for _ in range(calls):
             out = run(parts.unet, batch)
     return out

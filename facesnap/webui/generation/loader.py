@@ -206,19 +206,19 @@ def _prepared(
     speed: Speed,
     size: tuple[int, int],
 ) -> Prepared:
-    people, structures, owners, doubts = [], [], [], []
+    people, controls, owners, doubts = [], [], [], []
     for n, (known, one) in enumerate(zip(everybody, wanted, strict=True)):
         people.append(pipeline.conditioning(known.identity, one))
         doubtful = [doubt for sighting in known.sightings for doubt in sighting.quality.doubts]
         if pipeline.adapter.ffrnet is not None:
-            structure = pipeline.structure(known.identity, one, size)
+            control = pipeline.control(known.identity, one, size)
             shape = pipeline.shape(known.identity, one, size)
-            if structure is not None:
-                structures.append(structure)
+            if control is not None:
+                controls.append(control)
                 owners.append(n)
             doubtful += [] if shape is None else shape.doubts
         doubts.append(tuple(dict.fromkeys(doubtful)))
-    parts = Parts(people, structures, speed, pipeline.loras(wanted), owners)
+    parts = Parts(people, controls, speed, pipeline.loras(wanted), owners)
     return Prepared(parts, pipeline, tuple(everybody), tuple(doubts))
 
 
