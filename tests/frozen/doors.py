@@ -228,4 +228,4 @@ def adapter_tokens(file: Path, f_id: Any, hidden: Mapping[int, Any], class_vecto
     """A checkpoint's ID tokens of given inputs: name of the group -> (people, tokens, width)."""
     adapter = load_adapter(file)
     more = {} if class_vector is None else {"class_vector": class_vector}
-    return {name: group.tokens for name, group in adapter.mixer(f_id, hidden, **more).items()}
+    return {name: group.tokens for name, group in adapter.mixer.float()(f_id, hidden, **more).items()}

@@ -54,10 +54,8 @@ def header_of(file: Path) -> dict[str, Any]:
 
 
 def freeze(file: Path, out: Path) -> None:
-    """Keep a safetensors file's header; each run of numbers in a name that repeats is written out."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    header = header_of(file)
-    save(out.name + HEADER.removesuffix(".json"), header | {"tensors": header["tensors"]}, out.parent)
+    """Keep a safetensors file's header."""
+    save(out.name + HEADER.removesuffix(".json"), header_of(file), out.parent)
 
 
 def freeze_folder(folder: Path, out: Path) -> None:
@@ -71,18 +69,19 @@ def freeze_folder(folder: Path, out: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def thaw(name: str, out: Path, metadata: dict[str, str] | None = None) -> Path:
-    """Write a network again.
+def frozen_header(name: str) -> dict[str, Any]:
+    """The header of a frozen file below `models`."""
+    return json.loads((MODELS / (name + HEADER)).read_text(encoding="utf-8"))
 
-    Args:
-        name: of the frozen file, below `models`. out: file to write. metadata: in place of the frozen one.
-    """
+
+def thaw(name: str, out: Path) -> Path:
+    """Write a network again. name: of the frozen file, below `models`. out: file to write."""
     from safetensors.numpy import save_file
 
-    header = json.loads((MODELS / (name + HEADER)).read_text(encoding="utf-8"))
+    header = frozen_header(name)
     tensors = {key: _draw(key, kind, tuple(shape)) for key, (kind, *shape) in header["tensors"].items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, out, header["metadata"] if metadata is None else metadata)
+    save_file(tensors, out, header["metadata"])
     return out
 
 
@@ -113,3 +112,23 @@ def _draw(name: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
 def masked(text: str) -> str:
     """An infotext without what may differ with a machine's arithmetic or a version: hashes and the version."""
     return re.sub(r"\[[0-9a-f]{10}\]", "[HASH]", re.sub(r"FaceSnap version: [^,\n]+", "FaceSnap version: X", text))
+
+
+def differences(now: Any, before: Any, where: str = "", near: float = 0.0) -> list[str]:
+    """Every difference of two plain values, by its place.
+
+    Args:
+        near: by how much numbers with a fraction may differ, as a share of the larger one or of 1.
+    """
+    if isinstance(now, dict) and isinstance(before, dict):
+        found = [f"{where}.{key} is gone" for key in before if key not in now]
+        found += [f"{where}.{key} is new" for key in now if key not in before]
+        for key in before:
+            found += differences(now[key], before[key], f"{where}.{key}", near) if key in now else []
+        return found
+    if isinstance(now, list) and isinstance(before, list) and len(now) == len(before):
+        pairs = enumerate(zip(now, before, strict=True))
+        return [one for n, pair in pairs for one in differences(*pair, f"{where}[{n}]", near)]
+    if isinstance(now, float) and isinstance(before, float) and abs(now - before) <= near * max(1.0, abs(before)):
+        return []
+    return [] if now == before and type(now) is type(before) else [f"{where} was {before!r}, is {now!r}"]

@@ -8,33 +8,13 @@ from typing import Any
 import pytest
 
 from tests.frozen import cases, doors, facts
-from tests.frozen.store import load, masked
-
-
-def _compare(now: Any, before: Any, where: str = "") -> list[str]:
-    """Every difference, by its place."""
-    if isinstance(now, dict) and isinstance(before, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        return [
-            found
-            for key in keys
-            for found in (
-                [f"{where}.{key} is {'new' if key in now else 'gone'}"]
-                if (key in now) != (key in before)
-                else _compare(now[key], before[key], f"{where}.{key}")
-            )
-        ]
-    if isinstance(now, list) and isinstance(before, list) and len(now) == len(before):
-        return [
-            found for n, pair in enumerate(zip(now, before, strict=True)) for found in _compare(*pair, f"{where}[{n}]")
-        ]
-    return [] if now == before and type(now) is type(before) else [f"{where} was {before!r}, is {now!r}"]
+from tests.frozen.store import differences, load, masked
 
 
 @pytest.mark.parametrize("name", [name for name in facts.FACTS if name not in ("infotexts", "texts", "environment")])
 def test_facts_are_as_they_were(name: str) -> None:
-    differences = _compare(doors.plain(facts.FACTS[name]()), load(name))
-    assert not differences, "\n".join(differences[:20])
+    found = differences(doors.plain(facts.FACTS[name]()), load(name))
+    assert not found, "\n".join(found[:20])
 
 
 def test_order_of_the_controls() -> None:
@@ -57,16 +37,16 @@ def test_the_same_infotext_is_written_and_every_old_one_restores_the_same(number
     assert masked(written) == masked(before["text"])
     for text in (before["text"], written):
         found = facts.restored(text, most)
-        assert not _compare(found, {key: before[key] for key in found})
+        assert not differences(found, {key: before[key] for key in found})
 
 
 @pytest.mark.parametrize("before", load("texts"), ids=lambda one: one["name"])
 def test_other_texts_restore_what_they_did(before: dict[str, Any]) -> None:
     if "known" in before:
-        assert not _compare(doors.read_infotext(before["text"], 3, before["known"]), before["restored"])
+        assert not differences(doors.read_infotext(before["text"], 3, before["known"]), before["restored"])
     else:
         found = facts.restored(before["text"])
-        assert not _compare(found, {key: before[key] for key in found})
+        assert not differences(found, {key: before[key] for key in found})
 
 
 def test_the_cases_name_every_key() -> None:
