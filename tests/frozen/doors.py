@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -58,6 +59,7 @@ __all__ = [
     "read_infotext",
     "refusal",
     "routes_app",
+    "served",
     "settings_of",
     "settings_schema",
     "skipped_note",
@@ -201,6 +203,17 @@ def routes_app() -> Any:
     app = FastAPI()
     app.include_router(routes.router(SimpleNamespace()))  # type: ignore[arg-type]
     return app
+
+
+@contextmanager
+def served(folder: Path, pack: Path) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]]:
+    """A client of the routes beside a stand-in host with a tiny model, and the host's own txt2img."""
+    from fastapi.testclient import TestClient
+
+    from tests.webui.standin.server import running, with_routes
+
+    with running(folder, pack) as server, TestClient(with_routes(server)) as client:
+        yield client, server.txt2img
 
 
 # Folders

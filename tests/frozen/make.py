@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.frozen import filefacts, inputs
+from tests.frozen import answers, filefacts, inputs
 from tests.frozen.facts import FACTS
 from tests.frozen.store import PICTURES, save
 
@@ -28,6 +28,12 @@ def files() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, find in filefacts.FACTS.items():
             save(name, find(Path(folder) / name))
+
+
+def routes() -> None:
+    """Ask every route."""
+    with tempfile.TemporaryDirectory() as folder:
+        save("answers", answers.collect(Path(folder), CACHE / "face_pack"))
 
 
 def pictures() -> None:
@@ -48,5 +54,5 @@ def pictures() -> None:
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ("facts", "files", "pictures"):
-        {"facts": facts, "files": files, "pictures": pictures}[part]()
+    for part in sys.argv[1:] or ("facts", "files", "routes", "pictures"):
+        {"facts": facts, "files": files, "routes": routes, "pictures": pictures}[part]()
