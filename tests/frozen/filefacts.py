@@ -149,6 +149,27 @@ def training(folder: Path) -> dict[str, Any]:
     return doors.plain(found)
 
 
+def outputs(folder: Path, face_pack: Path, components: Path) -> dict[str, Any]:
+    """What the commands about faces print as JSON, with real face models on real photos."""
+    inputs.photos(folder, components / "photos" / "obama.jpg")
+    pack, out = ["--pack", str(face_pack), "--json"], ["--out", str(folder / "drawn.png")]
+    photo, driver = str(folder / "closer.png"), str(folder / "driver.png")
+    pose = ["--yaw", "20", "--pitch", "-5", "--expression", "smile:0.8+wink_left", "--size", "256x192"]
+    commands = {
+        "analyse": ["analyse", photo, *pack],
+        "landmarks": ["landmarks", "--reference", photo, *pack, *out],
+        "landmarks in a pose": ["landmarks", "--reference", photo, *pose, *pack, *out],
+        "landmarks of a driver": ["landmarks", "--reference", photo, "--driver", driver, "--expression-gain", "0.5",
+                                  "--framing", "true size", *pack, *out],
+        "identity compare": ["identity", "compare", photo, driver, *pack],
+    }  # fmt: skip
+    found = {}
+    for name, arguments in commands.items():
+        text = command(*arguments).replace(json.dumps(str(folder))[1:-1], "FOLDER").replace("\\\\", "/")
+        found[name] = json.loads(text.replace(json.dumps(str(face_pack))[1:-1], "PACK"))
+    return found
+
+
 FACTS: dict[str, Callable[[Path], Any]] = {
     one.__name__: one for one in (checkpoints, public, identities, prepared, training)
 }

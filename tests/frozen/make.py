@@ -28,6 +28,7 @@ def files() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, find in filefacts.FACTS.items():
             save(name, find(Path(folder) / name))
+        save("outputs", filefacts.outputs(Path(folder) / "outputs", CACHE / "face_pack", CACHE / "components"))
 
 
 def routes() -> None:

@@ -84,6 +84,11 @@ def test_an_identity_is_made_as_before(tmp_path: Path, face_pack: Path, componen
     assert np.abs(made.landmarks.points - before.landmarks.points).max() < 0.1  # pixels
 
 
+def test_commands_about_faces_print_what_they_did(tmp_path: Path, face_pack: Path, components: Path) -> None:
+    found = differences(filefacts.outputs(tmp_path, face_pack, components), load("outputs"), near=5e-3)
+    assert not found, "\n".join(found[:20])
+
+
 def test_photos_are_prepared_as_before(tmp_path: Path, face_pack: Path) -> None:
     from skimage import data
 
