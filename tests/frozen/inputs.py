@@ -83,7 +83,7 @@ def runs(folder: Path, out: Path) -> dict[str, list[str]]:
     Args:
         folder: what `build` wrote. out: where the pictures go, a folder for each.
     """
-    first, both = ["astronaut"], ["astronaut", "closer"]
+    first, both = ["closer"], ["closer", "astronaut"]
     encoder = ["--encoder", str(folder / "encoder.safetensors")]
     tower = ["--encoder", str(folder / "EVA02_CLIP_L_336_psz14_s6B.pt")]
     driver, mask = ([f"--{name}", str(folder / "photos" / f"{file}.png")] for name, file in
@@ -102,7 +102,7 @@ def runs(folder: Path, out: Path) -> dict[str, list[str]]:
         "facesnap": ("facesnap", [*who["both"], *encoder]),
         "faceid": ("faceid", who["first"]),
         "faceid-plus": ("faceid-plus", [*who["first"], *encoder]),
-        "faceid-plusv2": ("faceid-plusv2", [*who["both"], *encoder]),
+        "faceid-plusv2": ("faceid-plusv2", [*who["first"], *encoder]),
         "portrait": ("portrait", who["both"]),
         "portrait-unnorm": ("portrait-unnorm", who["first"]),
         "instantid": ("instantid", who["first"]),
