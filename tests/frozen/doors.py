@@ -14,23 +14,33 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from facesnap.checkpoints.registry import load_adapter
 from facesnap.cli import build_parser, main
 from facesnap.errors import FaceSnapError
 from facesnap.faces.identity import Identity
 from facesnap.faces.packs import find_pack, model_roots
+from facesnap.families.registry import load_adapter
+from facesnap.settings.field_types import Number
+from facesnap.settings.infotext import (
+    Named,
+    PersonFacts,
+    fields,
+    line,
+    parse_parameters,
+    paste_values,
+    pasters,
+    read,
+    skipped,
+)
+from facesnap.settings.model import PRESETS
+from facesnap.settings.model import VERSION as SETTINGS_VERSION
 from facesnap.training.config import load_config
 from facesnap.training.shards import Shards
-from facesnap.webui import routes
-from facesnap.webui.columns import columns
-from facesnap.webui.fields import Number
-from facesnap.webui.folders import Folders
-from facesnap.webui.infotext import Named, Seen, fields, line, parse_parameters, paste_values, pasters, read, skipped
-from facesnap.webui.model import PRESETS
-from facesnap.webui.model import VERSION as SETTINGS_VERSION
+from facesnap.webui import api as routes
+from facesnap.webui.generation.args import defaults, parse, schema, to_api, to_flat
+from facesnap.webui.generation.controls import controls as columns
+from facesnap.webui.generation.xyz import apply_notes, register
 from facesnap.webui.options import OPTIONS, values
-from facesnap.webui.settings import defaults, parse, schema, to_api, to_flat
-from facesnap.webui.xyz import apply_notes, register
+from facesnap.weights.folders import Folders
 
 __all__ = [
     "PRESETS",
@@ -142,7 +152,7 @@ def write_infotext(args: Sequence[Any], most_people: int, adapter: Sequence[str]
         adapter: name and hash of the one used, or nothing. seen: what each generation found out about the people.
     """
     found = fields(
-        parse(list(args), most_people), Named(*adapter) if adapter else None, [Seen(**person) for person in seen]
+        parse(list(args), most_people), Named(*adapter) if adapter else None, [PersonFacts(**person) for person in seen]
     )
     return line(found)
 
