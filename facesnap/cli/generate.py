@@ -168,8 +168,8 @@ def make_pictures(
     sheet = args.out / "contact_sheet.png"
     _sheet(args, pipeline.adapter, identity, portraits, shape).save(sheet)
     report = {"identity": identity.name, "references": identity.references, "pictures": files, "sheet": str(sheet)}
-    if identity.told:
-        report["encoder pictures"] = identity.told
+    if identity.preparation:
+        report["encoder pictures"] = identity.preparation
     if shape is not None:
         report["structure"] = _save_landmarks(args, shape)
     return report

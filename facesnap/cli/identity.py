@@ -100,7 +100,7 @@ def describe(identity: Identity) -> dict:
         "recogniser": f"{identity.alias} ({identity.recogniser[:12]})",
         "encoder": f"{identity.encoder_name} ({identity.encoder[:12]})" if identity.encoder else None,
         "levels": {str(level): list(states.shape) for level, states in identity.hidden.items()},
-        "encoder_pictures": identity.told or None,
+        "encoder_pictures": identity.preparation or None,
         "references": identity.references,
         "scores": [round(float(score), 4) for score in identity.scores],
         "weights": [round(float(weight), 4) for weight in identity.weights],

@@ -203,7 +203,7 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
 
 
 def _loading_errors() -> tuple[type[Exception], ...]:
-    """What loading a damaged or foreign model raises; onnxruntime's own errors have no common base."""
+    """Errors of loading a damaged or foreign model; onnxruntime's own errors have no common base."""
     from google.protobuf.message import DecodeError
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -39,7 +39,7 @@ class Identity:
         hidden: level -> (R, 1 + P, W), the encoder's hidden states on the CPU; empty without an encoder.
         class_vectors: (R, V) of length 1, the class vectors of an encoder that gives some (PuLID's); else None.
         encoder, encoder_name: the encoder's fingerprint and name, or None.
-        told: how the encoder's pictures were made; see `facesnap.faces.face_encoder.Encoded`.
+        preparation: how the encoder's pictures were made; see `facesnap.faces.face_encoder.Encoded`.
         crops: (R, 224, 224, 3) RGB uint8, only if asked for.
         landmarks: of every reference, or None; needed for FFRNet only.
     """
@@ -56,7 +56,7 @@ class Identity:
     crops: np.ndarray | None = field(default=None, repr=False)
     landmarks: StoredLandmarks | None = field(default=None, repr=False)
     class_vectors: torch.Tensor | None = field(default=None, repr=False)
-    told: str = ""
+    preparation: str = ""
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -111,7 +111,7 @@ class Identity:
             crops=crops,
             landmarks=landmarks,
             class_vectors=seen.class_vectors,
-            told=seen.told,
+            preparation=seen.preparation,
         )
 
     @property
@@ -178,7 +178,7 @@ class Identity:
             "scores": " ".join(f"{score:.3f}" for score in self.scores),
         }
         if self.encoder is not None:
-            metadata |= {"encoder": self.encoder, "encoder_name": self.encoder_name or "", "told": self.told}
+            metadata |= {"encoder": self.encoder, "encoder_name": self.encoder_name or "", "told": self.preparation}
         if self.landmarks is not None:
             metadata |= self.landmarks.metadata()
         path = Path(path)
@@ -254,7 +254,7 @@ def _require(found: str, found_alias: str, wanted: str, wanted_alias: str, what:
 
 
 def _problem(identity: Identity) -> str | None:
-    """What is wrong with an identity's arrays, if anything."""
+    """The fault of an identity's arrays, None where there is none."""
     count = len(identity.embeddings)
     if identity.embeddings.shape != (count, EMBEDDING_WIDTH) or count < 1:
         return f"embeddings of shape {identity.embeddings.shape} instead of (R, {EMBEDDING_WIDTH})"
@@ -319,7 +319,7 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str], pa
         crops=tensors["crops"].numpy() if "crops" in tensors else None,
         landmarks=landmarks,
         class_vectors=tensors.get(VECTORS),
-        told=metadata.get("told", ""),
+        preparation=metadata.get("told", ""),
         **{key: tensors[key].numpy() for key in _ARRAYS},
     )
 

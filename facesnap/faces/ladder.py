@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Hits:
-    """What one step found, in px of the picture, largest first: boxes (N, 4), kps (N, 5, 2), scores (N,)."""
+    """Detections of one step, in px of the picture, largest first: boxes (N, 4), kps (N, 5, 2), scores (N,)."""
 
     step: Step
     boxes: np.ndarray

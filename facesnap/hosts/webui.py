@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from facesnap.errors import HostError
+from facesnap.attach import read_topology
+from facesnap.errors import FaceSnapError, HostError
 from facesnap.hosts.base import Host, Prepare
 from facesnap.hosts.face_pass import is_face_pass
 from facesnap.hosts.generation import Generation
@@ -41,6 +42,13 @@ class WebUI(Host):
     @abstractmethod
     def generation(self, p: Any) -> Generation:
         """A new generation object for a processing object."""
+
+    def loaded_base(self) -> str | None:
+        """ "sd15" or "sdxl" of the loaded model; None where none is loaded, or one that FaceSnap cannot use."""
+        try:
+            return read_topology(self.live_unet()).base
+        except FaceSnapError:
+            return None
 
     def enlist(
         self, p: Any, prepare: Prepare, passes: str = "both", on_failure: Callable[[Exception], None] | None = None

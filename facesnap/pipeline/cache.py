@@ -31,7 +31,7 @@ class ContentCache:
             return sum(size for _, size in self._entries.values())
 
     def get(self, key: Hashable, make: Callable[[], Any], size_of: Callable[[Any], int]) -> Any:
-        """The kept result for a key, or a new one from `make`, whose size in bytes `size_of` tells.
+        """The kept result for a key, or a new one from `make`, whose size in bytes `size_of` gives.
 
         Two threads that miss at once may both make it; results are equal, since the key is their content.
         """

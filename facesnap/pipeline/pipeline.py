@@ -30,7 +30,6 @@ from facesnap.faces.sighting import AnalysedIdentity, ReferenceFace
 from facesnap.families.faceid import loras_in_prompt
 from facesnap.families.recipes import OfficialPreprocessing, official_preprocessing
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.landmarks.basis import Basis
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
@@ -72,10 +71,7 @@ class FaceSnapPipeline:
         analyser: finds and embeds faces; not needed where identities come from files.
         encoder: the CLIP image encoder, PuLID's tower among them; not needed by adapters without a CLIP branch.
         cache_bytes: bound on what is kept between generations.
-        basis: another face basis than the built-in one.
-
-    Attributes:
-        shapes: makes the landmarks.
+        shapes: makes the landmarks; None: by the analyser's pack and the built-in face basis.
     """
 
     def __init__(
@@ -84,7 +80,7 @@ class FaceSnapPipeline:
         analyser: FaceAnalyser | None = None,
         encoder: FaceEncoder | None = None,
         cache_bytes: int = CACHE_BYTES,
-        basis: Basis | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         self.adapter, self.analyser, self.encoder = adapter, analyser, encoder
         if encoder is not None:
@@ -92,7 +88,7 @@ class FaceSnapPipeline:
             check_encoder_kind(adapter, encoder)
         self._cache = ContentCache(cache_bytes)
         self._digests = FileDigests()
-        self.shapes = Shapes(analyser, self._cache, self._digests, basis)
+        self.shapes = shapes or Shapes(analyser, self._cache, self._digests)
         self._placed: tuple[tuple[torch.device, torch.dtype], FFRNet] | None = None
 
     def identity(
@@ -188,7 +184,7 @@ class FaceSnapPipeline:
             SettingsError: structure or a pose is asked of an adapter without FFRNet.
             LandmarkError, PackError, PictureError, NoFaceError: see `facesnap.pipeline.shape.Shapes.shape`.
         """
-        if self._control_strength(settings) == 0.0:
+        if self._structure_strength(settings) == 0.0:
             return None
         return self.shapes.shape(identity, settings.pose or PoseSettings(), size)
 
@@ -230,7 +226,7 @@ class FaceSnapPipeline:
             uncond=kept("", None) if self.adapter.spec.uncond != "none" else None,
             draw=lambda view: self.shapes.pictures(shape, view, net.config),
             face=shape.landmarks.box,
-            strength=self._control_strength(settings),
+            strength=self._structure_strength(settings),
             start=settings.structure_start,
             end=settings.structure_end,
             region=settings.region,
@@ -247,7 +243,7 @@ class FaceSnapPipeline:
         region = union([settings.region if settings.lora_in_region else None for settings in wanted])
         return [LoraPart(self.adapter.lora, strength=strength, region=region)]
 
-    def _control_strength(self, settings: PersonSettings) -> float:
+    def _structure_strength(self, settings: PersonSettings) -> float:
         spec = self.adapter.ffrnet_spec
         if spec is not None:
             return spec.strength if settings.structure is None else settings.structure

@@ -148,17 +148,14 @@ class Shapes:
     Args:
         analyser: finds the face of a driver picture; not needed without one.
         cache, digests: the pipeline's.
-        basis: another face basis than the built-in one.
     """
 
-    def __init__(
-        self, analyser: FaceAnalyser | None, cache: ContentCache, digests: FileDigests, basis: Basis | None = None
-    ) -> None:
-        self.analyser, self._cache, self._digests, self._basis = analyser, cache, digests, basis
+    def __init__(self, analyser: FaceAnalyser | None, cache: ContentCache, digests: FileDigests) -> None:
+        self.analyser, self._cache, self._digests = analyser, cache, digests
 
     @functools.cached_property
     def basis(self) -> Basis:
-        return self._basis or Basis.load()
+        return Basis.load()
 
     @functools.cached_property
     def detector(self) -> LandmarkDetector:

@@ -383,12 +383,12 @@ def test_the_server_always_answers(shapes: Shapes, known: dict[str, Identity]) -
     def broken(*_: Any) -> Identity:
         raise ZeroDivisionError("somewhere")
 
-    nobody = [None] * len(canvas.telling())
-    named = list(nobody)
-    named[[c.name for c in canvas.telling()].index("identity")] = "Zoe"
+    unnamed = [None] * len(canvas.who_is_drawn())
+    named = list(unnamed)
+    named[[c.name for c in canvas.who_is_drawn()].index("identity")] = "Zoe"
     wrong = list(named)
-    wrong[[c.name for c in canvas.telling()].index("face")] = "the nice one"
-    assert canvas.reply(nobody, identities(shapes, known), lambda: shapes)["people"] == []
+    wrong[[c.name for c in canvas.who_is_drawn()].index("face")] = "the nice one"
+    assert canvas.reply(unnamed, identities(shapes, known), lambda: shapes)["people"] == []
     assert "No pack." in canvas.reply(named, identities(shapes, known), no_pack)["error"]
     assert "ZeroDivisionError" in canvas.reply(named, broken, lambda: shapes)["error"]
     (refused,) = canvas.reply(wrong, identities(shapes, known), lambda: shapes)["people"]

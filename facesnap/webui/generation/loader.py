@@ -15,6 +15,7 @@ from facesnap.errors import IdentityMismatchError, MissingDependencyError, Missi
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face_encoder import FaceEncoder
+from facesnap.faces.identity import Identity
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
 from facesnap.faces.recognisers import RECOGNISERS, require_named
 from facesnap.faces.sighting import AnalysedIdentity
@@ -137,6 +138,14 @@ class PipelineLoader:
         return pipeline.seen(
             pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card
         )
+
+    def identity(self, adapter: str, topology: Topology, person: Person, number: int) -> Identity:
+        """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks.
+
+        Raises:
+            FaceSnapError: as `prepare`.
+        """
+        return self.seen(self.pipeline(adapter, topology), person, number).identity
 
     def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:
         """The analyser of the pack that the settings page names or, for an adapter, of one with its recogniser.

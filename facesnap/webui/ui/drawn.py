@@ -1,4 +1,4 @@
-"""What the pose canvas draws: people with their landmarks, whatever adapter is chosen."""
+"""The people of the pose canvas with their landmarks, whatever adapter is chosen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def identity_of(person: Person, number: int) -> Identity:
     """A saved identity, or one made of the photos with their landmarks; no adapter and no encoder take part.
 
     Raises:
-        FaceSnapError: nobody is named, the pack is missing, or a photo shows no face.
+        FaceSnapError: no person is named, the pack is missing, or a photo shows no face.
     """
     person.require(number)
     if person.identity:
