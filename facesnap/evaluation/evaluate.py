@@ -31,7 +31,7 @@ from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.predictor import Landmarks
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.pipeline import FaceSnapPipeline, PersonSettings
 from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
 
@@ -225,7 +225,7 @@ class AskedShapes(Shapes):
     """Gives FFRNet exactly the points that a case asks for, without any detection or fit in between."""
 
     def __init__(self, analyser: Any) -> None:
-        super().__init__(analyser, ContentCache(CACHE_BYTES), FileDigests())
+        super().__init__(analyser, ContentCache(CACHE_BYTES))
         self._case: Case | None = None
 
     def ask(self, case: Case) -> None:

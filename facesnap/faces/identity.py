@@ -18,6 +18,7 @@ from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.face import Face
 from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.stored_landmarks import TENSOR_PREFIX, StoredLandmarks
+from facesnap.files import write_atomically
 
 FORMAT, VERSION = "facesnap-identity", "1"
 EMBEDDING_WIDTH = 512
@@ -182,20 +183,14 @@ class Identity:
         if self.landmarks is not None:
             metadata |= self.landmarks.metadata()
         path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, metadata=metadata)
-            partial.replace(path)
+            write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
         except OSError as error:
             raise CheckpointError(
                 f"Identity cannot be written to {path} ({error}).",
                 expected="a folder that can be written to.",
                 remedy="choose another place.",
             ) from error
-        finally:
-            if partial.exists():
-                partial.unlink()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Identity:

@@ -190,21 +190,6 @@ def kind_of(input_shape: Sequence[Any], output_shapes: Sequence[Sequence[Any]]) 
     return "68" if numbers in ([136], [68, 2]) else None
 
 
-def same_points(detection: Detection) -> np.ndarray:
-    """The 72 points of a detection in the picture plane, (72, 2); for drawing them as they are.
-
-    Raises:
-        LandmarkError: only five points are known.
-    """
-    if detection.kind == "five":
-        raise LandmarkError(
-            "Only five points of the face are known.",
-            expected="a pack with a landmark model.",
-            remedy="Fit the points: the fit gives all 72.",
-        )
-    return detection.points[:, :2]
-
-
 def _checked_input(picture: np.ndarray, box: np.ndarray, kps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     picture = np.asarray(picture)
     box, kps = np.asarray(box, dtype=np.float64).ravel(), np.asarray(kps, dtype=np.float64)

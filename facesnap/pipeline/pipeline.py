@@ -35,7 +35,7 @@ from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
 from facesnap.models.tensors import copied_to
 from facesnap.models.unet_blocks import KeyValue
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache, content_digest
 from facesnap.pipeline.id_tokens import check_encoder_kind, check_identity, mix, needed_encoder, rule_of
 from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
@@ -87,8 +87,7 @@ class FaceSnapPipeline:
             adapter.check_encoder(encoder.fingerprint, encoder.name)
             check_encoder_kind(adapter, encoder)
         self._cache = ContentCache(cache_bytes)
-        self._digests = FileDigests()
-        self.shapes = shapes or Shapes(analyser, self._cache, self._digests)
+        self.shapes = shapes or Shapes(analyser, self._cache)
         self._placed: tuple[tuple[torch.device, torch.dtype], FFRNet] | None = None
 
     def identity(
@@ -131,7 +130,7 @@ class FaceSnapPipeline:
         encoder = needed_encoder(self.adapter, self.encoder) if levels else None
         if card.face != "largest" and choose == "largest":  # another choice was asked for, and is another person
             choose = card.face
-        key = ("identity", tuple(map(self._digests, photos)), choose, name, tuple(names), analyser.recogniser, card)
+        key = ("identity", tuple(map(content_digest, photos)), choose, name, tuple(names), analyser.recogniser, card)
 
         def make() -> AnalysedIdentity:
             called: Sequence[str | None] = names or [str(p) if isinstance(p, Path) else None for p in photos]

@@ -18,7 +18,7 @@ from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
 from facesnap.hosts.webui import NOTE
 from facesnap.models.mixer import FacialAttributeMixer
-from facesnap.pipeline.cache import FileDigests
+from facesnap.pipeline.cache import content_digest
 from facesnap.settings.infotext import SKIPPED, VERSION
 from facesnap.webui import options
 from facesnap.webui.generation.job import after_picture, begin, finish
@@ -255,6 +255,5 @@ def test_axes_and_an_earlier_run_of_the_same_object(run, snap) -> None:
 
 
 def test_pictures_have_one_digest_everywhere(astronaut: np.ndarray) -> None:
-    digests = FileDigests()
-    assert digests(astronaut) == digests(astronaut.copy()) != digests(astronaut[::-1])
-    assert digests(astronaut[:, ::2]) != digests(np.ascontiguousarray(astronaut[:, ::2]).astype(np.int16))
+    assert content_digest(astronaut) == content_digest(astronaut.copy()) != content_digest(astronaut[::-1])
+    assert content_digest(astronaut[:, ::2]) != content_digest(np.ascontiguousarray(astronaut[:, ::2]).astype(np.int16))

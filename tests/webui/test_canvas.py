@@ -17,7 +17,7 @@ from facesnap.errors import PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.render import render_landmarks
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
 from facesnap.settings.model import POSE_NUMBERS, Pose
 from facesnap.webui.generation.poses import pose_settings
@@ -32,7 +32,7 @@ from tests.webui.canvas_user import MODEL, PHONE, SCREEN, Canvas
 
 @pytest.fixture(scope="module")
 def shapes(face_pack: Path) -> Shapes:
-    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20), FileDigests())
+    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20))
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ _STATUS: tuple[tuple[type[FaceSnapError], int], ...] = (
 
 
 def credentials(api_auth: str | None) -> dict[bytes, bytes]:
-    """User -> password as utf-8, of "user:password,user:password" as the hosts take it apart; none: every request may enter.
+    """User -> password as utf-8, of "user:password,user:password" as the hosts take it apart; none: open to all.
 
     Raises:
         ValueError: a pair is not one user and one password; the hosts do not start with it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.face import choose_face
 from facesnap.faces.identity import Identity
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
 from facesnap.webui import process
 from facesnap.webui.generation.args import Person
@@ -29,7 +29,7 @@ def shapes() -> Shapes:
         return pipeline.shapes
     analyser = process.analyser()
     if _kept is None or _kept[0] is not analyser:
-        _kept = (analyser, Shapes(analyser, ContentCache(CACHE_BYTES), FileDigests()))
+        _kept = (analyser, Shapes(analyser, ContentCache(CACHE_BYTES)))
     return _kept[1]
 
 
