@@ -15,7 +15,7 @@ from facesnap.models.unet_blocks import KeyValue
 
 
 class Speed(str, Enum):
-    """How much of FFRNet is computed.
+    """The share of FFRNet that is computed.
 
     EXACT: every row, every step. BALANCED: cond rows only, and in the middle of the sampling the residuals of
     every second sigma are reused (see `reuse`). FAST: balanced, and only inside a square around the face (see

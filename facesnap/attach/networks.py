@@ -1,4 +1,4 @@
-"""Where the networks of an attachment compute."""
+"""Places where the networks of an attachment compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When FFRNet is computed and when what it gave before is used again.
+"""Reuse of FFRNet's residuals from one sigma to the next.
 
 The residuals of an encoder change little from one sigma to the next (Faster-Diffusion), so every second
 distinct sigma may take those of the one before. Not in the first fifth of the sampling, where the layout is

@@ -87,7 +87,7 @@ class FaceAnalyser:
         return self._describe(pixels, hits, usable, name)
 
     def place(self, pixels: np.ndarray, *, most_steps: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Where the largest face of a picture (H, W, 3) uint8 RGB is, without embedding it.
+        """Place of the largest face of a picture (H, W, 3) uint8 RGB, without embedding it.
 
         Returns:
             box (4,) and kps (5, 2) in px, those that `faces` gives; or None where no face was found.

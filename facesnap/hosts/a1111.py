@@ -142,7 +142,7 @@ def _cross(text: Any) -> torch.Tensor:
 
 
 def _repeats(denoiser: Any, cond: int, uncond: int) -> list[int]:
-    """How many cond rows each picture has (AND): from the sampler's own conditioning, else in equal shares.
+    """Number of cond rows of each picture (AND): from the sampler's own conditioning, else in equal shares.
 
     Raises:
         AttachError: the shares are not known.

@@ -158,7 +158,7 @@ class DiffusersHost:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet computes; offloaded parts wait elsewhere."""
+        """The device on which the UNet computes; offloaded parts wait elsewhere."""
         return torch.device(self.pipeline._execution_device)
 
     @property

@@ -67,8 +67,8 @@ def owners(parts: Parts, mask: Tensor | None, piece: Piece = WHOLE) -> Parts:
 
 
 def _share(parts: Parts, number: int, mask: Tensor, piece: Piece) -> float:
-    """How much of the mask a person covers, or, where the person's place is the smaller one, how much of that
-    place lies in the mask."""
+    """Share of the mask that a person covers, or, where the person's place is the smaller one, share of that place
+    that lies in the mask."""
     place = _place(parts, number)
     if place is None:
         return 1.0

@@ -1,4 +1,4 @@
-"""Which piece of the picture a UNet call holds: "only masked" passes, and the tiles of Tiled Diffusion."""
+"""The piece of the picture that a UNet call holds: "only masked" passes, and the tiles of Tiled Diffusion."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def check_result(scale: float, rotation: np.ndarray, error: float, a: np.ndarray
 
 
 def doubts_about(points: np.ndarray, visible: np.ndarray, view: PoseLike, a: np.ndarray) -> list[str]:
-    """Why the fit of this picture deserves little confidence, in words; empty if it deserves some.
+    """Reasons for little confidence in the fit of this picture, in words; empty if there are none.
 
     Args:
         points: (V, D) the visible points, in pixels.

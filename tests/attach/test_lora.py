@@ -60,6 +60,7 @@ def test_strength_and_window_decide_to_the_bit() -> None:
         (LoraPart(lora, strength=0.0), 0.0),
         (LoraPart(lora, start=0.5), 0.4),
         (LoraPart(lora, end=0.4), 0.4),
+        (LoraPart(lora, start=0.4, end=0.4), 0.4),
     ):
         plan = RowPlan.classifier_free()
         plan.progress = progress

@@ -176,7 +176,7 @@ def test_an_exception_in_the_sampler(host, monkeypatch, asked: bool) -> None:
 @pytest.mark.parametrize("more", ({"strength": 0.0}, {"start": 0.5, "end": 0.5}, {"start": 0.8, "end": 0.9}), ids=str)
 def test_what_never_computes_is_never_moved(host, more: dict) -> None:
     generate(host, control(host.nets[0], **more))
-    if host.name == "a1111" or more.get("start") != 0.8:  # Forge is told before the sampling, that has such a window
+    if host.name == "a1111" or more.get("start") != 0.8:  # Forge learns before the sampling, which has such a window
         assert uploads(host) == 0
 
 

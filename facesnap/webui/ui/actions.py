@@ -149,7 +149,7 @@ def refresh_identities(count: int) -> list[Any]:
 
 
 def found_adapters() -> str:
-    """How many adapters there are, and what to do where none can be used."""
+    """The number of adapters, and the remedy where none can be used."""
     found = lists.adapters()
     usable = [one for one in found if one.fits]
     if usable:
