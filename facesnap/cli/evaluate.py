@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     host = DiffusersHost.load(args.base, device=args.device)
     judges = Judges(analyser_from(args), load_recogniser(args.recogniser))
     if args.judges is not None:
-        from facesnap.tiny.attributes import AttributeJudge
-        from facesnap.tiny.landmarks import LandmarkJudge
+        from facesnap.evaluation.attribute_judge import AttributeJudge
+        from facesnap.evaluation.landmark_judge import LandmarkJudge
 
         judges.points = LandmarkJudge.load(args.judges / "landmarks" / "landmarks.safetensors")
         judges.attributes = AttributeJudge.load(args.judges / "attributes" / "attributes.safetensors")

@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _ship(args: argparse.Namespace) -> int:
+    from facesnap.demo.ship import ship
     from facesnap.demo.shipped import WEIGHTS
     from facesnap.errors import SettingsError
-    from facesnap.tiny.ship import ship
 
     if args.adapter is None:
         raise SettingsError(

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from facesnap.errors import NoFaceError
+from facesnap.evaluation.attribute_judge import AttributeJudge, obedience
 from facesnap.evaluation.cases import Case
+from facesnap.evaluation.landmark_judge import LandmarkJudge, nme
 from facesnap.evaluation.recognisers import Recogniser
 from facesnap.faces.align import aligned_crop
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.pipeline.pipeline import SCORE_STEPS
-from facesnap.tiny.attributes import AttributeJudge, obedience
-from facesnap.tiny.landmarks import LandmarkJudge, nme
 
 HOG = {"orientations": 8, "pixels_per_cell": (16, 16), "cells_per_block": (1, 1)}  # of the aligned crop of 112 px
 

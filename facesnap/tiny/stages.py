@@ -37,12 +37,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from facesnap.errors import SettingsError
+from facesnap.evaluation import attribute_judge as attributes
+from facesnap.evaluation import landmark_judge as landmarks
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.drawing import save_png
-from facesnap.tiny import attributes, autoencoder, grow, landmarks, recogniser, text, unet, vit
+from facesnap.tiny import autoencoder, grow, text, unet, vit
 from facesnap.tiny.data import Portraits, pack
-from facesnap.tiny.judge import boxes_found, identity_kept
 from facesnap.tiny.loop import Budget, Loop, Say, channels_last
+from facesnap.tiny.measure import boxes_found, identity_kept
+from facesnap.training import tiny_recogniser as recogniser
 from facesnap.world.dataset import Dataset
 from facesnap.world.measure import separation
 from facesnap.world.splits import SPLITS

@@ -19,7 +19,7 @@ class TinyJudge(nn.Module):
 
     def __init__(self, file: Path) -> None:
         super().__init__()
-        from facesnap.tiny.recogniser import TinyRecogniser
+        from facesnap.training.tiny_recogniser import TinyRecogniser
 
         self.net = TinyRecogniser.load(file).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 

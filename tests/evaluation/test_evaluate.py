@@ -15,8 +15,10 @@ from PIL import Image
 from facesnap.cli import main
 from facesnap.errors import IdentityMismatchError, LandmarkError, SettingsError
 from facesnap.evaluation import report as reports
+from facesnap.evaluation.attribute_judge import AttributeJudge
 from facesnap.evaluation.cases import Case, EvaluatedPerson, folder_sitters, world_sitters
 from facesnap.evaluation.evaluate import AskedShapes, Evaluation, TableRow
+from facesnap.evaluation.landmark_judge import LandmarkJudge
 from facesnap.evaluation.measure import Judges, copying, diversity, hog_of
 from facesnap.evaluation.recognisers import DlibRecogniser, PackRecogniser
 from facesnap.evaluation.statistics import difference, estimate, person_means
@@ -24,8 +26,6 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.hosts.diffusers import Sampling
 from facesnap.pipeline.pipeline import PersonSettings
 from facesnap.pipeline.shape import PoseSettings
-from facesnap.tiny.attributes import AttributeJudge
-from facesnap.tiny.landmarks import LandmarkJudge
 from facesnap.world import World
 from tests.world.conftest import portraits as portraits
 

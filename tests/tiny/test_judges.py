@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from facesnap.errors import CheckpointError, SettingsError
+from facesnap.evaluation import attribute_judge as attributes
+from facesnap.evaluation import landmark_judge as landmarks
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.landmarks.scheme import MIRROR, OUTER_EYE_CORNERS
-from facesnap.tiny import attributes, landmarks, stages
+from facesnap.tiny import stages
 from facesnap.tiny.crops import degraded
 from facesnap.tiny.data import Portraits
 from facesnap.tiny.loop import Budget, Draws, Loop

@@ -22,11 +22,12 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.scheme import PARTS
-from facesnap.tiny import autoencoder, grow, recogniser, stages, text, unet, vit
+from facesnap.tiny import autoencoder, grow, stages, text, unet, vit
 from facesnap.tiny.data import Portraits
-from facesnap.tiny.judge import identity_kept
 from facesnap.tiny.likeness import PLACES, TRAITS, likeness, standard
 from facesnap.tiny.loop import CHECKPOINT, Budget, Draws, Loop, Losses
+from facesnap.tiny.measure import identity_kept
+from facesnap.training import tiny_recogniser as recogniser
 from facesnap.world import World
 from tests.world.conftest import portraits as portraits
 

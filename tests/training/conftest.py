@@ -57,7 +57,7 @@ def prepared_f4(world, tmp_path_factory: pytest.TempPathFactory, prepared) -> Si
 
     from facesnap.demo.untrained import draw
     from facesnap.tiny import autoencoder, text, unet
-    from facesnap.tiny.recogniser import TinyRecogniser
+    from facesnap.training.tiny_recogniser import TinyRecogniser
 
     folder = tmp_path_factory.mktemp("f4")
     tokenizer = text.make_tokenizer(["a photo of a person, soft light"], folder / "words")

@@ -13,12 +13,12 @@ from PIL import Image
 from facesnap.attach.control import ControlView
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.faces.packs import file_sha256, load_pack
-from facesnap.tiny.recogniser import TinyRecogniser
 from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.config import load_config, parse
 from facesnap.training.data import collate
 from facesnap.training.judges import load_judge
 from facesnap.training.losses import clean_of, warp
+from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.training.trainer import Trainer
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from facesnap.faces.align import RECOGNISER_SIZE
 from facesnap.tiny.crops import plain, recoloured, varied
 from facesnap.tiny.data import Portraits
-from facesnap.tiny.judge import load_frozen, save_weights
 from facesnap.tiny.loop import Draws, Losses
+from facesnap.tiny.measure import load_frozen, save_weights
 
 WIDTH = 256  # of the embedding
 STAGES = (24, 48, 96, 192)

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError
+from facesnap.evaluation.landmark_judge import Block, stem
 from facesnap.tiny.crops import degraded, plain
 from facesnap.tiny.data import Portraits
-from facesnap.tiny.judge import load_frozen, metadata_of, save_weights
-from facesnap.tiny.landmarks import Block, stem
 from facesnap.tiny.loop import Draws, Losses
+from facesnap.tiny.measure import load_frozen, metadata_of, save_weights
 from facesnap.world import captions, look, palette
 
 # Attribute -> its values, from the world's own tables: a judge must not depend on which values its data happen to show.

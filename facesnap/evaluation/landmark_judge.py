@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from facesnap.landmarks.scheme import MIRROR, OUTER_EYE_CORNERS, POINT_COUNT
 from facesnap.tiny.crops import degraded
 from facesnap.tiny.data import Portraits
-from facesnap.tiny.judge import load_frozen, save_weights
 from facesnap.tiny.loop import Draws, Losses
+from facesnap.tiny.measure import load_frozen, save_weights
 
 SIDE = 96  # px of the crop that the network sees
 MARGIN = 1.15  # side of the crop's region, in sides of the face's box
