@@ -20,11 +20,11 @@ from facesnap.attach import Attachment, RowPlan, attach, read_topology
 from facesnap.attach.topology import ip_adapter_order
 from facesnap.bench.timing import Variant, ratio, rounds, timed
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
-from facesnap.demo.untrained import draw
 from facesnap.errors import MissingDependencyError
 from facesnap.faces.align import ARCFACE_TEMPLATE
 from facesnap.faces.face import Face, Quality
 from facesnap.faces.identity import Identity
+from facesnap.models.drawn import draw
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config
 from facesnap.models.projections import IDProjections, module_key
 from facesnap.pipeline.pipeline import FaceSnapPipeline

@@ -27,12 +27,12 @@ from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.residual_cache import ResidualCache
 from facesnap.bench.attach import CONTEXT, sd15_unet
 from facesnap.bench.timing import Variant, ratio, rounds
-from facesnap.demo.untrained import draw
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Fit
 from facesnap.landmarks.fitting import View as Pose
 from facesnap.landmarks.predictor import Landmarks
 from facesnap.landmarks.recombination import PoseSpec, recombine
+from facesnap.models.drawn import draw
 from facesnap.models.fidelity import FFRNet
 from facesnap.pipeline.shape import Shape
 from facesnap.pipeline.shape import draw as draw_pictures

@@ -14,11 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError
-from facesnap.evaluation.landmark_judge import Block, stem
-from facesnap.tiny.crops import degraded, plain
-from facesnap.tiny.data import Portraits
-from facesnap.tiny.loop import Draws, Losses
-from facesnap.tiny.measure import load_frozen, metadata_of, save_weights
+from facesnap.evaluation.blocks import Block, stem, to_tensor
+from facesnap.training.network_files import load_frozen, metadata_of, save_network
 from facesnap.world import captions, look, palette
 
 # Attribute -> its values, from the world's own tables: a judge must not depend on which values its data happen to show.
@@ -73,14 +70,14 @@ class AttributeJudge(nn.Module):
         return model
 
     def save(self, file: Path) -> None:
-        save_weights(self, file, {"values": json.dumps(_plain_values())})
+        save_network(self, file, {"values": json.dumps(_plain_values())})
 
     @torch.no_grad()
     def values(self, images: np.ndarray) -> dict[str, list[str]]:
         """Pictures (N, H, W, 3) uint8 RGB -> the likeliest value of each attribute."""
         chosen: dict[str, list[str]] = {name: [] for name in VALUES}
         for start in range(0, len(images), BATCH):
-            for name, logits in self(fitted(plain(images[start : start + BATCH]))).items():
+            for name, logits in self(fitted(to_tensor(images[start : start + BATCH]))).items():
                 chosen[name] += [VALUES[name][i] for i in logits.argmax(1).tolist()]
         return chosen
 
@@ -94,40 +91,6 @@ def fitted(pictures: Tensor) -> Tensor:
     if pictures.shape[-2:] == (SIDE, SIDE):
         return pictures
     return F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
-
-
-class AttributeLoss:
-    """The loss of one step on `portraits`; an attribute counts only in pictures that show it."""
-
-    def __init__(self, model: AttributeJudge, portraits: Portraits, batch: int) -> None:
-        self.model, self.portraits, self.batch = model, portraits, batch
-        truths = [record["attributes"] for record in portraits.records]
-        self.targets = {
-            name: torch.tensor([values.index(truth[name]) if name in named(truth) else -1 for truth in truths])
-            for name, values in VALUES.items()
-        }
-
-    def __call__(self, step: int, draws: Draws) -> Losses:
-        count = len(self.portraits)
-        rows = draws.rows(count, self.batch)
-        logits = self.model(degraded(moved(fitted(plain(self.portraits.images[rows])), draws), draws))
-        losses, right = [], []
-        for name, found in logits.items():
-            target = self.targets[name][torch.from_numpy(rows)]
-            shown = (target >= 0).sum().clamp(min=1)
-            losses.append(F.cross_entropy(found, target, ignore_index=-1, reduction="sum") / shown)
-            right.append((found.argmax(1) == target).sum() / shown)
-        return {"loss": torch.stack(losses).mean(), "right": torch.stack(right).mean().detach()}
-
-
-def moved(pictures: Tensor, draws: Draws) -> Tensor:
-    """Pictures (B, 3, S, S) shifted and zoomed a little; never mirrored, since light has a side."""
-    rng, count = draws.numpy, len(pictures)
-    affine = np.zeros((count, 2, 3))
-    affine[:, 0, 0] = affine[:, 1, 1] = rng.uniform(0.92, 1.05, count)
-    affine[:, :, 2] = rng.normal(0, 0.03, (count, 2))
-    grid = F.affine_grid(torch.from_numpy(affine).float(), list(pictures.shape), align_corners=False)
-    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
 def obedience(shown: Mapping[str, Sequence[str]], wanted: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

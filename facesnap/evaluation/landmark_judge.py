@@ -15,43 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facesnap.landmarks.scheme import MIRROR, OUTER_EYE_CORNERS, POINT_COUNT
-from facesnap.tiny.crops import degraded
-from facesnap.tiny.data import Portraits
-from facesnap.tiny.loop import Draws, Losses
-from facesnap.tiny.measure import load_frozen, save_weights
+from facesnap.evaluation.blocks import Block, stem, to_tensor
+from facesnap.landmarks.scheme import OUTER_EYE_CORNERS, POINT_COUNT
+from facesnap.training.network_files import load_frozen, save_network
 
 SIDE = 96  # px of the crop that the network sees
 MARGIN = 1.15  # side of the crop's region, in sides of the face's box
 WIDTHS = (24, 48, 96, 96)  # at a half, a quarter, an eighth and a sixteenth of the crop's side
-# The face pack's boxes against the true ones (measured on 400 pictures of training people): centre off by 0.3 +- 2 %
-# of the side, side 0.956 +- 0.057. The jitter covers that twice, for boxes on generated pictures.
-CENTRE, RATIO, SPREAD = 0.05, 0.96, 0.09
-TURN = np.deg2rad(5)
 BANDS = (12.0, 25.0)  # degrees of yaw, the bounds of the bands that errors are reported for
 BATCH = 64
-
-
-class Block(nn.Module):
-    """Two convolutions with batch norm and the shortcut; the first one halves the side where stride is 2."""
-
-    def __init__(self, inner: int, outer: int, stride: int = 1) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(),
-            nn.Conv2d(outer, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer),
-        )  # fmt: skip
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inner != outer:
-            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
-
-
-def stem(width: int) -> nn.Sequential:
-    """A picture (B, 3, S, S) -> (B, width, S / 2, S / 2)."""
-    return nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
 
 
 class LandmarkJudge(nn.Module):
@@ -92,7 +64,7 @@ class LandmarkJudge(nn.Module):
         return load_frozen(cls(), file, "landmarks")
 
     def save(self, file: Path) -> None:
-        save_weights(self, file)
+        save_network(self, file)
 
     @torch.no_grad()
     def points(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -117,47 +89,12 @@ def regions(boxes: np.ndarray) -> np.ndarray:
 
 def cut(images: np.ndarray, affine: np.ndarray, side: int = SIDE) -> Tensor:
     """The regions (N, 2, 3) of pictures (N, H, W, 3) uint8 as (N, 3, side, side) in 0..1; edges are continued."""
-    values = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
+    values = to_tensor(images)
     size = np.array([values.shape[3], values.shape[2]], np.float64)
     relative = affine * (2 / size)[:, None]
     relative[:, :, 2] -= 1
     grid = F.affine_grid(torch.from_numpy(relative).float(), [len(values), 3, side, side], align_corners=False)
     return F.grid_sample(values, grid, padding_mode="border", align_corners=False)
-
-
-def jittered(boxes: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Regions (N, 2, 3) of boxes (N, 4) with a detector's errors, some mirrored; which were, as (N,) bool."""
-    rng, count = draws.numpy, len(boxes)
-    side = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)  # (N, 1)
-    moved = np.tile((boxes[:, :2] + boxes[:, 2:]) / 2, 2) + np.tile(side * rng.normal(0, CENTRE, (count, 2)), 2)
-    half = side / 2 * np.clip(rng.normal(RATIO, SPREAD, (count, 1)), 0.7, 1.3)
-    affine = regions(moved + half * [-1, -1, 1, 1])
-    turn, mirrored = rng.normal(0, TURN, count), rng.random(count) < 0.5
-    rotation = np.stack([np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)], axis=-1).reshape(-1, 2, 2)
-    rotation[:, :, 0] *= np.where(mirrored, -1, 1)[:, None]
-    affine[:, :, :2] = affine[:, :, :2] @ rotation
-    return affine, mirrored
-
-
-class LandmarkLoss:
-    """The loss of one step on `portraits`: mean distance of the points over the distance of the outer eye corners."""
-
-    def __init__(self, model: LandmarkJudge, portraits: Portraits, batch: int) -> None:
-        self.model, self.portraits, self.batch = model, portraits, batch
-
-    def __call__(self, step: int, draws: Draws) -> Losses:
-        count = len(self.portraits)
-        rows = draws.rows(count, self.batch)
-        affine, mirrored = jittered(self.portraits.boxes[rows].astype(np.float64), draws)
-        wanted = self.portraits.points[rows].astype(np.float64)
-        wanted[mirrored] = wanted[mirrored][:, MIRROR]
-        there = (wanted - affine[:, None, :, 2]) @ np.linalg.inv(affine[:, :, :2]).transpose(0, 2, 1)
-        target = torch.from_numpy((there + 1) / 2).float()  # (B, 72, 2) fractions of the crop
-        corners = target[:, OUTER_EYE_CORNERS]
-        unit = (corners[:, 0] - corners[:, 1]).norm(dim=-1)
-        found = self.model(degraded(cut(self.portraits.images[rows], affine), draws))
-        error = (found - target).norm(dim=-1).mean(1) / unit
-        return {"loss": error.mean()}
 
 
 def nme(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -37,15 +37,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from facesnap.errors import SettingsError
-from facesnap.evaluation import attribute_judge as attributes
-from facesnap.evaluation import landmark_judge as landmarks
+from facesnap.evaluation.attribute_judge import AttributeJudge, obedience
+from facesnap.evaluation.landmark_judge import LandmarkJudge, by_band, nme
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.drawing import save_png
-from facesnap.tiny import autoencoder, grow, text, unet, vit
+from facesnap.tiny import attributes, autoencoder, grow, landmarks, recogniser, text, unet, vit
 from facesnap.tiny.data import Portraits, pack
 from facesnap.tiny.loop import Budget, Loop, Say, channels_last
 from facesnap.tiny.measure import boxes_found, identity_kept
-from facesnap.training import tiny_recogniser as recogniser
+from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.world.dataset import Dataset
 from facesnap.world.measure import separation
 from facesnap.world.splits import SPLITS
@@ -241,7 +241,7 @@ def train_recogniser(work: Work) -> dict[str, Any]:
     plain = int(0.6 * loop.budget.steps)
     loss = recogniser.RecogniserLoss(loop.module, train, loop.budget.batch, plain)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    model: recogniser.TinyRecogniser = loop.averaged.recogniser
+    model: TinyRecogniser = loop.averaged.recogniser
     model.save(work.state / "recogniser" / "recogniser.safetensors")
     embeddings = recogniser.embed(model, held_out.crops)
     return work.report("recogniser", loop, vars(separation(embeddings, list(held_out.people))))
@@ -294,16 +294,16 @@ def train_unet(work: Work) -> dict[str, Any]:
 def train_landmarks(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("landmarks", channels_last(landmarks.LandmarkJudge()))
+    loop = work.loop("landmarks", channels_last(LandmarkJudge()))
     loss = landmarks.LandmarkLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    judge: landmarks.LandmarkJudge = loop.averaged
+    judge: LandmarkJudge = loop.averaged
     judge.save(work.state / "landmarks" / "landmarks.safetensors")
     yaw = np.array([record["view"]["yaw"] for record in held_out.records])
 
     def floor(boxes: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
         found = judge.points(held_out.images[rows], boxes)
-        return landmarks.by_band(landmarks.nme(found, held_out.points[rows]), yaw[rows])
+        return by_band(nme(found, held_out.points[rows]), yaw[rows])
 
     everybody = np.arange(len(held_out))
     measured = {"true_boxes": floor(held_out.boxes, everybody)}
@@ -317,12 +317,12 @@ def train_landmarks(work: Work) -> dict[str, Any]:
 def train_attributes(work: Work) -> dict[str, Any]:
     train, held_out = work.portraits("train"), work.portraits("held_out")
     torch.manual_seed(work.seed)
-    loop = work.loop("attributes", channels_last(attributes.AttributeJudge()))
+    loop = work.loop("attributes", channels_last(AttributeJudge()))
     loss = attributes.AttributeLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
     loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    judge: attributes.AttributeJudge = loop.averaged
+    judge: AttributeJudge = loop.averaged
     judge.save(work.state / "attributes" / "attributes.safetensors")
-    right = attributes.obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])
+    right = obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])
     shares = {name: float(np.nanmean(values)) for name, values in right.items()}
     return work.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
 

@@ -12,6 +12,7 @@ from facesnap.errors import SettingsError
 from facesnap.faces.packs import file_sha256
 from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.losses import RECOGNISER_SIDE
+from facesnap.training.tiny_recogniser import TinyRecogniser
 
 
 class TinyJudge(nn.Module):
@@ -19,8 +20,6 @@ class TinyJudge(nn.Module):
 
     def __init__(self, file: Path) -> None:
         super().__init__()
-        from facesnap.training.tiny_recogniser import TinyRecogniser
-
         self.net = TinyRecogniser.load(file).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, pictures: Tensor) -> Tensor:

@@ -16,18 +16,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facesnap.demo.untrained import draw
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.scheme import PARTS
-from facesnap.tiny import autoencoder, grow, stages, text, unet, vit
+from facesnap.models.drawn import draw
+from facesnap.tiny import autoencoder, grow, recogniser, stages, text, unet, vit
 from facesnap.tiny.data import Portraits
 from facesnap.tiny.likeness import PLACES, TRAITS, likeness, standard
 from facesnap.tiny.loop import CHECKPOINT, Budget, Draws, Loop, Losses
 from facesnap.tiny.measure import identity_kept
-from facesnap.training import tiny_recogniser as recogniser
+from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.world import World
 from tests.world.conftest import portraits as portraits
 
@@ -205,7 +205,7 @@ def test_stages_leave_models_that_the_project_loads(state: Path, face_pack: Path
     crops = np.asarray(Portraits.load(state / "data" / "held_out").crops)
     assert encoder.encode(crops)[-2].shape == (4, 65, vit.WIDTH)
 
-    judge = recogniser.TinyRecogniser.load(state / "recogniser" / "recogniser.safetensors")
+    judge = TinyRecogniser.load(state / "recogniser" / "recogniser.safetensors")
     picture = torch.rand(2, 3, 112, 112, requires_grad=True)
     nn.functional.cosine_similarity(*judge(picture * 2 - 1), dim=0).backward()
     assert picture.grad is not None and picture.grad.abs().sum() > 0

@@ -55,7 +55,7 @@ def prepared_f4(world, tmp_path_factory: pytest.TempPathFactory, prepared) -> Si
     """The same photos for an untrained base whose VAE divides sides by four, and an untrained judge."""
     from diffusers import AutoencoderKL
 
-    from facesnap.demo.untrained import draw
+    from facesnap.models.drawn import draw
     from facesnap.tiny import autoencoder, text, unet
     from facesnap.training.tiny_recogniser import TinyRecogniser
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from facesnap.demo.untrained import draw
 from facesnap.errors import SettingsError
 from facesnap.faces.align import aligned_crop, similarity, template
+from facesnap.models.drawn import draw
 from facesnap.training.align import FeatureReader, ddim_step, layout_loss, semantic_loss, timesteps
 from facesnap.training.config import AlignmentConfig, load_config
 from facesnap.training.data import collate
