@@ -1,4 +1,4 @@
-"""`facesnap bench attach`: what ID tokens cost on an SD1.5-shaped UNet, beside diffusers' own IP-Adapter."""
+"""`facesnap bench attach`: cost of ID tokens on an SD1.5-shaped UNet, beside diffusers' own IP-Adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attribute judge: what a picture shows of all that a prompt names, learned on training people alone."""
+"""The attribute judge: the attributes of a prompt that a picture shows, learned on training people alone."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def varied(crops: np.ndarray, draws: Draws) -> Tensor:
 def recoloured(pictures: Tensor, draws: Draws) -> Tensor:
     """Pictures (B, 3, S, S) in 0..1 with other colours: paler or more vivid, tinted, darker or lighter in the middle.
 
-    Skin alone tells the world's people apart well enough to train on, so a recogniser looks at little else unless it
+    Skin alone distinguishes the world's people well enough to train on, so a recogniser looks at little else unless it
     cannot rely on colours; recognisers of photographs are not like that.
     """
     rng, count = draws.numpy, len(pictures)

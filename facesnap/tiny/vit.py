@@ -62,7 +62,7 @@ def _column(portraits: Portraits, name: str) -> list[str]:
     return [record[section][name] for record in portraits.records]
 
 
-class Learner(nn.Module):
+class EncoderWithHeads(nn.Module):
     """The encoder with one linear head for each attribute and one for the person's likeness."""
 
     def __init__(self, values: dict[str, list[str]]) -> None:
@@ -91,7 +91,7 @@ def contrastive_loss(projected: Tensor, labels: Tensor) -> Tensor:
 class EncoderLoss:
     """The loss of one step on `portraits`."""
 
-    def __init__(self, model: Learner, portraits: Portraits, values: dict[str, list[str]], batch: int) -> None:
+    def __init__(self, model: EncoderWithHeads, portraits: Portraits, values: dict[str, list[str]], batch: int) -> None:
         self.model, self.crops, self.labels, self.batch = model, portraits.crops, portraits.labels, batch
         self.targets = {
             name: torch.tensor([names.index(value) for value in _column(portraits, name)])
@@ -122,7 +122,7 @@ def save(encoder: Any, folder: Path) -> Path:
 
 
 @torch.no_grad()
-def look_at(model: Learner, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+def look_at(model: EncoderWithHeads, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Crops (N, 112, 112, 3) uint8 RGB -> projections (N, 128), likenesses (N, 234) in deviations, and the index of the
     likeliest value by attribute."""
     model.eval()

@@ -61,7 +61,7 @@ class Samples(Dataset[Sample]):
         sample = self._noised(target, generator(seed, Purpose.NOISE, step, slot))
         sample |= self._person(reference, variant, drop_id)
         sample["judged"] = generator(seed, Purpose.JUDGE, step, slot).random()
-        sample["told"] = not drop_id
+        sample["conditioned"] = not drop_id
         sample["prompted"] = generator(seed, Purpose.PROMPT, step, slot).random()
         jitter = generator(seed, Purpose.AUGMENT, step, slot)
         sample |= self._pictures(self.shards.tensor(target, "points").numpy(), drop_points, jitter)
@@ -103,7 +103,7 @@ class Samples(Dataset[Sample]):
         return {"latents": mean + std * draw[0], "noise": draw[1], "timestep": min(timestep, self.timesteps - 1)}
 
     def _person(self, reference: int, variant: int, dropped: bool) -> Sample:
-        """f_id (1, 512) and hidden states (1, P, W) of the reference, or of nobody."""
+        """f_id (1, 512) and hidden states (1, P, W) of the reference, or those of the unconditional case."""
         f_id = self.shards.tensor(reference, "f_id")
         f_id = torch.nn.functional.normalize(f_id, dim=0) if self.id_vector == "normed" else f_id
         out = {"f_id": (torch.zeros_like(f_id) if dropped or self.id_vector == "none" else f_id)[None]}

@@ -19,7 +19,7 @@ from facesnap.training.shards import Shards
 LANDMARK_ERROR = 0.03  # of the outer-eye distance: what the 72 fitted points are trusted to
 
 
-class Grid:
+class SampleGrid:
     """Writes `samples/step-00001000.png`: each person's reference crop beside the picture.
 
     Args:
@@ -31,10 +31,10 @@ class Grid:
         self.rows = [numbers[0] for numbers in shards.people.values()][: config.samples.people]
 
     def draw(self, host: DiffusersHost, adapter: Adapter, step: int) -> None:
-        """Sample everybody with the adapter as it is now; the pipeline's scheduler is put back."""
+        """Sample all people with the adapter as it is now; the pipeline's scheduler is put back."""
         wanted, size = self.config.samples, int(self.shards.head["settings"]["size"])
         pipeline, scheduler = FaceSnapPipeline(adapter), host.pipeline.scheduler
-        pipeline.encoder = _NobodysStates(self.shards)  # type: ignore[assignment]
+        pipeline.encoder = _EmptyPictureStates(self.shards)  # type: ignore[assignment]
         cells = []
         try:
             for number, row in enumerate(self.rows):
@@ -63,7 +63,7 @@ class Grid:
         )  # fmt: skip
 
 
-class _NobodysStates:
+class _EmptyPictureStates:
     """Stands in for the encoder where only the empty picture's hidden states are asked for."""
 
     def __init__(self, shards: Shards) -> None:

@@ -16,8 +16,7 @@ from facesnap.attach.topology import read_topology
 from facesnap.pipeline.cache import ContentCache
 from facesnap.training import losses
 from facesnap.training.align import Alignment
-from facesnap.training.config import AlignmentConfig as AlignmentWeights
-from facesnap.training.config import LossWeights, TrainingConfig
+from facesnap.training.config import AlignmentConfig, LossWeights, TrainingConfig
 from facesnap.training.judges import load_judge
 from facesnap.training.sampled_faces import SampledFaces
 from facesnap.training.text_states import TextStates
@@ -140,7 +139,7 @@ class Objective:
             return losses.identity_loss(clean, boxes, matrices, own, decode, self.judge)
 
     def align(
-        self, module: Any, own: TrainableAdapter, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentWeights
+        self, module: Any, own: TrainableAdapter, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentConfig
     ) -> dict[str, Tensor]:
         """The means of the alignment's terms, and "align", their weighted sum; see `facesnap.training.align`.
 
@@ -148,7 +147,7 @@ class Objective:
             module: the trainable adapter as the accelerator wraps it. own: the same, unwrapped.
             inputs: of the batch; its people are sampled, those whose identity was not dropped first.
         """
-        rows = torch.argsort(~batch["told"], stable=True)[: wanted.samples]  # (n,) places in the batch
+        rows = torch.argsort(~batch["conditioned"], stable=True)[: wanted.samples]  # (n,) places in the batch
         text, pooled = self.text(_prompts(batch, rows, wanted))
         inputs = dataclasses.replace(inputs.of(rows.to(self.device)), text=text, pooled=pooled)
         found = self._alignment(module, own.bare, inputs, batch["noise"][rows].to(self.device), wanted)
@@ -164,13 +163,13 @@ class Objective:
         return means | {"align": total}
 
     def _sampled_identity(
-        self, clean: Tensor, rows: Tensor, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentWeights
+        self, clean: Tensor, rows: Tensor, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentConfig
     ) -> dict[str, Tensor]:
         """L_id of sampled latents (n, C, h, w), and the share that was judged.
 
         It compares with the mean of the person's photos: a single one shares glasses, hair and light with its caption.
-        Not judged are people of whom nothing was told, and pictures in which nobody knows where the face is: no face
-        was found or, without a pack, FFRNet was shown a black picture.
+        Not judged are samples whose identity was dropped, and pictures in which the place of the face is not known: no
+        face was found or, without a pack, FFRNet was shown a black picture.
         """
         boxes, matrices = batch["box"].clone(), batch["matrix"].clone()
         if wanted.pack is not None:
@@ -182,7 +181,7 @@ class Objective:
             picture = inputs.five_points if inputs.landmarks is None else inputs.landmarks
             assert picture is not None  # see TrainingConfig
             seen = picture.flatten(1).any(1).cpu()
-        places = (seen & batch["told"][rows]).nonzero()[:, 0]
+        places = (seen & batch["conditioned"][rows]).nonzero()[:, 0]
         share = clean.new_tensor(len(places) / len(rows))
         if not len(places):
             return {"align.identity": clean.new_zeros(()), "align.judged": share}
@@ -213,7 +212,7 @@ class Objective:
         return pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(pooled), -1)
 
 
-def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentWeights) -> list[str]:
+def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentConfig) -> list[str]:
     """Of the sampled pictures: drawn from the list that is asked for, or the photos' captions."""
     if wanted.prompts is None:
         return [batch["caption"][row] for row in rows.tolist()]

@@ -43,8 +43,8 @@ def state(tmp_path_factory: pytest.TempPathFactory, portraits: World) -> Path:
     return folder
 
 
-def work(folder: Path, **changes: object) -> stages.Work:
-    settings = stages.Work(folder, people=3, held_out=2, pictures=2, size=SIZE, steps=6, say=lambda _: None)
+def work(folder: Path, **changes: object) -> stages.Workspace:
+    settings = stages.Workspace(folder, people=3, held_out=2, pictures=2, size=SIZE, steps=6, say=lambda _: None)
     return replace(settings, **changes)
 
 
@@ -151,7 +151,7 @@ for name, budget in stages.BUDGETS.items():
     stages.BUDGETS[name] = replace(budget, batch=4)
 run = loop.Loop.run
 loop.Loop.run = lambda self, loss, **kw: run(self, loss, **{**kw, "save_every": 0.0})
-stages.run("recogniser", stages.Work(Path(sys.argv[1]), steps=20, say=lambda line: print(line, flush=True)))
+stages.run("recogniser", stages.Workspace(Path(sys.argv[1]), steps=20, say=lambda line: print(line, flush=True)))
 """
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from facesnap.attach.control import ControlView
 from facesnap.errors import CheckpointError, SettingsError
-from facesnap.faces.packs import file_sha256, load_pack
+from facesnap.faces.packs import load_pack
+from facesnap.files import sha256_of
 from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.config import load_config, parse
 from facesnap.training.data import collate
@@ -50,7 +51,7 @@ def test_training_and_generation_draw_the_same_picture(trainer: Trainer) -> None
 
 def test_the_sample_grid_hands_ffrnet_a_picture_of_its_size(trainer: Trainer, monkeypatch) -> None:
     from facesnap.models.fidelity import FFRNet
-    from facesnap.training.grids import Grid
+    from facesnap.training.grids import SampleGrid
 
     seen = []
     real = FFRNet.embed_hint
@@ -58,7 +59,7 @@ def test_the_sample_grid_hands_ffrnet_a_picture_of_its_size(trainer: Trainer, mo
     config = trainer.config.model_copy(
         update={"samples": trainer.config.samples.model_copy(update={"people": 1, "steps": 2})}
     )
-    Grid(config, trainer.shards).draw(trainer.host, trainer.module.adapter(), 7)
+    SampleGrid(config, trainer.shards).draw(trainer.host, trainer.module.adapter(), 7)
     assert seen == [(1, 3, 128, 128)]
     assert (config.output / "samples" / "step-00000007.png").is_file()
 
@@ -142,7 +143,7 @@ def test_a_judge_is_told_by_its_content(prepared_f4, face_pack: Path, tmp_path: 
 def test_judges_that_cannot_judge_are_named(prepared_f4, world, face_pack: Path, tmp_path: Path) -> None:
     for file in (prepared_f4.judge, load_pack(face_pack).recogniser):
         with pytest.raises(SettingsError, match="data were prepared with"):
-            load_judge(file, file_sha256(file))
+            load_judge(file, sha256_of(file))
     with pytest.raises(SettingsError, match="no recogniser"):
         load_judge(tmp_path / "none.onnx", "other")
     with pytest.raises(CheckpointError, match="adapter"):  # safetensors of another network
