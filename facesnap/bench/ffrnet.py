@@ -234,9 +234,9 @@ def differences(
     """
     bench = make(channels, latent, device, dtype)
     person = replace(bench.person, start=window[0], end=window[1])
-    latents = {speed.value: _sample(bench, [person], speed, latent, steps) for speed in Speed}
-    latents["cond_rows"] = _sample(bench, [replace(person, uncond=None)], Speed.EXACT, latent, steps)
-    latents["off"] = _sample(bench, [], Speed.EXACT, latent, steps)
+    latents = {speed.value: sample(bench, [person], speed, latent, steps) for speed in Speed}
+    latents["cond_rows"] = sample(bench, [replace(person, uncond=None)], Speed.EXACT, latent, steps)
+    latents["off"] = sample(bench, [], Speed.EXACT, latent, steps)
     exact = latents["exact"]
     report: dict[str, Any] = {name: _difference(x, exact) for name, x in latents.items() if name != "exact"}
     report["balanced_from_cond_rows"] = _difference(latents["balanced"], latents["cond_rows"])
@@ -252,7 +252,7 @@ def _difference(a: Tensor, b: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _sample(bench: Networks, people: list[ControlConditioning], speed: Speed, latent: int, steps: int) -> Tensor:
+def sample(bench: Networks, people: list[ControlConditioning], speed: Speed, latent: int, steps: int) -> Tensor:
     """Final latents (1, 4, latent, latent) float32."""
     from diffusers import DDIMScheduler
 

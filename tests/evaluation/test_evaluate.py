@@ -46,7 +46,7 @@ class ByColour:
 SAMPLING = Sampling("", steps=2, cfg=2.0, size=(64, 64), sampler="Euler")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def people(astronaut: np.ndarray) -> list[EvaluatedPerson]:
     """Two "people" that are one, with two cases each; one of them asks for points."""
     points = np.random.default_rng(0).uniform(10, 50, (72, 2))
@@ -55,6 +55,16 @@ def people(astronaut: np.ndarray) -> list[EvaluatedPerson]:
         EvaluatedPerson(name, [photo], [Case(f"{name}-{n}", f"prompt {n}", n, truth, points) for n in (1, 2)])
         for name, photo, truth in (("a", astronaut, other), ("b", other, astronaut))
     ]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    world: SimpleNamespace, people: list[EvaluatedPerson], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Evaluation, dict[str, object]]:
+    """An evaluation of all rows, done, and its report."""
+    judges, out = Judges(world.analyser, ByColour()), tmp_path_factory.mktemp("evaluation") / "out"
+    done = Evaluation(out, world.host, people, judges, SAMPLING, world.encoder)
+    return done, done.run(rows(world))
 
 
 @pytest.fixture
@@ -180,13 +190,13 @@ def test_people_are_named_among_all(people: list[EvaluatedPerson]) -> None:
     assert np.allclose(named(a, b), [0.5, 0.5])  # a: one of them shows no face; b: one is more like a
     assert np.allclose(named(b, a), [0, 0.5])
     assert np.allclose(named(a, a), [0, 0]), "alike to both is not named"
-    assert np.isnan(named(a, None)).all(), "nobody to mistake them for"
+    assert np.isnan(named(a, None)).all(), "no other person to mistake them for"
 
 
 def test_a_run_that_was_broken_off_ends_with_the_same_files(
-    world: SimpleNamespace, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: SimpleNamespace, whole: tuple[Evaluation, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = evaluation.run(rows(world))
+    evaluation, report = whole
     parts = replace(evaluation, out=tmp_path / "parts")
     made, sample = [], world.host.sample
 
@@ -202,7 +212,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_files(
     monkeypatch.setattr(world.host, "sample", sample)
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "parts").rglob("*.png")}
     assert len(files) == 5
-    assert parts.run(rows(world)) == whole
+    assert parts.run(rows(world)) == report
     assert all(file.stat().st_mtime_ns == when for file, when in files.items()), "finished pictures stay"
     for file in sorted(evaluation.out.rglob("*")):
         if file.is_file():
@@ -210,9 +220,9 @@ def test_a_run_that_was_broken_off_ends_with_the_same_files(
 
 
 def test_rows_share_prompts_and_seeds_and_differ_by_their_adapter(
-    world: SimpleNamespace, evaluation: Evaluation
+    whole: tuple[Evaluation, dict[str, dict]],
 ) -> None:
-    report = evaluation.run(rows(world))
+    evaluation, report = whole
     assert list(report["rows"]) == [reports.TRUTH, reports.BARE, "tokens", "paper", "nothing"]
     pictures = {
         name: np.asarray(Image.open(evaluation.out / "rows" / name / "a-1.png"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,10 +59,7 @@ def test_both_judges_run_as_stages_and_measure_held_out_people(state: Path, face
 @pytest.mark.parametrize("stage", ["landmarks", "attributes"])
 def test_judges_refuse_held_out_people_as_training_data(stage: str, state: Path, tmp_path: Path) -> None:
     for split in ("train", "held_out"):
-        target = tmp_path / "data" / split
-        target.mkdir(parents=True)
-        for file in (state / "data" / "held_out").iterdir():
-            (target / file.name).write_bytes(file.read_bytes())
+        shutil.copytree(state / "data" / "held_out", tmp_path / "data" / split)
     with pytest.raises(SettingsError, match="held_out"):
         stages.run(stage, work(tmp_path))
 

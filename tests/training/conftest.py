@@ -40,14 +40,18 @@ def prepared(world, tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndar
     return SimpleNamespace(folder=folder, data=folder / "data", model=world.folder / "model")
 
 
-@pytest.fixture
-def changes(prepared, tmp_path: Path) -> dict[str, Any]:
+def changes_for(prepared: SimpleNamespace, output: Path) -> dict[str, Any]:
     """What makes the ready-made tiny configuration a short run on these data."""
     return {
         "base.model": str(prepared.model), "data.folder": str(prepared.data), "data.other_photo": 0.5,
-        "output": str(tmp_path / "run"), "recogniser": None, "stages": REHEARSAL, "checkpoints.every": 10,
+        "output": str(output), "recogniser": None, "stages": REHEARSAL, "checkpoints.every": 10,
         "optimiser.batch": 2, "optimiser.ema": 0.99,
     }  # fmt: skip
+
+
+@pytest.fixture
+def changes(prepared, tmp_path: Path) -> dict[str, Any]:
+    return changes_for(prepared, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")
