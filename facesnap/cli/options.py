@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from facesnap.faces import FaceAnalyser
+if TYPE_CHECKING:
+    from facesnap.faces import FaceAnalyser
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 
@@ -25,4 +27,6 @@ def add_choose_argument(parser: Options) -> None:
 
 def analyser_from(args: argparse.Namespace) -> FaceAnalyser:
     """The analyser that `add_pack_arguments` asks for."""
+    from facesnap.faces import FaceAnalyser
+
     return FaceAnalyser(args.pack, args.provider, args.model_dir)

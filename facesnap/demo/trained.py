@@ -65,7 +65,7 @@ def run_trained(
     rows: list[list[Cell]] = []
     entries: list[dict[str, Any]] = []
     began = time.perf_counter()
-    # All of them first: a photo without a face is told before minutes are spent on the others.
+    # All of them first: a photo without a face is reported before minutes are spent on the others.
     identities = {name: miniature.pipeline.identity([file], name=name) for name, file in people.items()}
     for number, (name, file) in enumerate(people.items()):
         identity = identities[name]

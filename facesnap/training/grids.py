@@ -22,7 +22,7 @@ from facesnap.training.shards import Shards
 LANDMARK_ERROR = 0.03  # of the outer-eye distance: what the 72 fitted points are trusted to
 
 
-class Grid:
+class SampleGrid:
     """Writes `samples/step-00001000.png`: each person's reference crop beside the picture.
 
     Args:
@@ -34,7 +34,7 @@ class Grid:
         self.rows = [numbers[0] for numbers in shards.people.values()][: config.samples.people]
 
     def draw(self, host: DiffusersHost, adapter: Adapter, step: int) -> None:
-        """Sample everybody with the adapter as it is now; the pipeline's scheduler is put back."""
+        """Sample all people with the adapter as it is now; the pipeline's scheduler is put back."""
         wanted, size = self.config.samples, int(self.shards.head["settings"]["size"])
         encoder = _EmptyPictureStates(self.shards) if self.shards.head["encoder"] else None
         pipeline, scheduler = FaceSnapPipeline(adapter, encoder=encoder), host.pipeline.scheduler
