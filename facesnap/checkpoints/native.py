@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from facesnap.checkpoints.adapter import Adapter, AdapterSpec
 from facesnap.checkpoints.detection import FamilyMatch
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
+from facesnap.files import sha256_of, write_atomically
 
 KEY = "facesnap"  # of the metadata
 VERSION = 1
@@ -30,13 +30,7 @@ def save(adapter: Adapter, path: Path | str) -> None:
     """
     path = Path(path)
     tensors = {k: v.detach().to("cpu").contiguous() for k, v in build.state_dict(adapter).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(tensors, partial, metadata=_metadata(adapter))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=_metadata(adapter)))
 
 
 def load(path: Path | str) -> Adapter:
@@ -90,12 +84,3 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[AdapterSpec, dict[s
             remedy=build.FETCH_AGAIN,
         ) from error
     return spec, counts, ffrnet
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from facesnap.errors import MissingDependencyError, PackError
+from facesnap.files import cached_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -55,27 +55,12 @@ class Pack:
 
     @property
     def recogniser_sha256(self) -> str:
-        return file_sha256(self.recogniser)
+        return cached_sha256(self.recogniser)
 
     @property
     def licence(self) -> str:
         """Licence of a well-known pack's weights; insightface's own packs are for research only."""
         return PACK_LICENCES.get(self.name.lower(), "not known to FaceSnap: see where the pack came from")
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, remembered until its size or time of change differs."""
-    status = path.stat()
-    return _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def webui_roots() -> list[Path]:

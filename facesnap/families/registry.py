@@ -17,6 +17,7 @@ from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
 from facesnap.families import faceid, instantid, pulid
 from facesnap.families.recipes import RECIPES
+from facesnap.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def load_adapter(path: Path | str, family: str | None = None, topology: Topology
     file = read_file(path)
     if native.KEY in file.metadata or family == NATIVE:
         return native.load(path)
-    source = WeightsFile(path, native.sha256_of(path), family or "")
+    source = WeightsFile(path, sha256_of(path), family or "")
     detection = decide(families_of(file.tensors), source, file.tensors)
     try:
         adapter: Adapter = _owner(detection.family).load(file.tensors, source, detection, topology)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from facesnap.errors import SettingsError
-from facesnap.faces.packs import file_sha256
+from facesnap.files import cached_sha256
 from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.losses import RECOGNISER_SIDE
 
@@ -44,7 +44,7 @@ def load_judge(file: Path, conditioning: str) -> nn.Module:
             expected="an ONNX file of a face pack, or recogniser.safetensors of a tiny base",
             remedy="correct `recogniser` in the configuration",
         )
-    if file_sha256(file) == conditioning:
+    if cached_sha256(file) == conditioning:
         raise SettingsError(
             f"{file} is the recogniser that the data were prepared with.",
             expected="another one: a network that judges its own vectors is easily fooled",

@@ -15,7 +15,7 @@ from typing import Protocol
 from filelock import FileLock
 
 from facesnap.errors import ChecksumError, DownloadError, LicenceError
-from facesnap.faces.packs import file_sha256
+from facesnap.files import cached_sha256, sha256_of
 from facesnap.weights import transfer
 from facesnap.weights.catalogue import OWN, File, Item
 from facesnap.weights.transfer import Remote
@@ -155,7 +155,7 @@ def _check_existing(place: Path, file: File) -> None:
             continue
         size = path.stat().st_size
         wrong_size = not file.unpack and file.size is not None and size != file.size
-        if wrong_size or (sha256 and file_sha256(path) != sha256):
+        if wrong_size or (sha256 and cached_sha256(path) != sha256):
             raise ChecksumError(
                 f"{path} is there ({size} bytes), but it is not the published file.",
                 expected=f"{file.size or size} bytes with the sha256 {sha256[:16]}...",
@@ -214,7 +214,7 @@ def _verify(part: Path, file: File, remote: Remote, stop: Event) -> None:
     size = part.stat().st_size
     expected_size = file.size if file.size is not None else remote.size
     expected = file.sha256 or remote.sha256
-    found = transfer.sha256_of(part, stop) if expected else ""
+    found = sha256_of(part, stop) if expected else ""
     if found != expected or (expected_size is not None and size != expected_size):
         raise ChecksumError(
             f"What {remote.page} sent is not the published file ({size} bytes, sha256 {found[:16] or 'unknown'}).",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facesnap.errors import CheckpointError, MissingWeightsError, SettingsError
+from facesnap.files import cached_sha256
 from facesnap.weights.catalogue import find
 from facesnap.weights.headers import ADAPTER, FAMILY, SUFFIXES, Header, read_header
 
@@ -108,10 +109,8 @@ def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
         if found:
             return found[0]
     if _HASH.fullmatch(wanted):
-        from facesnap.faces.packs import file_sha256
-
         for file in files:
-            if file_sha256(file.path).startswith(wanted):
+            if cached_sha256(file.path).startswith(wanted):
                 return file
     raise MissingWeightsError(
         f"There is no adapter {name!r}.",

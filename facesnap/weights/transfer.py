@@ -7,11 +7,10 @@ Proxies are those of the environment (HTTPS_PROXY, NO_PROXY), for both.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -188,16 +187,6 @@ def full(folder: Path, needed: int) -> DiskFullError:
     )
 
 
-def sha256_of(path: Path, stop: Event) -> str:
-    """sha256 of a file. Raises StoppedError."""
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        if stop.is_set():
-            raise StoppedError(f"Checking {path.name} was stopped.", expected="its checksum", remedy="start it again")
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def refusal(status: int, page: str) -> AccessError | NotOnServerError | ServerError:
     """The error for an answer that is none of 2xx."""
     if status in (401, 403):
@@ -230,9 +219,3 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 def _short(error: Exception) -> str:
     text = str(error) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            yield block

@@ -12,7 +12,8 @@ from threading import Event
 from typing import IO
 
 from facesnap.errors import ChecksumError, StoppedError
-from facesnap.weights.transfer import BLOCK, full, sha256_of
+from facesnap.files import sha256_of
+from facesnap.weights.transfer import BLOCK, full
 
 MOST_ENTRIES = 100
 MOST_UNPACKED = 4 << 30

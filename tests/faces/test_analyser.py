@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 
 from facesnap.errors import MissingDependencyError, PackError, SettingsError
 from facesnap.faces import FaceAnalyser
-from facesnap.faces.packs import file_sha256, find_pack, installed_packs, kind_of
+from facesnap.faces.packs import find_pack, installed_packs, kind_of
+from facesnap.files import cached_sha256
 from tests.components import face_pack as builder
 
 
@@ -164,9 +165,9 @@ def test_equals_insightface_itself(analyser: FaceAnalyser, face_pack: Path, astr
 def test_sha256_follows_the_file(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"a")
-    first = file_sha256(file)
+    first = cached_sha256(file)
     file.write_bytes(b"bb")
-    assert file_sha256(file) != first
+    assert cached_sha256(file) != first
 
 
 def test_importing_faces_imports_no_heavy_package() -> None:

@@ -16,6 +16,7 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import CheckpointError
 from facesnap.families.recipes import PULID_MODES, RECIPES
 from facesnap.families.registry import load_adapter
+from facesnap.files import sha256_of
 from facesnap.models.layers import TokenGroup
 from facesnap.models.mixers import empty_mixer
 from tests import formulas
@@ -305,10 +306,9 @@ def test_hash_word_and_no_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load_adapter(path, "instantid")
     with pytest.raises(CheckpointError, match="no family 'flux'"):
         load_adapter(path, "flux")
-    from facesnap.checkpoints import native
     from facesnap.families import faceid
 
-    monkeypatch.setattr(faceid, "HASHES", {native.sha256_of(path)[:8]: "faceid-plusv2"})
+    monkeypatch.setattr(faceid, "HASHES", {sha256_of(path)[:8]: "faceid-plusv2"})
     found = load_adapter(path)
     assert found.spec.shortcut and "content" in found.detection.why
     undecided = _saved(tmp_path, "instantid", "some.bin")

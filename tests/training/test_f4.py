@@ -12,7 +12,8 @@ from PIL import Image
 
 from facesnap.attach.control import ControlView
 from facesnap.errors import CheckpointError, SettingsError
-from facesnap.faces.packs import file_sha256, load_pack
+from facesnap.faces.packs import load_pack
+from facesnap.files import sha256_of
 from facesnap.tiny.recogniser import TinyRecogniser
 from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.config import load_config, parse
@@ -142,7 +143,7 @@ def test_a_judge_is_told_by_its_content(prepared_f4, face_pack: Path, tmp_path: 
 def test_judges_that_cannot_judge_are_named(prepared_f4, world, face_pack: Path, tmp_path: Path) -> None:
     for file in (prepared_f4.judge, load_pack(face_pack).recogniser):
         with pytest.raises(SettingsError, match="data were prepared with"):
-            load_judge(file, file_sha256(file))
+            load_judge(file, sha256_of(file))
     with pytest.raises(SettingsError, match="no recogniser"):
         load_judge(tmp_path / "none.onnx", "other")
     with pytest.raises(CheckpointError, match="adapter"):  # safetensors of another network

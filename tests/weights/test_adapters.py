@@ -48,8 +48,7 @@ def _nothing_is_loaded_or_hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         raise AssertionError("a list must not do this")
 
     monkeypatch.setattr(torch.serialization, "load", never)
-    monkeypatch.setattr("facesnap.checkpoints.native.sha256_of", never)
-    monkeypatch.setattr("facesnap.faces.packs.file_sha256", never)
+    monkeypatch.setattr("facesnap.files.sha256_of", never)
     monkeypatch.setattr(files, "read_file", never)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.delenv("FACESNAP_MODELS", raising=False)

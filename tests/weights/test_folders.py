@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.faces.identity import Identity
-from facesnap.faces.packs import file_sha256
+from facesnap.files import sha256_of
 from facesnap.webui import log, options
 from facesnap.webui.ui import consent
 from facesnap.weights.folders import Folders, find_adapter, list_adapters
@@ -88,7 +88,7 @@ def test_adapters_are_told_by_their_content(models: Path) -> None:
 
 def test_an_adapter_is_found_by_name_extension_folder_or_hash(models: Path) -> None:
     files = list_adapters(Folders.of(models))
-    for name in ("own", "OWN.safetensors", file_sha256(models / "FaceSnap" / "own.safetensors")[:10]):
+    for name in ("own", "OWN.safetensors", sha256_of(models / "FaceSnap" / "own.safetensors")[:10]):
         assert find_adapter(name, files).path.name == "own.safetensors"
     with pytest.raises(CheckpointError, match="ip-adapter-faceid_sd15, old, own, Renamed"):
         find_adapter("missing", files)

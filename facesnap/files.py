@@ -1,0 +1,62 @@
+"""Files by the standard library alone: the hash of one, writing one whole or not at all, names of pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from threading import Event
+
+from facesnap.errors import StoppedError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # lower case
+BLOCK = 1 << 20  # bytes
+
+
+def sha256_of(path: Path, stop: Event | None = None) -> str:
+    """sha256 of a file, in hexadecimal.
+
+    Args:
+        stop: set it to stop.
+
+    Raises:
+        StoppedError: `stop` was set. OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            if stop is not None and stop.is_set():
+                raise StoppedError(
+                    f"Checking {path.name} was stopped.", expected="its checksum", remedy="start it again"
+                )
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cached_sha256(path: Path) -> str:
+    """sha256 of a file, remembered until its size or time of change differs."""
+    status = path.stat()
+    return _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256_of(path)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that appears under its name whole, or not at all; an existing one is replaced.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        write: writes the content to the path that it is given, in the same folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
