@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from facesnap.checkpoints.files import SUFFIXES
 from facesnap.errors import FaceSnapError
-from facesnap.faces.encoder_files import SUFFIXES, encoder_parents
+from facesnap.faces.encoder_files import encoder_parents
 from facesnap.faces.grey_face import PARSER_FILES, find_parser, parser_folders
+from facesnap.faces.known import BASES, advice
 from facesnap.faces.packs import installed_packs, model_roots, pack_parents, webui_roots
-from facesnap.families.recipes import RECIPES
 from facesnap.version import __version__
 from facesnap.weights.adapters import DiskLookup, entries
-from facesnap.weights.catalogue import BASES, CATALOGUE, advice, for_family
+from facesnap.weights.catalogue import ADAPTERS
 from facesnap.weights.folders import Folders
 
 OK, NOTE, ERROR = "ok", "note", "error"
@@ -158,7 +159,7 @@ def overlaps(versions: dict[str, str]) -> Iterator[Finding]:
 
 
 def providers() -> Iterator[Finding]:
-    """Run a one-node model on every provider that FaceSnap offers: only a session tells what really runs."""
+    """Run a one-node model on every provider that FaceSnap offers: only a session shows what really runs."""
     try:
         import onnxruntime
         from onnx import TensorProto, helper
@@ -236,19 +237,16 @@ def weights(model_dirs: Iterable[str]) -> Iterator[Finding]:
         else:
             yield Finding(NOTE, f"adapter {one.path}: {one.note}", "fetch it again, or remove it")
     where = "" if webui_roots() else f' --folder "{roots[0] if roots else "path/to/models"}"'
-    pairs = dict.fromkeys((item.families[0], item.base) for item in CATALOGUE if item.kind == "adapter")
+    offered = {(family.key, item.base): (family, item) for item, family in reversed(ADAPTERS)}  # the first of several
     look = DiskLookup(places)
-    for family, base in pairs:
-        mine = [one for one in found.values() if (one.family, one.base) == (family, base) and one.fits]
-        recipe, title = RECIPES[family], f"{RECIPES[family].title} for {BASES[base]}"
-        needs = {need for one in mine[:1] for need in one.needs} or {
-            look.pack(recipe.recogniser),
-            *([look.encoder(recipe.encoder)] if recipe.encoder else []),
-        }
+    for (key, base), (family, item) in reversed(offered.items()):
+        mine = [one for one in found.values() if (one.family, one.base) == (key, base) and one.fits]
+        title = f"{family.title} for {BASES[base]}"
+        needs = {need for one in mine[:1] for need in one.needs} or set(look.needs(family.recogniser, family.encoder))
         missing = [need for need in sorted(needs, key=str) if not need.there]
         names = [need.download for need in missing]
         if not mine:
-            names.insert(0, for_family(family, base)[0].name)
+            names.insert(0, item.name)
         if not names:
             yield Finding(OK, f"{title}: everything is there")
             continue

@@ -15,9 +15,9 @@ from typing import Protocol
 from filelock import FileLock
 
 from facesnap.errors import ChecksumError, DownloadError, LicenceError
+from facesnap.faces.known import OWN, File, Item
 from facesnap.files import cached_sha256, sha256_of
 from facesnap.weights import transfer
-from facesnap.weights.catalogue import OWN, File, Item
 from facesnap.weights.transfer import Remote
 from facesnap.weights.unpack import unpack
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from facesnap.checkpoints.files import SUFFIXES
 from facesnap.errors import CheckpointError, MissingWeightsError, SettingsError
 from facesnap.files import cached_sha256
 from facesnap.weights.catalogue import find
-from facesnap.weights.headers import ADAPTER, FAMILY, SUFFIXES, Header, read_header
+from facesnap.weights.headers import ADAPTER, FAMILY, Header, read_header
 
 OWN = "FaceSnap"
 OTHERS = ("ControlNet", "ipadapter", "ip_adapter", "instantid", "pulid")  # below models/, of other extensions
