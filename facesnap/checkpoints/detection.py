@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What is known of a file besides its tensors.
+    """The facts of a file besides its tensors.
 
     Attributes:
         path: of the file. sha256: of its content. family: the user's word, or "" to find out.

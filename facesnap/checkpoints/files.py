@@ -1,4 +1,4 @@
-"""Reading files that nobody vouches for: .safetensors and torch pickles -> tensors by name.
+"""Reading files of unknown origin: .safetensors and torch pickles -> tensors by name.
 
 Nothing in a file is executed, what it says of itself is never believed, and the tensors stay mapped to the file, so
 that reading takes no more memory than the file has bytes.
@@ -47,7 +47,7 @@ Leaf = TypeVar("Leaf")
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         tensors: by name; names of nested dictionaries are joined by dots.
@@ -78,12 +78,12 @@ def read_file(path: Path | str) -> TensorFile:
 
 
 def read_outline(path: Path | str) -> TensorFile:
-    """What `read_file` would give, with tensors on the meta device: names, shapes and dtypes, no data.
+    """The same as `read_file`, with tensors on the meta device: names, shapes and dtypes, no data.
 
     It takes milliseconds and a few kilobytes for files of any size: only the header, or a pickle's list, is read.
 
     Raises:
-        CheckpointError: as `read_file`, for everything that can be told without the data.
+        CheckpointError: as `read_file`, for every fault that shows without the data.
     """
     path = Path(path)
     size, kind = _checked(path)

@@ -1,4 +1,4 @@
-"""Find a face-analysis pack (insightface's ONNX files) and tell its detector from its recogniser."""
+"""Find a face-analysis pack (insightface's ONNX files) and its detector and recogniser."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _onnx_files(folder: Path) -> list[Path]:
 
 
 def kind_of(file: Path) -> str:
-    """What a file is by the shapes of its inputs and outputs: detector, recogniser or other."""
+    """The kind of a file by the shapes of its inputs and outputs: detector, recogniser or other."""
     status = file.stat()
     return _kind_of(file.resolve(), status.st_size, status.st_mtime_ns)
 

@@ -32,7 +32,7 @@ class TowerEncoder:
         config: the tower's sizes.
         fingerprint: sha256 of the class token in float16, the same for the model's files in every layout.
         name: for people; "EVA02-CLIP-L-14-336" by its sizes.
-        parser: tells a face from its background; None where an ellipse does.
+        parser: separates a face from its background; None where an ellipse does.
     """
 
     levels: tuple[int, ...] = TOWER_LEVELS
@@ -108,8 +108,8 @@ class TowerEncoder:
                 vectors.append(found.class_vector.cpu())
                 for level, kept in hidden.items():
                     kept.append(found.hidden[level].cpu())
-        told = f"background told by {self.parser.title if self.parser else ELLIPSE}"
-        return Encoded({level: torch.cat(kept) for level, kept in hidden.items()}, torch.cat(vectors), told)
+        made = f"background found by {self.parser.title if self.parser else ELLIPSE}"
+        return Encoded({level: torch.cat(kept) for level, kept in hidden.items()}, torch.cat(vectors), made)
 
 
 def _build(tensors: StateDict, path: Path) -> EvaTower:

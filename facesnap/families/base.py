@@ -177,7 +177,7 @@ class Family:
         return None
 
     def missing(self, adapter: Adapter, identity: Identity) -> list[str]:
-        """What an identity lacks of the image encoder's view that the mixers need, for people; empty if nothing."""
+        """Parts of the image encoder's view that the mixers need and an identity lacks, for people."""
         absent = [level for level in adapter.levels if level not in identity.hidden]
         return [f"hidden states of the levels {absent}"] if absent else []
 

@@ -112,7 +112,7 @@ def family_of_metadata(metadata: Iterable[str]) -> str:
 def families_of(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The public families that tensors can be of, by names and shapes alone (meta tensors will do).
 
-    One; several that look alike, which `decide` tells apart; or none.
+    One; several that look alike, among which `decide` chooses; or none.
     """
     return tuple(sorted(one.key for one in PUBLIC if one.matches(tensors)))
 
@@ -120,8 +120,8 @@ def families_of(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
 def decide(options: Sequence[str], source: WeightsFile, names: Iterable[str] = ()) -> FamilyMatch:
     """Which of the families that `families_of` allows a file is.
 
-    The first of these decides: the user's word, the tensors alone, a known hash, the file's name (of several patterns
-    found in it the one that covers most of it), the companion file beside it.
+    The first of these decides: the user's word, the tensors alone, a known hash, the file's name (of several that it
+    hints at the one whose hint is longest), the companion file beside it.
 
     Args:
         names: of its tensors, to say what else it may be where there is no option.
@@ -145,8 +145,8 @@ def decide(options: Sequence[str], source: WeightsFile, names: Iterable[str] = (
     key, why = _choice([BY_KEY[one] for one in options], source)
     if not key:
         raise CheckpointError(
-            f"{name} can be {' or '.join(options)}: their tensors are alike, and its name does not tell.",
-            expected="a name that tells, as the published files have",
+            f"{name} can be {' or '.join(options)}: their tensors are alike, and its name leaves it open.",
+            expected="a name that says which, as the published files have",
             remedy=f"say which: --family {options[0]} or --family {options[-1]}",
         )
     return FamilyMatch(key, why, BY_KEY[key].find_companion(source.path))
@@ -163,15 +163,20 @@ def _choice(options: Sequence[Family], source: WeightsFile) -> tuple[str, str]:
         if prefix is not None:
             return one.key, f"by its content: sha256 {prefix}... is the published file"
     name = source.path.name.lower()
-    found = [(match[0], one.key) for one in options for hint in one.hints if (match := re.search(hint, name))]
-    if found:
-        part, key = max(found, key=lambda pair: len(pair[0]))
-        return key, f"by its name, which has {part!r}"
+    found = {one.key: _hinted(one, name) for one in options}
+    if any(found.values()):
+        key = max(found, key=lambda one: len(found[one]))
+        return key, f"by its name, which has {found[key]!r}"
     for one in options:
         beside = one.find_companion(source.path)
         if beside is not None:
             return one.key, f"its {one.companion} lies beside it ({beside.name})"
     return "", ""
+
+
+def _hinted(family: Family, name: str) -> str:
+    """The part of a file's name that hints at a family, or ""."""
+    return next((match[0] for hint in family.hints if (match := re.search(hint, name))), "")
 
 
 def _other_kind(names: list[str]) -> str:

@@ -92,7 +92,7 @@ def entries(folders: Folders, base: str | None = None, places: Sequence[str] | N
 
 @dataclass
 class _Facts:
-    """What is known of an adapter, of whichever kind."""
+    """The facts of an adapter, of whichever kind."""
 
     family: str = ""
     title: str = ""
@@ -212,7 +212,7 @@ def _needs(facts: _Facts, look: DiskLookup) -> tuple[Need, ...]:
 
 
 class DiskLookup:
-    """What lies in the folders, each thing looked for once.
+    """Packs and encoders in the folders, each looked for once.
 
     Args:
         places: folders of models, as `facesnap.faces.packs` takes them.

@@ -1,4 +1,4 @@
-"""What is installed, what is missing, and what to do about it."""
+"""Installed and missing parts, with a remedy for each fault."""
 
 from __future__ import annotations
 
