@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from facesnap.checkpoints.adapter import Adapter
+from facesnap.families.base import NATIVE
 from facesnap.families.registry import FAMILIES, find, load_adapter
 
 HELP = "show what an adapter file is: family, base, parts, recogniser, licence"
@@ -57,7 +58,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "pack": family.pack or None,
         "vector": spec.id_vector,
         "encoder": spec.encoder_name or spec.encoder or None,
-        "encoder looks at": family.crop or None,
+        "encoder looks at": None if family.key == NATIVE else family.crop,
         "levels": list(adapter.levels) or None,
         "unconditional": spec.uncond,
         "rule": spec.rule.value,

@@ -108,7 +108,7 @@ class TowerEncoder:
                 vectors.append(found.class_vector.cpu())
                 for level, kept in hidden.items():
                     kept.append(found.hidden[level].cpu())
-        made = f"background found by {self.parser.title if self.parser else ELLIPSE}"
+        made = f"background told by {self.parser.title if self.parser else ELLIPSE}"
         return Encoded({level: torch.cat(kept) for level, kept in hidden.items()}, torch.cat(vectors), made)
 
 

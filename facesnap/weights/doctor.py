@@ -18,6 +18,7 @@ from facesnap.faces.encoder_files import encoder_parents
 from facesnap.faces.grey_face import PARSER_FILES, find_parser, parser_folders
 from facesnap.faces.known import BASES, advice
 from facesnap.faces.packs import installed_packs, model_roots, pack_parents, webui_roots
+from facesnap.requirements import ONNXRUNTIMES, OPENCVS, normalised
 from facesnap.version import __version__
 from facesnap.weights.adapters import DiskLookup, entries
 from facesnap.weights.catalogue import ADAPTERS
@@ -41,15 +42,7 @@ REQUIRED = {
 }
 OPTIONAL = {"diffusers": ("diffusers", "0.27"), "accelerate": ("accelerate", "0.27")}
 # Wheels that install the same module over each other: at most one of each group may be there.
-OVERLAPPING = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
-    "cv2": (
-        "opencv-python",
-        "opencv-python-headless",
-        "opencv-contrib-python",
-        "opencv-contrib-python-headless",
-    ),
-}
+OVERLAPPING = {"onnxruntime": ONNXRUNTIMES, "cv2": OPENCVS}
 PREFERRED = {"onnxruntime": "onnxruntime", "cv2": "opencv-python"}
 # For users of onnxruntime-gpu or opencv-python-headless: insightface's dependencies bring the other wheels.
 WITHOUT_DEPENDENCIES = (
@@ -74,12 +67,8 @@ class Finding:
 
 def installed_versions() -> dict[str, str]:
     """Normalised name -> version of every distribution that Python sees."""
-    found = {}
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found[re.sub(r"[-_.]+", "-", name).lower()] = distribution.version
-    return found
+    named = ((distribution.metadata["Name"], distribution.version) for distribution in metadata.distributions())
+    return {normalised(name): version for name, version in named if name}
 
 
 def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = None) -> list[Finding]:
@@ -112,7 +101,7 @@ def packages(versions: dict[str, str]) -> Iterator[Finding]:
 
 
 def _package(name: str, module: str, oldest: str, versions: dict[str, str], level: str) -> Finding:
-    version = versions.get(re.sub(r"[-_.]+", "-", name).lower())
+    version = versions.get(normalised(name))
     if name == "insightface":
         install = f"pip install insightface; with onnxruntime-gpu or opencv-python-headless: {WITHOUT_DEPENDENCIES}"
     else:
