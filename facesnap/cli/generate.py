@@ -22,7 +22,7 @@ from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture
 from facesnap.faces.tower import load_encoder
-from facesnap.families.recipes import PULID_MODES
+from facesnap.families.pulid import MODES
 from facesnap.families.registry import FAMILIES, load_adapter
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
 from facesnap.pipeline.infotext import infotext, save_png
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="factor for sites below BLOCK (input.4, middle, output.3.1.0)")  # fmt: skip
     person.add_argument("--lora", type=float, default=1.0, help="strength of the LoRA inside a FaceID file, 0 to 10")
     person.add_argument("--lora-in-region", action="store_true", help="that LoRA changes the region only")
-    person.add_argument("--pulid-mode", choices=PULID_MODES, help="style leaves more of the prompt's style (fidelity)")
+    person.add_argument("--pulid-mode", choices=MODES, help="style leaves more of the prompt's style (fidelity)")
     person.add_argument("--match-model-card", action="store_true",
                         help="follow the official example where it differs (see `facesnap inspect`)")  # fmt: skip
     person.add_argument("--region", type=Path, help="grey picture: where the person is, white is everywhere")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from facesnap.errors import SettingsError
-from facesnap.families.recipes import PULID_MODES
+from facesnap.families.pulid import MODES
 from facesnap.pipeline.shape import PoseSettings
 
 
@@ -27,7 +27,7 @@ class PersonSettings:
         lora_in_region: the LoRA changes the region only; of use with a region.
         pulid_mode: "fidelity" (None is the same), or "style", which leaves more of the prompt's style; PuLID only.
         match_model_card: prepare and mix as the family's official example does where FaceSnap does otherwise; see
-            `facesnap.families.recipes.ModelCard`. A saved identity stays as it was made.
+            `facesnap.families.base.OfficialPreprocessing`. A saved identity stays as it was made.
     """
 
     strength: float | None = None
@@ -47,9 +47,9 @@ class PersonSettings:
     match_model_card: bool = False
 
     def __post_init__(self) -> None:
-        if self.pulid_mode not in (None, *PULID_MODES):
+        if self.pulid_mode not in (None, *MODES):
             raise SettingsError(
-                f"PuLID's mode is {self.pulid_mode!r}.", expected=" or ".join(PULID_MODES), remedy="use one of these"
+                f"PuLID's mode is {self.pulid_mode!r}.", expected=" or ".join(MODES), remedy="use one of these"
             )
         if not 0.0 <= self.s_struct <= 5.0:
             raise SettingsError(

@@ -21,14 +21,14 @@ from facesnap.attach import Conditioning, ControlConditioning, LoraPart, Speed
 from facesnap.attach.region import union
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import NoFaceError, PackError, SettingsError
+from facesnap.faces.analysed import AnalysedIdentity, ReferenceFace
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.face import Choice, choose_face
 from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture, reduced
-from facesnap.faces.sighting import AnalysedIdentity, ReferenceFace
-from facesnap.families.faceid import loras_in_prompt
-from facesnap.families.recipes import OfficialPreprocessing, official_preprocessing
+from facesnap.families.base import Family, OfficialPreprocessing
+from facesnap.families.registry import find
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.layers import TokenGroup
@@ -36,16 +36,15 @@ from facesnap.models.projections import SiteKV
 from facesnap.models.tensors import copied_to
 from facesnap.models.unet_blocks import KeyValue
 from facesnap.pipeline.cache import ContentCache, content_digest
-from facesnap.pipeline.id_tokens import check_encoder_kind, check_identity, mix, needed_encoder, rule_of
+from facesnap.pipeline.id_tokens import check_encoder_kind, check_identity, mix, rule_of
 from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 << 20
-Variant = tuple[
-    float, OfficialPreprocessing, int
-]  # s_struct, the model card that is followed, references where tokens are joined
+# s_struct, the parts of the official example that are followed, references where tokens are joined
+Variant = tuple[float, OfficialPreprocessing, int]
 SCORE_STEPS = 3  # of the detection ladder: portraits made are upright, and a picture without a face must cost little
 
 
@@ -98,10 +97,10 @@ class FaceSnapPipeline:
         names: Sequence[str] = (),
         match_model_card: bool = False,
     ) -> Identity:
-        """Who is on these photos (files, or RGB arrays); see `seen`."""
-        return self.seen(photos, choose, name, names, match_model_card).identity
+        """Who is on these photos (files, or RGB arrays); see `analyse`."""
+        return self.analyse(photos, choose, name, names, match_model_card).identity
 
-    def seen(
+    def analyse(
         self,
         photos: Sequence[Path | np.ndarray],
         choose: Choice = "largest",
@@ -109,7 +108,7 @@ class FaceSnapPipeline:
         names: Sequence[str] = (),
         match_model_card: bool = False,
     ) -> AnalysedIdentity:
-        """Who is on these photos, and what was seen; found again without any work where nothing has changed.
+        """Who is on these photos, and the face of each; found again without any work where nothing has changed.
 
         Args:
             photos: files, or RGB uint8 (H, W, 3). choose: which face of each. name: of the person.
@@ -118,6 +117,7 @@ class FaceSnapPipeline:
 
         Raises:
             PackError: no analyser. PictureError, NoFaceError: a photo cannot be used.
+            EncoderError: the adapter looks at faces, and no encoder was given.
             IdentityMismatchError: the analyser's recogniser is not the adapter's.
         """
         if self.analyser is None:
@@ -126,28 +126,41 @@ class FaceSnapPipeline:
                 expected="a pack, to find and embed faces",
                 remedy="give --pack, or a saved identity instead of photos",
             )
-        analyser, levels, card = self.analyser, self.adapter.mixer.config.clip_levels, self._card(match_model_card)
-        encoder = needed_encoder(self.adapter, self.encoder) if levels else None
-        if card.face != "largest" and choose == "largest":  # another choice was asked for, and is another person
-            choose = card.face
-        key = ("identity", tuple(map(content_digest, photos)), choose, name, tuple(names), analyser.recogniser, card)
+        analyser, levels, official = self.analyser, self.adapter.levels, self._official(match_model_card)
+        encoder = self.family.needed_encoder(self.encoder, self.adapter.spec) if levels else None
+        if official.face != "largest" and choose == "largest":  # another choice was asked for, and is another person
+            choose = official.face
+        key = (
+            "identity",
+            tuple(map(content_digest, photos)),
+            choose,
+            name,
+            tuple(names),
+            analyser.recogniser,
+            official,
+        )
 
         def make() -> AnalysedIdentity:
             called: Sequence[str | None] = names or [str(p) if isinstance(p, Path) else None for p in photos]
-            pixels = [reduced(read_picture(p, name=n), card.longest) for p, n in zip(photos, called, strict=True)]
+            pixels = [reduced(read_picture(p, name=n), official.longest) for p, n in zip(photos, called, strict=True)]
             found = [analyser.faces(p, name=n) for p, n in zip(pixels, called, strict=True)]
             faces = [choose_face(one, choose) for one in found]
             landmarks = None if self.adapter.ffrnet is None else self.shapes.landmarks(faces)
-            identity = Identity.from_faces(faces, encoder, levels or (), name, landmarks=landmarks, bgr=card.bgr)
+            identity = Identity.from_faces(faces, encoder, levels or (), name, landmarks=landmarks, bgr=official.bgr)
             return AnalysedIdentity(identity, tuple(map(ReferenceFace.of, faces, found)))
 
-        seen: AnalysedIdentity = self._cache.get(key, make, lambda one: _identity_bytes(one.identity))
-        self.check(seen.identity)
-        return seen
+        found: AnalysedIdentity = self._cache.get(key, make, lambda one: _identity_bytes(one.identity))
+        self.check(found.identity)
+        return found
 
-    def _card(self, match: bool) -> OfficialPreprocessing:
-        """What the family's official example does otherwise; nothing where it is not to be followed."""
-        return official_preprocessing(self.adapter.spec.family) if match else OfficialPreprocessing()
+    @property
+    def family(self) -> Family:
+        """The adapter's family."""
+        return find(self.adapter.spec.family)
+
+    def _official(self, match: bool) -> OfficialPreprocessing:
+        """The parts of the family's official example that are followed: all where it is to be matched, else none."""
+        return self.family.official_preprocessing if match else OfficialPreprocessing()
 
     def check(self, identity: Identity) -> None:
         """Raise IdentityMismatchError or EncoderError where an identity does not suit the adapter."""
@@ -272,27 +285,27 @@ class FaceSnapPipeline:
         """K and V of the ID tokens at every site of FFRNet."""
         net = self.adapter.ffrnet
         assert net is not None and self.adapter.ffrnet_spec is not None
-        groups = self._tokens(identity, variant)
+        groups = self._tokens(identity, variant, control=True)
         tokens = torch.cat([groups[name].tokens for name in self.adapter.ffrnet_spec.groups], dim=1)  # (1, T, D)
         return net.project_tokens(tokens)
 
     def _project(self, identity: Identity | None, variant: Variant) -> SiteKV:
         return self.adapter.projections.keys_values(self._tokens(identity, variant))
 
-    def _tokens(self, identity: Identity | None, variant: Variant) -> dict[str, TokenGroup]:
-        """The mixer's ID tokens, made once; None stands for nobody (the unconditional tokens)."""
-        s_struct, card, references = variant
-        key = ("tokens", "" if identity is None else identity.digest, variant)
+    def _tokens(self, identity: Identity | None, variant: Variant, control: bool = False) -> dict[str, TokenGroup]:
+        """The ID tokens, made once; the unconditional ones for None. control: those that FFRNet sees."""
+        control = control and self.adapter.control_mixer is not None
+        key = ("tokens", "" if identity is None else identity.digest, variant, control)
 
         def make() -> dict[str, TokenGroup]:
-            return mix(self.adapter, identity, self.encoder, s_struct, card, references)
+            return mix(self.adapter, identity, self.encoder, *variant, control=control)
 
         return self._cache.get(key, make, _tokens_bytes)
 
     def _variant(self, identity: Identity, settings: PersonSettings) -> Variant:
         """All of the settings that ID tokens depend on: a key of caches."""
-        card = self._card(settings.match_model_card)
-        return settings.s_struct, card, identity.references if card.joins else 1
+        official = self._official(settings.match_model_card)
+        return settings.s_struct, official, identity.references if official.joins else 1
 
     def generate(
         self,
@@ -316,7 +329,7 @@ class FaceSnapPipeline:
         found = [self.control(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
         controls = [control for control in found if control is not None]
         loras = self.loras([settings for _, settings in people])
-        doubled = loras_in_prompt(sampling.prompt) if loras else []
+        doubled = self.family.loras_in_prompt(sampling.prompt) if loras else []
         if doubled:
             logger.warning(
                 "The prompt asks for the LoRA %s, and %s brings one of its own: it is applied twice. Take it out of "

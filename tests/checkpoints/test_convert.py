@@ -18,7 +18,7 @@ from facesnap.cli import main
 from facesnap.errors import CheckpointError, IdentityMismatchError
 from facesnap.faces.identity import Identity
 from facesnap.faces.recognisers import RECOGNISERS
-from facesnap.families.registry import load_adapter
+from facesnap.families.registry import find, load_adapter
 from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from tests.families.test_families import TOLERANCE, conditioning, inputs, ldm_of, widths_of
@@ -159,7 +159,7 @@ def test_one_lora_for_all_people(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert len(both) == 1 and both[0].strength == 0.7 and float(both[0].region.min()) == 1
     (one,) = pipeline.loras([PersonSettings(region=left, lora_in_region=True), PersonSettings(region=right)])
     assert one.region is None and one.strength == 1.0
-    from facesnap.families.faceid import loras_in_prompt
+    loras_in_prompt = find("faceid").loras_in_prompt
 
     assert loras_in_prompt("a <lora:ip-adapter-faceid-plusv2_sd15_lora:0.6> man") == [
         "ip-adapter-faceid-plusv2_sd15_lora"

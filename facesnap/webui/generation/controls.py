@@ -27,8 +27,8 @@ from facesnap.settings.field_types import (
 )
 from facesnap.settings.fields import Field
 from facesnap.settings.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings
+from facesnap.weights.adapters import TITLE_MARK
 
-TITLE_MARK = " · "  # in the list of adapters: name, family, base; Gradio 3 knows no titles apart from values
 ON_SETTINGS_PAGE = "on_error"  # has no control here
 MASK, POSE_VALUES = "region_mask", "values"
 _MASK = Field(MASK, PictureType(), None, "Region mask", "White where the person is; instead of a region by numbers.")

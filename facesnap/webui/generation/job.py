@@ -10,7 +10,6 @@ from typing import Any
 
 from facesnap.attach import Topology, read_topology
 from facesnap.errors import FaceSnapError
-from facesnap.families.faceid import loras_in_prompt
 from facesnap.hosts.base import Parts
 from facesnap.hosts.webui import NOTE, WebUI
 from facesnap.pipeline.cache import picture_digest
@@ -121,8 +120,8 @@ def finish(p: Any, processed: Any) -> None:
     told = job.result.infotext()
     for n, person in enumerate(job.prepared.people):
         prefix = infotext.key_prefix(n)
-        if person.sightings:
-            told[f"{prefix} faces"] = ", ".join(f"{one.index} of {one.faces}" for one in person.sightings)
+        if person.faces:
+            told[f"{prefix} faces"] = ", ".join(f"{one.index} of {one.faces}" for one in person.faces)
         if job.similarity:
             values = (found[n] for found in job.similarity)
             told[f"{prefix} similarity"] = ", ".join("none" if one is None else f"{one:.3f}" for one in values)
@@ -167,7 +166,7 @@ def _enlist(host: WebUI, loader: PipelineLoader, p: Any, settings: Settings, opt
 def _job(p: Any, settings: Settings, prepared: Prepared, score: bool, seconds: float) -> Job:
     seen = [_seen(person, one.identity) for person, one in zip(settings.people, prepared.people, strict=True)]
     found = [
-        PersonFound(person.identity, one.identity.digest, one.sightings)
+        PersonFound(person.identity, one.identity.digest, one.faces)
         for person, one in zip(settings.people, prepared.people, strict=True)
     ]
     adapter = prepared.pipeline.adapter
@@ -209,7 +208,7 @@ def _notes(p: Any, settings: Settings, prepared: Prepared) -> list[str]:
                 f"{whose}{adapter.spec.name or 'the adapter'} brings no landmarks network, the pose is not used"
             )
     prompts = p.prompt if isinstance(p.prompt, (list, tuple)) else [p.prompt]
-    doubled = loras_in_prompt(" ".join(map(str, prompts))) if prepared.parts.loras else []
+    doubled = prepared.pipeline.family.loras_in_prompt(" ".join(map(str, prompts))) if prepared.parts.loras else []
     if doubled:
         notes.append(f"the LoRA {', '.join(doubled)} of the prompt is part of the adapter too: it is applied twice")
     return notes

@@ -12,22 +12,23 @@ from typing import Any
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
+from facesnap.faces.analysed import AnalysedIdentity
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
+from facesnap.faces.known import advice
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
 from facesnap.faces.recognisers import RECOGNISERS, require_named
-from facesnap.faces.sighting import AnalysedIdentity
 from facesnap.faces.tower import load_encoder
-from facesnap.families.registry import NATIVE, load_adapter
+from facesnap.families.base import NATIVE
+from facesnap.families.registry import load_adapter
 from facesnap.hosts.base import Parts
 from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import CACHE_BYTES, FaceSnapPipeline
 from facesnap.webui.generation.args import Person, Settings
 from facesnap.webui.generation.people import face_choice, person_settings, reference_pictures
 from facesnap.weights.adapters import ListedAdapter, entries
-from facesnap.weights.catalogue import advice
 from facesnap.weights.folders import Folders, find_adapter, list_adapters
 from facesnap.weights.identities import IdentityStore
 
@@ -135,7 +136,7 @@ class PipelineLoader:
         if person.identity:
             return AnalysedIdentity(IdentityStore(self.folders().identities).load(person.identity))
         pictures, names = reference_pictures(person, number)
-        return pipeline.seen(
+        return pipeline.analyse(
             pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card
         )
 
@@ -190,7 +191,7 @@ class PipelineLoader:
         return min(fitting, key=_preference).path
 
     def _encoder_of(self, adapter: Adapter) -> FaceEncoder | None:
-        if not adapter.mixer.config.clip_levels:
+        if not adapter.levels:
             return None
         file = encoder_of(adapter.spec.encoder, adapter.spec.encoder_name, self.folders().packs)
         key = (file, file.stat().st_mtime_ns)
@@ -218,7 +219,7 @@ def _prepared(
     people, controls, owners, doubts = [], [], [], []
     for n, (known, one) in enumerate(zip(everybody, wanted, strict=True)):
         people.append(pipeline.conditioning(known.identity, one))
-        doubtful = [doubt for sighting in known.sightings for doubt in sighting.quality.doubts]
+        doubtful = [doubt for face in known.faces for doubt in face.quality.doubts]
         if pipeline.adapter.ffrnet is not None:
             control = pipeline.control(known.identity, one, size)
             shape = pipeline.shape(known.identity, one, size)
@@ -232,13 +233,13 @@ def _prepared(
 
 
 def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
-    """The first pack whose recogniser the adapter was trained with."""
+    """The first pack whose recogniser the adapter was trained with; any, where it sees no recogniser's vector."""
     spec, tried = adapter.spec, []
     for pack in packs:
         if spec.recogniser:
             fits = pack.recogniser_sha256 == spec.recogniser
         else:
-            fits = _is_named(pack, spec.recogniser_name)
+            fits = not adapter.needs_recogniser or _is_named(pack, spec.recogniser_name)
         if fits:
             return pack
         tried.append(pack.name)

@@ -9,7 +9,7 @@ import torch
 
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.faces.face import Choice
-from facesnap.models.pulid import PulidMixer
+from facesnap.families.registry import find
 from facesnap.pipeline.person import PersonSettings
 from facesnap.webui.generation.args import Box, Person, Settings
 from facesnap.webui.generation.pictures import decode
@@ -62,7 +62,7 @@ def person_settings(
         lora=person.lora,
         lora_in_region=person.lora_in_region,
         match_model_card=settings.model_card,
-        pulid_mode=settings.pulid_mode if isinstance(adapter.mixer, PulidMixer) else None,
+        pulid_mode=settings.pulid_mode if find(adapter.spec.family).modes else None,
     )
 
 
