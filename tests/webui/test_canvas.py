@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,6 @@ from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
 from facesnap.settings.model import POSE_NUMBERS, Pose
 from facesnap.webui.generation.poses import pose_settings
-
-if not os.environ.get("CI"):
-    pytest.importorskip("gradio")
-    pytest.importorskip("playwright")
 from facesnap.webui.ui import canvas
 from tests.webui.canvas_page import identities, opened, served
 from tests.webui.canvas_user import MODEL, PHONE, SCREEN, Canvas

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,8 @@ from facesnap.settings.model import POSE, POSE_NUMBERS, Person, Pose
 from facesnap.webui.generation.controls import PoseValues
 from facesnap.webui.generation.poses import pose_settings
 from facesnap.webui.ui.scene import lines, scene
-from tests.webui.strategies import values
-
-if not os.environ.get("CI"):
-    pytest.importorskip("playwright")
 from tests.webui.browser import JAVASCRIPT
+from tests.webui.strategies import values
 
 SIZES = ((1024, 1024), (1024, 640), (512, 768))
 DRAWN = """([scene, cases]) => cases.map(({state, size}) => {
