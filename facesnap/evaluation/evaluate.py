@@ -32,8 +32,9 @@ from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.predictor import Landmarks
 from facesnap.pipeline.cache import ContentCache, FileDigests
-from facesnap.pipeline.pipeline import FaceSnapPipeline, PersonSettings
-from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
+from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.pipeline.shape import Shape, Shapes
+from facesnap.settings.model import Person, Pose
 
 CACHE_BYTES = 64 << 20
 _ROW = re.compile(
@@ -211,14 +212,14 @@ class _Attached:
         own = all(case.points is None for sitter in evaluation.sitters for case in sitter.cases)
         if not own:
             self.pipeline.shapes = self.shapes
-        self.settings = PersonSettings(strength=row.strength, structure=row.structure)
+        self.person = Person(strength=row.strength, structure=row.structure)
 
     def __call__(self, sitter: EvaluatedPerson, case: Case) -> Image.Image:
         names = [f"reference {n} of {sitter.name}" for n in range(len(sitter.references))]
         identity = self.pipeline.identity(sitter.references, name=sitter.name, names=names)
         self.shapes.ask(case)
         sampling = self.evaluation.sampling_of(case)
-        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.settings)])[0].image
+        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.person)])[0].image
 
 
 class AskedShapes(Shapes):
@@ -231,7 +232,7 @@ class AskedShapes(Shapes):
     def ask(self, case: Case) -> None:
         self._case = case
 
-    def shape(self, identity: Identity, pose: PoseSettings, size: tuple[int, int]) -> Shape:
+    def shape(self, identity: Identity, pose: Pose, size: tuple[int, int]) -> Shape:
         if self._case is None or self._case.points is None:
             raise LandmarkError(
                 "No landmarks were asked for.",

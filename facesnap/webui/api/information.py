@@ -9,11 +9,11 @@ from fastapi.responses import JSONResponse
 
 from facesnap.attach import read_topology
 from facesnap.errors import FaceSnapError
+from facesnap.settings.api import schema
 from facesnap.settings.model import VERSION
 from facesnap.version import __version__
 from facesnap.webui.api.guard import UnknownResultError
 from facesnap.webui.api.service import Service
-from facesnap.webui.generation.args import schema
 from facesnap.webui.generation.results import MOST, Result
 from facesnap.weights.adapters import ListedAdapter, entries
 

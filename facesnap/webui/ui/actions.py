@@ -15,9 +15,11 @@ from facesnap.attach import read_topology
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.faces.identity import Identity
 from facesnap.settings import infotext
-from facesnap.settings.model import PRESETS, Person, Settings
+from facesnap.settings.model import Person, Settings
+from facesnap.settings.words import PRESETS
 from facesnap.webui import process
 from facesnap.webui.generation.controls import TITLE_MARK, controls, from_flat, to_flat
+from facesnap.webui.generation.photos import decoded
 from facesnap.webui.ui import consent, lists
 from facesnap.webui.ui import html as html
 from facesnap.webui.ui.events import warn
@@ -67,7 +69,7 @@ def identity_of(person: Person, number: int, adapter: str) -> Identity:
     person.require(number)
     loader = process.loader()
     topology = read_topology(process.current_host().live_unet())
-    return loader.seen(loader.pipeline(adapter, topology), person, number).identity
+    return loader.seen(loader.pipeline(adapter, topology), decoded(person, number), number).identity
 
 
 def save_identity(number: int, most_people: int) -> Callable[..., list[Any]]:
