@@ -84,10 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     asked = arguments.settings(args)
     adapter = load_adapter(args.adapter, args.family)
-    person = _decoded(asked.people[0])
+    person = asked.people[0]
     if adapter.ffrnet is None:
         _check_structure(args)
         person = replace(person, structure=None, pose=Pose())
+    person = _decoded(person)
     settings = replace(asked, people=(person,))
     host = DiffusersHost.load(
         args.base,

@@ -122,6 +122,8 @@ def _help(together: list[Field]) -> str:
     if isinstance(field.kind, Number):
         said += f" {field.kind.allowed}."
     default = "the adapter's suggestion" if field.suggested else field.default
+    if field.name == "preset":  # in the API and the UI alone there is always one
+        default = "the adapter's suggestions, over the whole sampling"
     if field.option in _PAIRS and field.default is not None:
         default = _PAIRS[field.option][0].join(f"{one.default:g}" for one in together)
     if default not in (None, "", (), {}, False):

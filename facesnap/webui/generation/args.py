@@ -14,7 +14,7 @@ from facesnap.errors import SettingsError
 from facesnap.settings.api import from_api
 from facesnap.settings.field_types import wrong
 from facesnap.settings.model import PEOPLE, Settings
-from facesnap.webui.generation.controls import controls, from_flat
+from facesnap.webui.generation.controls import from_flat, to_flat
 
 
 def parse(args: Sequence[Any], most_people: int = PEOPLE) -> Settings:
@@ -50,4 +50,4 @@ def parse(args: Sequence[Any], most_people: int = PEOPLE) -> Settings:
 
 def defaults(most_people: int = PEOPLE) -> list[Any]:
     """The values of the flat list when nothing has been touched."""
-    return [control.default for control in controls(most_people)]
+    return to_flat(Settings(), most_people)
