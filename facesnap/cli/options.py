@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from facesnap.faces import FaceAnalyser
+from facesnap.settings import arguments
+from facesnap.settings.model import PERSON
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 
@@ -18,11 +20,8 @@ def add_pack_arguments(parser: Options) -> None:
 
 
 def add_choose_argument(parser: Options) -> None:
-    parser.add_argument(
-        "--choose",
-        default="largest",
-        help="largest, leftmost, central, first (the detector is surest), or an index from the largest (0) down",
-    )
+    arguments.add(parser, PERSON, ["face"])
+    parser.set_defaults(choose=PERSON["face"].default)
 
 
 def analyser_from(args: argparse.Namespace) -> FaceAnalyser:

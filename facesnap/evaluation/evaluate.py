@@ -34,8 +34,9 @@ from facesnap.files import write_atomically
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.predictor import Landmarks
 from facesnap.pipeline.cache import ContentCache
-from facesnap.pipeline.pipeline import FaceSnapPipeline, PersonSettings
-from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
+from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.pipeline.shape import Shape, Shapes
+from facesnap.settings.model import Person, Pose
 
 CACHE_BYTES = 64 << 20
 _ROW = re.compile(
@@ -210,7 +211,7 @@ class _Attached:
         self.shapes = None if own else AskedShapes(evaluation.judges.analyser)
         encoder = evaluation.encoder if looks else None
         self.pipeline = FaceSnapPipeline(adapter, evaluation.judges.analyser, encoder, shapes=self.shapes)
-        self.settings = PersonSettings(strength=row.strength, structure=row.structure)
+        self.person = Person(strength=row.strength, structure=row.structure)
 
     def __call__(self, person: EvaluatedPerson, case: Case) -> Image.Image:
         names = [f"reference {n} of {person.name}" for n in range(len(person.references))]
@@ -218,7 +219,7 @@ class _Attached:
         if self.shapes is not None:
             self.shapes.ask(case)
         sampling = self.evaluation.sampling_of(case)
-        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.settings)])[0].image
+        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.person)])[0].image
 
 
 class AskedShapes(Shapes):
@@ -231,7 +232,7 @@ class AskedShapes(Shapes):
     def ask(self, case: Case) -> None:
         self._case = case
 
-    def shape(self, identity: Identity, pose: PoseSettings, size: tuple[int, int]) -> Shape:
+    def shape(self, identity: Identity, pose: Pose, size: tuple[int, int]) -> Shape:
         if self._case is None or self._case.points is None:
             raise LandmarkError(
                 "No landmarks were asked for.",

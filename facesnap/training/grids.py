@@ -13,8 +13,8 @@ from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.settings.model import Person
 from facesnap.sheet import contact_sheet
 from facesnap.training.config import TrainingConfig
 from facesnap.training.shards import Shards
@@ -42,7 +42,7 @@ class SampleGrid:
         try:
             for number, row in enumerate(self.rows):
                 sampling = Sampling(wanted.prompt, steps=wanted.steps, cfg=wanted.cfg, seed=number, size=(size, size))
-                portrait = pipeline.generate(host, sampling, [(self._identity(row), PersonSettings())])[0]
+                portrait = pipeline.generate(host, sampling, [(self._identity(row), Person())])[0]
                 crop = Image.fromarray(self.shards.tensor(row, "crop").numpy())
                 cells.append([(crop, self.shards.rows[row]["person"][:24]), (portrait.image, f"step {step}")])
         finally:

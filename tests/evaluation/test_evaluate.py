@@ -24,8 +24,7 @@ from facesnap.evaluation.recognisers import DlibRecogniser, PackRecogniser
 from facesnap.evaluation.statistics import difference, estimate, person_means
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.hosts.diffusers import Sampling
-from facesnap.pipeline.pipeline import PersonSettings
-from facesnap.pipeline.shape import PoseSettings
+from facesnap.settings.model import Pose
 from facesnap.world import World
 from tests.world.conftest import portraits as portraits
 
@@ -263,13 +262,12 @@ def test_ffrnet_gets_exactly_the_points_that_are_asked_for(
 ) -> None:
     shapes = AskedShapes(world.analyser)
     with pytest.raises(LandmarkError, match="No landmarks"):
-        shapes.shape(None, PoseSettings(), (64, 64))  # type: ignore[arg-type]
+        shapes.shape(None, Pose(), (64, 64))  # type: ignore[arg-type]
     case = people[0].cases[0]
     shapes.ask(case)
     assert case.points is not None
-    found = shapes.shape(None, PoseSettings(), (64, 128))  # type: ignore[arg-type]
+    found = shapes.shape(None, Pose(), (64, 128))  # type: ignore[arg-type]
     assert np.allclose(found.landmarks.points * [64, 128], case.points)
-    assert PersonSettings(structure=None).pose is None
 
 
 def test_rows_are_read_from_the_command_line() -> None:

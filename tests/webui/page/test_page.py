@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Route, expect
 
-from facesnap.settings.model import PRESETS
+from facesnap.settings.words import PRESETS
 from facesnap.weights.identities import IdentityStore
 from tests.webui.page.driver import Driver
 
