@@ -88,7 +88,8 @@ $(OLD)/.tested: tests/requirements-old.txt tests/requirements-old-nodeps.txt tes
 $(FORGE)/.tested: $(OLD)/.tested tests/requirements-forge.txt
 	$(PYTHON) -m venv $(FORGE)
 	$(RUN_OLD) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $(FORGE)/base.txt
-	$(RUN_FORGE) -c "import shutil, sysconfig; shutil.copy('$(FORGE)/base.txt', sysconfig.get_path('purelib') + '/base.pth')"
+	$(RUN_FORGE) -c "import shutil, sysconfig; \
+		shutil.copy('$(FORGE)/base.txt', sysconfig.get_path('purelib') + '/base.pth')"
 	$(RUN_FORGE) -m pip install -r tests/requirements-forge.txt
 	$(RUN_FORGE) -c "open('$@', 'w').close()"
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from facesnap.cli import build_parser, main
+from facesnap import cli
+from facesnap.cli import main
 from facesnap.errors import FaceSnapError
 from facesnap.faces.identity import Identity
 from facesnap.faces.packs import find_pack, model_roots
@@ -77,6 +78,17 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line with the arguments of all its commands."""
+    parser = cli.build_parser()
+    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for name in cli.COMMANDS:
+        whole = cli.build_parser(name)
+        found = next(a for a in whole._actions if isinstance(a, argparse._SubParsersAction))
+        subparsers.choices[name] = found.choices[name]  # type: ignore[index]
+    return parser
+
+
 # Settings: the API's objects, the flat list, the controls, the settings page
 
 
@@ -112,7 +124,7 @@ def controls(most_people: int = 3) -> list[dict[str, Any]]:
     return [
         plain({
             "label": column.label, "txt2img": column.elem_id("txt2img"), "img2img": column.elem_id("img2img"),
-            "control": column.control, "default": column.default, "help": column.field.help, "part": column.part,
+            "control": column.component, "default": column.default, "help": column.field.help, "part": column.part,
             "name": column.name, "person": column.person,
         })
         for column in columns(most_people)
