@@ -20,12 +20,13 @@ from tests.frozen import cases, doors
 
 
 def commands() -> dict[str, Any]:
-    """Every option of every command of the command line."""
+    """Every option of every command of the command line, by its spellings; their order is of the help alone."""
     found: dict[str, Any] = {"facesnap": _arguments(doors.build_parser())}
     for name, parser in _subparsers(doors.build_parser()):
         found[name] = _arguments(parser)
     found["webui"] = _arguments(doors.install_arguments())
-    return doors.plain(found)
+    return doors.plain({name: {" ".join(row["strings"]) or row["name"]: row for row in rows}
+                        for name, rows in found.items()})  # fmt: skip
 
 
 def _subparsers(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:

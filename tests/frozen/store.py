@@ -114,21 +114,38 @@ def masked(text: str) -> str:
     return re.sub(r"\[[0-9a-f]{10}\]", "[HASH]", re.sub(r"FaceSnap version: [^,\n]+", "FaceSnap version: X", text))
 
 
+# Words for people may be written better; how a command line names its values in its own help is no promise.
+PROSE = ("description", "help", "info", "metavar", "message", "summary", "title")
+LOWEST, HIGHEST = ("minimum", "low"), ("maximum", "maxLength", "maxItems", "high")
+WORDS = ("choices", "enum", "options", "required")
+
+
 def differences(now: Any, before: Any, where: str = "", near: float = 0.0) -> list[str]:
-    """Every difference of two plain values, by its place.
+    """Every difference of two plain values that somebody who wrote against the older one would meet, by its place.
+
+    Keys may come, choices may come, ranges may grow: what worked goes on working. Nothing may go.
 
     Args:
         near: by how much numbers with a fraction may differ, as a share of the larger one or of 1.
     """
+    key = where.rpartition(".")[2]
     if isinstance(now, dict) and isinstance(before, dict):
         found = [f"{where}.{key} is gone" for key in before if key not in now]
-        found += [f"{where}.{key} is new" for key in now if key not in before]
         for key in before:
-            found += differences(now[key], before[key], f"{where}.{key}", near) if key in now else []
+            if key in now and (key not in PROSE or isinstance(before[key], (dict, list))):
+                found += differences(now[key], before[key], f"{where}.{key}", near)
         return found
+    if key in WORDS and isinstance(now, list) and isinstance(before, list):
+        return [f"{where}: {one!r} is gone" for one in before if one not in now]
+    if key in (*LOWEST, *HIGHEST) and isinstance(now, (int, float)) and isinstance(before, (int, float)):
+        wider = now <= before if key in LOWEST else now >= before
+        return [] if wider else [f"{where} was {before}, is {now}"]
+    if key == "pattern":  # of words and numbers that the payloads of `cases` try out
+        return []
     if isinstance(now, list) and isinstance(before, list) and len(now) == len(before):
         pairs = enumerate(zip(now, before, strict=True))
         return [one for n, pair in pairs for one in differences(*pair, f"{where}[{n}]", near)]
-    if isinstance(now, float) and isinstance(before, float) and abs(now - before) <= near * max(1.0, abs(before)):
+    numbers = isinstance(now, (int, float)) and isinstance(before, (int, float)) and not isinstance(now, bool)
+    if numbers and abs(now - before) <= near * max(1.0, abs(before)):
         return []
     return [] if now == before and type(now) is type(before) else [f"{where} was {before!r}, is {now!r}"]
