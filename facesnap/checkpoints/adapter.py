@@ -22,13 +22,13 @@ LONGEST_TEXT = 1000  # characters
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """What the tensors alone do not tell.
+    """The facts that the tensors alone leave open.
 
     Attributes:
         base: "sd15" or "sdxl".
         recogniser: sha256 of the recogniser's ONNX file; the space of f_id. Empty in public files, which only have a
             name: see `facesnap.faces.recognisers`.
-        recogniser_name: what people call it (w600k_r50).
+        recogniser_name: its name (w600k_r50). Both empty: the mixer sees no recogniser's vector (`id_vector` "none").
         encoder, encoder_name: fingerprint and name of the CLIP image encoder; empty where the mixer takes none.
             Without a fingerprint the name decides (`ImageEncoder.name`), and without either any encoder will do.
         id_vector: "normed" or "raw", which form of the recogniser's vector the mixer was trained on; "none" where it
@@ -38,7 +38,7 @@ class AdapterSpec:
         shortcut: FaceID-PlusV2's form of stage 1. dim_head: width of one head in the mixer.
         rule, zero_tokens: how the ID output joins the text output.
         strength: suggested strength. name, licence: shown to people.
-        family: key of `facesnap.families.recipes.RECIPES`, the preprocessing; empty for FaceSnap's own training.
+        family: key of `facesnap.families`; empty for FaceSnap's own training.
     """
 
     base: str
@@ -81,7 +81,7 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class FFRNetSpec:
-    """What the tensors of an FFRNet do not tell of its use.
+    """The use of an FFRNet, which its tensors leave open.
 
     Attributes:
         groups: the mixer's token groups that its cross-attention sees, joined in this order. The paper's f_mix is
@@ -121,7 +121,8 @@ class Adapter:
         ffrnet: FFRNet, or None where the checkpoint brings ID tokens only. ffrnet_spec: how it is used; by default
             `FFRNetSpec.default`.
         lora: for the UNet's attentions, where the file brings one.
-        detection: what kind of file it came from and how that was told; None for one made in memory.
+        detection: the kind of its file and how that was found; None for one made in memory.
+        control_mixer: of the ID tokens that FFRNet sees, where these are others than the UNet's.
     """
 
     spec: AdapterSpec
@@ -132,10 +133,26 @@ class Adapter:
     ffrnet_spec: FFRNetSpec | None = None
     lora: AttentionLora | None = None
     detection: FamilyMatch | None = None
+    control_mixer: Mixer | None = None
 
     def __post_init__(self) -> None:
         if self.ffrnet is not None and self.ffrnet_spec is None:
-            object.__setattr__(self, "ffrnet_spec", FFRNetSpec.default(self.mixer))
+            object.__setattr__(self, "ffrnet_spec", FFRNetSpec.default(self.ffrnet_mixer))
+
+    @property
+    def ffrnet_mixer(self) -> Mixer:
+        """The mixer whose ID tokens FFRNet sees."""
+        return self.mixer if self.control_mixer is None else self.control_mixer
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The image encoder's hidden states that the mixers need; empty without an encoder."""
+        return tuple(dict.fromkeys((*self.mixer.config.clip_levels, *self.ffrnet_mixer.config.clip_levels)))
+
+    @property
+    def needs_recogniser(self) -> bool:
+        """Whether identities must come from one recogniser; without, any face-analysis pack's will do."""
+        return bool(self.spec.recogniser or self.spec.recogniser_name)
 
     def check_unet(self, topology: Topology) -> None:
         """Compare with a UNet before anything is changed.
@@ -154,7 +171,7 @@ class Adapter:
         found = {site.name: (site.width, site.context) for site in topology.sites}
         for name in sorted(set(wanted) | set(found)):
             w, f = wanted.get(name), found.get(name)
-            # Quantised layers do not tell their sizes (None); what they do tell must fit.
+            # Quantised layers do not show their sizes (None); those that they show must fit.
             if w is None or f is None or any(b is not None and a != b for a, b in zip(w, f, strict=True)):
                 raise CheckpointError(
                     f"Site {name}: the adapter has (width, context) {w}, the UNet {f}.",
@@ -175,7 +192,7 @@ class Adapter:
         """Raise IdentityMismatchError where CLIP tokens of another encoder than the adapter's are offered."""
         by_name = not self.spec.encoder and bool(self.spec.encoder_name)
         other = encoder_name != self.spec.encoder_name if by_name else encoder != self.spec.encoder
-        if self.mixer.config.clip_width and (self.spec.encoder or by_name) and other:
+        if self.levels and (self.spec.encoder or by_name) and other:
             raise IdentityMismatchError(
                 f"The CLIP tokens come from {encoder_name or encoder or 'no encoder'}.",
                 expected=f"{self.spec.encoder_name or self.spec.encoder}, which {self.spec.name!r} was trained with",

@@ -1,4 +1,4 @@
-"""The parts of an adapter as tensors: `mixer.*`, `projections.*`, and `ffrnet.*` and `lora.*` where it has them."""
+"""The parts of an adapter as tensors: `mixer.*`, `projections.*`; `control_mixer.*`, `ffrnet.*`, `lora.*` if any."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from facesnap.models.lora import AttentionLora
 from facesnap.models.mixers import Mixer, empty_mixer
 from facesnap.models.projections import IDProjections
 
-PARTS = ("mixer", "projections", "ffrnet")
+PARTS = ("mixer", "projections", "control_mixer", "ffrnet")
 FETCH_AGAIN = "the file is damaged or of another kind; fetch or convert it again"
-# What FFRNet's tensors do not tell, with the types that JSON gives.
+# What FFRNet's tensors leave open, with the types that JSON gives.
 LARGEST, DEEPEST = 65536, 1000  # widths and transformer blocks that a file may ask for
 _FFRNET_FIELDS: dict[str, tuple[type, ...]] = {
     "groups": (list,),
@@ -35,7 +35,7 @@ _FFRNET_FIELDS: dict[str, tuple[type, ...]] = {
 
 def state_dict(adapter: Adapter) -> dict[str, Tensor]:
     """All tensors of an adapter, each below the name of its part."""
-    modules = {"mixer": adapter.mixer, "projections": adapter.projections, "ffrnet": adapter.ffrnet}
+    modules = {part: getattr(adapter, part) for part in PARTS}
     tensors = {f"{part}.{k}": v for part, m in modules.items() if m is not None for k, v in m.state_dict().items()}
     return tensors | (adapter.lora.tensors() if adapter.lora else {})
 
@@ -43,16 +43,16 @@ def state_dict(adapter: Adapter) -> dict[str, Tensor]:
 def build(
     state: Mapping[str, Tensor],
     spec: AdapterSpec,
-    told_counts: Mapping[str, Any] | None,
+    stated_counts: Mapping[str, Any] | None,
     ffrnet: Mapping[str, Any] | None,
     where: str,
     digest: str = "",
     detection: FamilyMatch | None = None,
 ) -> Adapter:
-    """An adapter from tensors named `mixer.*`, `projections.*` and perhaps `ffrnet.*` and `lora.*`.
+    """An adapter from tensors named as `state_dict` names them.
 
     Args:
-        told_counts: "levels" and "tokens" as the metadata tells them; they must agree with the tensors. None: the
+        stated_counts: "levels" and "tokens" as the metadata states them; they must agree with the tensors. None: the
             file has no metadata.
         ffrnet: what `ffrnet_metadata` wrote, or None where the file has no FFRNet.
         where: name of the source, for messages.
@@ -64,37 +64,39 @@ def build(
     tensors = _split(state, where)
     if (ffrnet is None) != (not tensors["ffrnet"]):
         raise CheckpointError(
-            f"{where} has {len(tensors['ffrnet'])} tensors named ffrnet.*; its metadata tell of "
+            f"{where} has {len(tensors['ffrnet'])} tensors named ffrnet.*; its metadata speak of "
             f"{'no FFRNet' if ffrnet is None else 'an FFRNet'}.",
             expected="both or neither",
             remedy=FETCH_AGAIN,
         )
     try:
         mixer = empty_mixer(tensors["mixer"], shortcut=spec.shortcut, dim_head=spec.dim_head)
+        control = tensors["control_mixer"]
+        control_mixer = empty_mixer(control, shortcut=spec.shortcut, dim_head=spec.dim_head) if control else None
         projections = IDProjections.from_state_dict(tensors["projections"])
         net, net_spec = _ffrnet(tensors["ffrnet"], ffrnet) if ffrnet is not None else (None, None)
     except FaceSnapError as error:
         raise CheckpointError(f"{where}: {error.what}", expected=error.expected, remedy=error.remedy) from error
-    for module, part in ((mixer, "mixer"), (projections, "projections"), (net, "ffrnet")):
+    for part, module in zip(PARTS, (mixer, projections, control_mixer, net), strict=True):
         if module is not None:
-            _assign(module, tensors[part], f"{where}: {part}.")
+            _assign(module.eval(), tensors[part], f"{where}: {part}.")
     if lora is not None:
         for name, tensor in lora.tensors().items():
             _check_values(name, tensor, f"{where}: ")
-    _check_counts(mixer, projections, counts(mixer) if told_counts is None else told_counts, where)
+    _check_counts(mixer, projections, counts(mixer) if stated_counts is None else stated_counts, where)
     if net is not None and net_spec is not None:
-        _check_ffrnet(net, net_spec, mixer, spec, where)
-        net.requires_grad_(False).eval()
-    return Adapter(spec, mixer.eval(), projections.eval(), digest, net, net_spec, lora, detection)
+        _check_ffrnet(net, net_spec, mixer if control_mixer is None else control_mixer, spec, where)
+        net.requires_grad_(False)
+    return Adapter(spec, mixer, projections, digest, net, net_spec, lora, detection, control_mixer)
 
 
 def counts(mixer: Mixer) -> dict[str, Any]:
-    """What the metadata repeat of a mixer: the CLIP levels that it needs, the tokens of each group it makes."""
+    """The CLIP levels that a mixer needs and the tokens of each group it makes, which the metadata repeat."""
     return {"levels": list(mixer.config.clip_levels), "tokens": dict(mixer.config.token_counts)}
 
 
 def ffrnet_metadata(adapter: Adapter) -> dict[str, Any]:
-    """What FFRNet's tensors do not tell; a LoRA's tell nothing of the encoder's shape."""
+    """The facts that FFRNet's tensors leave open; a LoRA's leave the encoder's shape open, too."""
     assert adapter.ffrnet is not None and adapter.ffrnet_spec is not None
     config = adapter.ffrnet.config
     return {
@@ -125,24 +127,24 @@ def check_ffrnet_metadata(values: Any) -> None:
         raise ValueError(f"ffrnet's donor_picture is {values['donor_picture']!r}")
 
 
-def _lora_net(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoraFFRNet:
-    """A LoRA FFRNet on the meta device, of the shape and rank that the metadata tell."""
+def _lora_net(stated: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoraFFRNet:
+    """A LoRA FFRNet on the meta device, of the shape and rank that the metadata state."""
     names = {field.name for field in dataclasses.fields(FFRNetConfig)} - set(overrides) | {"rank"}
-    numbers = [n for value in told.values() for n in _numbers(value)] if isinstance(told, dict) else []
+    numbers = [n for value in stated.values() for n in _numbers(value)] if isinstance(stated, dict) else []
     bounded = all(type(n) is int and 0 <= n <= LARGEST for n in numbers)
-    if not isinstance(told, dict) or set(told) != names or not bounded:
+    if not isinstance(stated, dict) or set(stated) != names or not bounded:
         raise CheckpointError(
-            f"The metadata tell {str(told)[:120]} of FFRNet's LoRA.",
+            f"The metadata say {str(stated)[:120]} of FFRNet's LoRA.",
             expected=f"numbers named {', '.join(sorted(names))}",
             remedy=FETCH_AGAIN,
         )
-    shape = {key: _tuples(value) for key, value in told.items() if key != "rank"}
+    shape = {key: _tuples(value) for key, value in stated.items() if key != "rank"}
     try:
         config = FFRNetConfig(**shape, **overrides)
         if len(config.attention_widths()) > DEEPEST:
             raise ValueError(f"{len(config.attention_widths())} transformer blocks")
         with torch.device("meta"):
-            return LoraFFRNet(config, told["rank"])
+            return LoraFFRNet(config, stated["rank"])
     except (TypeError, ValueError, ZeroDivisionError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"The metadata of FFRNet's LoRA do not fit together ({error}).", expected="an encoder's shape",
@@ -186,22 +188,22 @@ def _split(state: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tenso
     return tensors
 
 
-def _ffrnet(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> tuple[FFRNet, FFRNetSpec]:
-    """The network on the meta device, its sizes read off the tensors, and what is told of it."""
-    spec = FFRNetSpec(tuple(told["groups"]), float(told["strength"]))
-    overrides = {name: told[name] for name in ("heads", "head_dim", "norm_groups", "donor_picture")}
-    if "lora" in told:
-        return _lora_net(told["lora"], overrides), spec
+def _ffrnet(state: Mapping[str, Tensor], stated: Mapping[str, Any]) -> tuple[FFRNet, FFRNetSpec]:
+    """The network on the meta device, its sizes read off the tensors, and its use."""
+    spec = FFRNetSpec(tuple(stated["groups"]), float(stated["strength"]))
+    overrides = {name: stated[name] for name in ("heads", "head_dim", "norm_groups", "donor_picture")}
+    if "lora" in stated:
+        return _lora_net(stated["lora"], overrides), spec
     config = FFRNetConfig.from_state_dict(state, **overrides)
     with torch.device("meta"):
         return FFRNet(config), spec
 
 
-def _check_ffrnet(net: FFRNet, told: FFRNetSpec, mixer: Mixer, spec: AdapterSpec, where: str) -> None:
+def _check_ffrnet(net: FFRNet, use: FFRNetSpec, mixer: Mixer, spec: AdapterSpec, where: str) -> None:
     made = set(counts(mixer)["tokens"])
     vector = "no vector y" if spec.base == "sd15" else "a vector y"
     for ok, found, expected in (
-        (set(told.groups) <= made, f"FFRNet sees the token groups {list(told.groups)}", f"some of {sorted(made)}"),
+        (set(use.groups) <= made, f"FFRNet sees the token groups {list(use.groups)}", f"some of {sorted(made)}"),
         (
             net.config.context_dim == mixer.config.context,
             f"FFRNet takes tokens of width {net.config.context_dim}",
@@ -248,18 +250,18 @@ def _check_values(name: str, tensor: Tensor, where: str) -> None:
         )
 
 
-def _check_counts(mixer: Mixer, projections: IDProjections, told_counts: Mapping[str, Any], where: str) -> None:
+def _check_counts(mixer: Mixer, projections: IDProjections, stated_counts: Mapping[str, Any], where: str) -> None:
     found = counts(mixer)
     groups = set(found["tokens"])
-    for told, read, what in (
-        (told_counts["levels"], found["levels"], "CLIP levels"),
-        (told_counts["tokens"], found["tokens"], "token counts"),
+    for stated, read, what in (
+        (stated_counts["levels"], found["levels"], "CLIP levels"),
+        (stated_counts["tokens"], found["tokens"], "token counts"),
         (sorted(projections.groups), sorted(groups), "token groups of the projections"),
         (projections.context, mixer.config.context, "context width of the projections"),
     ):
-        if told != read:
+        if stated != read:
             raise CheckpointError(
-                f"{where}: its {what} are {told}, those of its mixer {read}.",
+                f"{where}: its {what} are {stated}, those of its mixer {read}.",
                 expected="metadata, mixer and projections that agree",
                 remedy=FETCH_AGAIN,
             )

@@ -11,16 +11,48 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.adapter import Adapter, FFRNetSpec
+from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError, SettingsError
+from facesnap.models import ldm_names
 from facesnap.models.fidelity import FFRNet
-from facesnap.models.fidelity_config import FFRNetConfig
+from facesnap.models.fidelity_config import FFRNetConfig, Picture
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage2Config
 from facesnap.models.projections import IDProjections
 
 LANDMARK_HINT = (3, 16, 32, 96, 256)  # channels of the hint network that is added, as ControlNet's own
 QUERIES, WIDTH, DEPTH, HEAD = 16, {"sd15": 768, "sdxl": 1280}, 4, 64
 SEED = 2602  # of what is added: one conversion gives one file
+
+
+def with_structure(
+    adapter: Adapter, path: Path, *, picture: Picture = "landmarks", strength: float | None = None
+) -> Adapter:
+    """The adapter with a ControlNet, of diffusers' or ldm's layout, as its FFRNet.
+
+    Args:
+        picture: what the ControlNet looks at. strength: suggested, 1 where None.
+
+    Raises:
+        CheckpointError: it is no ControlNet, or one for another base or another width of tokens.
+    """
+    state = read_file(path).tensors
+    try:
+        names = ldm_names.to_diffusers_names(state) if ldm_names.is_ldm_layout(state) else state
+        net = FFRNet.from_state_dict(names, donor_picture=picture)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error.what}", expected=error.expected, remedy=error.remedy) from error
+    except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:
+        raise _no_fit(path, f"it cannot be read as a ControlNet ({error})") from error
+    bad = next((n for n, t in names.items() if not bool(torch.isfinite(t).all())), None)
+    if bad is not None:
+        raise _no_fit(path, f"its tensor {bad} holds NaN or infinity")
+    mixer = adapter.ffrnet_mixer
+    width, vector = net.config.context_dim, net.config.adm_dim
+    if width != mixer.config.context or (vector is None) != (adapter.spec.base == "sd15"):
+        raise _no_fit(path, f"it takes tokens {width} wide and a vector y of {vector or 0}")
+    groups = FFRNetSpec.default(mixer).groups
+    return dataclasses.replace(adapter, ffrnet=net, ffrnet_spec=FFRNetSpec(groups, strength or 1.0))
 
 
 def add_stage2(adapter: Adapter, *, queries: int = QUERIES, width: int | None = None, depth: int = DEPTH) -> Adapter:
@@ -77,8 +109,16 @@ def add_landmark_hint(adapter: Adapter) -> Adapter:
 
 
 def default_name(source: Path, structure: Path | None) -> str:
-    """What people see where they gave no name."""
+    """The name shown to people where none is given."""
     return source.stem if structure is None else f"{source.stem} + {structure.stem}"
+
+
+def _no_fit(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name}: {what}.",
+        expected="a ControlNet of diffusers' or ldm's layout, for the adapter's base, that takes its ID tokens",
+        remedy="choose another ControlNet, or fetch it again",
+    )
 
 
 def _fill(grown: nn.Module, donor: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Reading files that nobody vouches for: .safetensors and torch pickles -> tensors by name.
+"""Reading files of unknown origin: .safetensors and torch pickles -> tensors by name.
 
 Nothing in a file is executed, what it says of itself is never believed, and the tensors stay mapped to the file, so
 that reading takes no more memory than the file has bytes.
@@ -6,8 +6,12 @@ that reading takes no more memory than the file has bytes.
 
 from __future__ import annotations
 
+import io
+import json
 import pickle
-from collections.abc import Iterator, Mapping
+import pickletools
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +23,7 @@ from torch import Tensor
 from facesnap.checkpoints import pickles
 from facesnap.errors import CheckpointError
 
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of weights, lower case
 MOST_BYTES = 64 << 30
 MOST_HEADER_BYTES = 32 << 20
 MOST_SHARED_BYTES = 16 << 20  # by which views of one storage may exceed a file: EVA-CLIP saves its tables per block
@@ -42,7 +47,7 @@ Leaf = TypeVar("Leaf")
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         tensors: by name; names of nested dictionaries are joined by dots.
@@ -73,12 +78,12 @@ def read_file(path: Path | str) -> TensorFile:
 
 
 def read_outline(path: Path | str) -> TensorFile:
-    """What `read_file` would give, with tensors on the meta device: names, shapes and dtypes, no data.
+    """The same as `read_file`, with tensors on the meta device: names, shapes and dtypes, no data.
 
     It takes milliseconds and a few kilobytes for files of any size: only the header, or a pickle's list, is read.
 
     Raises:
-        CheckpointError: as `read_file`, for everything that can be told without the data.
+        CheckpointError: as `read_file`, for every fault that shows without the data.
     """
     path = Path(path)
     size, kind = _checked(path)
@@ -216,3 +221,48 @@ def _unreadable(path: Path, reason: str) -> CheckpointError:
         expected="a whole file of tensors: safetensors, or a pickle of dictionaries of tensors alone",
         remedy=FETCH_AGAIN,
     )
+
+
+def names_in_damaged(path: Path) -> list[str]:
+    """Names of tensors and keys of metadata in a file that `read_file` refuses, as far as they can be made out.
+
+    A download cut short still lists its names at the beginning: in the JSON of a .safetensors file, or in the pickle
+    of a torch file, read as text and opcodes. Nothing is executed; empty where there are none.
+    """
+    try:
+        return list(_damaged_names(path))
+    except (OSError, ValueError, zipfile.BadZipFile, LookupError, NotImplementedError, RuntimeError):
+        return []
+
+
+def _damaged_names(path: Path) -> Iterable[str]:
+    with path.open("rb") as file:
+        head = file.read(9)
+        length = int.from_bytes(head[:8], "little")
+        if head[8:] == b"{" and 2 <= length <= MOST_HEADER_BYTES:
+            header = json.loads(b"{" + file.read(length - 1))
+            metadata = header.pop("__metadata__", None)
+            return [*header, *(metadata if isinstance(metadata, dict) else ())]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inner = next((i for i in archive.infolist() if i.filename.endswith("data.pkl")), None)
+            if inner is None or inner.file_size > pickles.MOST_PICKLE_BYTES:
+                return []
+            return _texts(archive.read(inner))
+    with path.open("rb") as file:  # older torch, or a zip that lost its end: the pickle stands at the beginning
+        beginning = file.read(pickles.MOST_PICKLE_BYTES)
+    start = beginning.find(b"\x80\x02") if beginning.startswith(b"PK") else 0
+    return _texts(beginning[max(start, 0) :])
+
+
+def _texts(data: bytes) -> list[str]:
+    """The strings of several pickles in a row (old torch files), up to the raw data behind them."""
+    stream, found = io.BytesIO(data), []
+    try:
+        while stream.tell() < len(data):
+            for _, value, _ in pickletools.genops(stream):
+                if isinstance(value, str):
+                    found.append(value)  # what was found before a fault counts
+    except (ValueError, IndexError):
+        pass
+    return found

@@ -1,4 +1,4 @@
-"""What the public files have in common: two parts, and processors numbered in diffusers' order.
+"""The common layout of public files: two parts, and processors numbered in diffusers' order.
 
 Processor N is attn1 of a site where N is even and attn2 where it is odd; site i in the order of IP-Adapter files
 (input, output, middle last) has N = 2 i + 1. Which sites those are is not in a file. It follows from the number and

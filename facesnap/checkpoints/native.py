@@ -14,7 +14,7 @@ from facesnap.attach.conditioning import Rule
 from facesnap.checkpoints import build
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
 from facesnap.checkpoints.detection import FamilyMatch
-from facesnap.checkpoints.files import read_file
+from facesnap.checkpoints.files import TensorFile, read_file
 from facesnap.errors import CheckpointError
 from facesnap.files import sha256_of, write_atomically
 
@@ -41,10 +41,17 @@ def load(path: Path | str) -> Adapter:
             of a wrong shape, or holding NaN or infinity; metadata that contradicts the tensors.
     """
     path = Path(path)
-    file = read_file(path)
-    spec, counts, ffrnet = _parse(path, file.metadata)
-    detection = FamilyMatch("facesnap", "by its metadata")
-    return build.build(file.tensors, spec, counts, ffrnet, path.name, sha256_of(path), detection)
+    return from_file(read_file(path), path.name, sha256_of(path), FamilyMatch(KEY, "by its metadata"))
+
+
+def from_file(file: TensorFile, where: str, digest: str, detection: FamilyMatch) -> Adapter:
+    """As `load`, of a file that has been read.
+
+    Args:
+        where: its name, for messages. digest: sha256 of its content.
+    """
+    spec, counts, ffrnet = _parse(where, file.metadata)
+    return build.build(file.tensors, spec, counts, ffrnet, where, digest, detection)
 
 
 def _metadata(adapter: Adapter) -> dict[str, str]:
@@ -56,10 +63,10 @@ def _metadata(adapter: Adapter) -> dict[str, str]:
     return {KEY: json.dumps(values, ensure_ascii=False, sort_keys=True)}
 
 
-def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[AdapterSpec, dict[str, Any], dict[str, Any] | None]:
+def _parse(where: str, metadata: Mapping[str, str]) -> tuple[AdapterSpec, dict[str, Any], dict[str, Any] | None]:
     if KEY not in metadata:
         raise CheckpointError(
-            f"{path.name} is not a FaceSnap checkpoint.",
+            f"{where} is not a FaceSnap checkpoint.",
             expected=f"safetensors metadata with the key {KEY!r}",
             remedy="choose a FaceSnap checkpoint, or convert the file",
         )
@@ -68,7 +75,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[AdapterSpec, dict[s
         version = values.pop("format_version")
         if version != VERSION:
             raise CheckpointError(
-                f"{path.name} has format version {version!r}.", expected=f"version {VERSION}", remedy="update FaceSnap"
+                f"{where} has format version {version!r}.", expected=f"version {VERSION}", remedy="update FaceSnap"
             )
         counts = {key: values.pop(key) for key in ("levels", "tokens")}
         ffrnet = values.pop("ffrnet", None)
@@ -79,7 +86,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> tuple[AdapterSpec, dict[s
         build.check_types(spec, AdapterSpec(base="sd15", recogniser=""))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"The metadata of {path.name} cannot be read ({type(error).__name__}: {error}).",
+            f"The metadata of {where} cannot be read ({type(error).__name__}: {error}).",
             expected="the fields of AdapterSpec, levels, tokens and perhaps ffrnet as JSON",
             remedy=build.FETCH_AGAIN,
         ) from error

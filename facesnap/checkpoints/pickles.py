@@ -64,7 +64,7 @@ class Outline(NamedTuple):
 
 
 def problem_of(path: Path) -> str | None:
-    """What keeps a file from being a plain archive of tensors, or None. Nothing of it is executed.
+    """The reason why a file is no plain archive of tensors, or None. Nothing of it is executed.
 
     Memory is bounded by the limits above whatever the file says of itself.
     """
@@ -106,7 +106,7 @@ def _directory(path: Path, size: int) -> tuple[int, int]:
             if here != count:
                 raise zipfile.BadZipFile("a directory in several files")
             return directory, count
-        # Readers take the 64-bit record where there is one; the short one must not tell another story.
+        # Readers take the 64-bit record where there is one; the short one must say the same.
         place = size - END_RECORD_BYTES - ZIP64_LOCATOR_BYTES - ZIP64_RECORD_BYTES
         if place < 0 or struct.unpack("<Q", tail[8:16])[0] != place:
             raise zipfile.BadZipFile("a 64-bit directory whose locator points elsewhere")

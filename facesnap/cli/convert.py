@@ -8,11 +8,10 @@ import json
 from pathlib import Path
 
 from facesnap.checkpoints import native
-from facesnap.checkpoints.convert import add_landmark_hint, add_stage2, default_name
+from facesnap.checkpoints.convert import add_landmark_hint, add_stage2, default_name, with_structure
 from facesnap.cli.inspect import describe
 from facesnap.errors import SettingsError
-from facesnap.families.instantid import with_structure
-from facesnap.families.registry import FAMILIES, load_adapter
+from facesnap.families.registry import FAMILIES, find, load_adapter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
         raise _no_place(args.out, "is there already, and is kept" if args.out.exists() else "ends otherwise")
     adapter = load_adapter(args.source, args.family)
     if args.structure:
-        adapter = with_structure(adapter, args.structure, picture=args.picture)
+        family = find(adapter.spec.family)
+        picture, strength = args.picture or family.picture, family.structure
+        adapter = with_structure(adapter, args.structure, picture=picture, strength=strength)
     if args.add_stage2:
         adapter = add_stage2(adapter)
     if args.add_landmarks:

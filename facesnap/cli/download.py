@@ -11,8 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from facesnap.errors import SettingsError
+from facesnap.faces.known import Item
 from facesnap.faces.packs import webui_roots
-from facesnap.weights.catalogue import Item, find
+from facesnap.weights.catalogue import find
 from facesnap.weights.fetch import Progress, describe_state, fetch
 from facesnap.weights.folders import Folders
 from facesnap.weights.jobs import table
@@ -85,7 +86,7 @@ def _fetch(item: Item, folders: Folders, args: argparse.Namespace) -> Path:
 
 
 def _ask(item: Item) -> bool:
-    """Consent on a terminal; without one nobody can have given it."""
+    """Consent on a terminal; without one there is none."""
     if not sys.stdin.isatty():
         return False
     print(f"{item.title}, {item.megabytes:.0f} MB, from {item.page}\nLicence: {item.licence}", file=sys.stderr)

@@ -94,7 +94,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def describe(identity: Identity) -> dict:
-    """What show and make print."""
+    """The report of an identity, as show and make print it."""
     return {
         "name": identity.name,
         "recogniser": f"{identity.alias} ({identity.recogniser[:12]})",

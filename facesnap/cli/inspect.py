@@ -1,4 +1,4 @@
-"""`facesnap inspect`: what a file is, what it brings, what it needs, and how that was told."""
+"""`facesnap inspect`: what a file is, what it brings, what it needs, and how its family was found."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.families.recipes import RECIPES
-from facesnap.families.registry import FAMILIES, load_adapter
+from facesnap.families.base import NATIVE
+from facesnap.families.registry import FAMILIES, find, load_adapter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +31,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(adapter: Adapter) -> dict[str, Any]:
-    """What people want to know of an adapter."""
-    spec, recipe = adapter.spec, RECIPES.get(adapter.spec.family)
-    modules = {"mixer": adapter.mixer, "projections": adapter.projections, "FFRNet": adapter.ffrnet}
+    """The facts of an adapter that people choose by."""
+    spec, family = adapter.spec, find(adapter.spec.family)
+    modules = {"mixer": adapter.mixer, "projections": adapter.projections, "FFRNet": adapter.ffrnet,
+               "control mixer": adapter.control_mixer}  # fmt: skip
     sizes = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items() if m is not None}
     if adapter.lora is not None:
         sizes["LoRA"] = adapter.lora.parameters
     return {
         "name": spec.name,
         "sha256": adapter.digest,
-        "family": recipe.title if recipe else "FaceSnap",
+        "family": family.title,
         "chosen": adapter.detection.why if adapter.detection else "",
         "base": spec.base,
         "sites": len(adapter.projections.widths),
@@ -52,15 +53,15 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         if adapter.detection and adapter.detection.structure
         else None,
         "recogniser": spec.recogniser_name or spec.recogniser,
-        "pack": recipe.pack if recipe else None,
+        "pack": family.pack or None,
         "vector": spec.id_vector,
         "encoder": spec.encoder_name or spec.encoder or None,
-        "encoder looks at": recipe.crop if recipe else None,
-        "levels": list(adapter.mixer.config.clip_levels) or None,
+        "encoder looks at": None if family.key == NATIVE else family.crop,
+        "levels": list(adapter.levels) or None,
         "unconditional": spec.uncond,
         "rule": spec.rule.value,
         "strength": spec.strength,
-        "suggested CFG": recipe.cfg if recipe else None,
+        "suggested CFG": family.cfg,
         "licence": spec.licence,
-        "official example": recipe.card.text or None if recipe else None,
+        "official example": family.official_preprocessing.text or None,
     }

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from facesnap.checkpoints.files import read_file
+from facesnap.checkpoints.files import SUFFIXES, read_file
 from facesnap.errors import CheckpointError, EncoderError
+from facesnap.faces.known import ENCODER_FILES, ENCODER_HUB_FILES, ENCODER_SOURCES, advice
 from facesnap.faces.packs import model_roots, webui_roots
 
 StateDict = dict[str, torch.Tensor]
@@ -26,33 +27,12 @@ ENCODER_PARENTS = (
     "ControlNetPreprocessor/clip_vision",
 )
 ANNOTATOR_PARENT = "extensions/sd-webui-controlnet/annotator/downloads/clip_vision"
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 FOLDER_FILES = (
     "model.safetensors",
     "pytorch_model.bin",
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-# Names under which the well-known encoders are found, and where to get them.
-KNOWN = {
-    "vit-h": ("CLIP-ViT-H-14-laion2B-s32B-b79K", "CLIP-ViT-H-14", "clip_h", "image_encoder"),
-    "vit-bigg": ("CLIP-ViT-bigG-14-laion2B-39B-b160k", "CLIP-ViT-bigG", "clip_g"),
-    "vit-l": ("clip-vit-large-patch14", "CLIP-ViT-L-14", "clip_vitl", "clip_l"),
-    "eva02-clip-l-14-336": (
-        "EVA02_CLIP_L_336_psz14_s6B",
-        "EVA02-CLIP-L-14-336",
-        "eva02_large_patch14_clip_336.merged2b_s6b_b61k",
-        "eva02_clip_l_336",
-    ),
-}
-SOURCES = {
-    "vit-h": "https://huggingface.co/h94/IP-Adapter (models/image_encoder/model.safetensors)",
-    "vit-bigg": "https://huggingface.co/h94/IP-Adapter (sdxl_models/image_encoder/model.safetensors)",
-    "vit-l": "https://huggingface.co/openai/clip-vit-large-patch14 (model.safetensors)",
-    "eva02-clip-l-14-336": "https://huggingface.co/QuanSun/EVA-CLIP (EVA02_CLIP_L_336_psz14_s6B.pt)",
-}
-# Where the hub's client keeps what other programs have fetched with it: (repository, file).
-HUB_FILES = {"eva02-clip-l-14-336": ("QuanSun/EVA-CLIP", "EVA02_CLIP_L_336_psz14_s6B.pt")}
 # Attention heads are not in the tensors: by width, as published; any other width has heads of 64.
 HEADS_BY_WIDTH = {1280: 16, 1408: 16, 1664: 16}
 
@@ -245,7 +225,7 @@ def _config_beside(path: Path, width: int, layers: int) -> dict:
 
 
 def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike] = ()) -> Path:
-    """An encoder file by path, by the folder it is in, by file name, or by a key of `KNOWN` such as "vit-h".
+    """An encoder file by path, by the folder it is in, by file name, or by a key of `ENCODER_FILES` such as "vit-h".
 
     Raises:
         EncoderError: it is in none of the usual places; says which, and where to download it.
@@ -256,7 +236,7 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
     if direct.is_dir() and (file := _file_in(direct)):
         return file
     key = str(name).lower()
-    stems = [stem.lower() for stem in KNOWN.get(key, ())] + [key]
+    stems = [stem.lower() for stem in ENCODER_FILES.get(key, ())] + [key]
     parents = encoder_parents(model_dirs)
     for parent in parents:
         if not parent.is_dir():
@@ -272,9 +252,7 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
                 return file
     if file := _in_hub_cache(key):
         return file
-    from facesnap.weights.catalogue import advice  # which looks into facesnap.faces itself
-
-    source = SOURCES.get(key, f"the encoder that the adapter names, for example {SOURCES['vit-h']}")
+    source = ENCODER_SOURCES.get(key, f"the encoder that the adapter names, for example {ENCODER_SOURCES['vit-h']}")
     places = ", ".join(map(str, parents)) or "no model folder is known"
     raise EncoderError(
         f"Image encoder '{name}' was not found.",
@@ -293,7 +271,7 @@ def encoder_parents(model_dirs: Iterable[str | os.PathLike] = ()) -> list[Path]:
 def _in_hub_cache(key: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(*HUB_FILES[key]) if key in HUB_FILES else None
+    found = try_to_load_from_cache(*ENCODER_HUB_FILES[key]) if key in ENCODER_HUB_FILES else None
     return Path(found) if isinstance(found, str) else None
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from facesnap.checkpoints.files import SUFFIXES
 from facesnap.errors import EncoderError
 from facesnap.faces.encoder import fingerprint_of
-from facesnap.faces.encoder_files import KNOWN, SOURCES, SUFFIXES, encoder_parents, find_encoder
+from facesnap.faces.encoder_files import encoder_parents, find_encoder
+from facesnap.faces.known import ENCODER_FILES, ENCODER_SOURCES, advice, encoder_key
 
 CLASS_EMBEDDINGS = (
     "vision_model.embeddings.class_embedding", "visual.class_embedding", "class_embedding",
     "visual.cls_token", "visual.trunk.cls_token", "cls_token",  # of EVA-CLIP's tower
 )  # fmt: skip
-WELL_KNOWN = {"ViT-H": "vit-h", "ViT-bigG": "vit-bigg", "ViT-L": "vit-l"}
 
 
 def encoder_of(fingerprint: str, name: str, model_dirs: Iterable[str | os.PathLike] = ()) -> Path:
@@ -39,26 +40,17 @@ def encoder_of(fingerprint: str, name: str, model_dirs: Iterable[str | os.PathLi
         for file in candidates(model_dirs):
             if _fingerprint(file, file.stat().st_mtime_ns) == fingerprint:
                 return file
-    known = key_of(name)
+    known = encoder_key(name)
     try:
         return find_encoder(known, model_dirs)
     except EncoderError as error:
-        from facesnap.weights.catalogue import advice  # which looks into facesnap.faces itself
-
+        source = ENCODER_SOURCES.get(known, "the encoder that comes with the adapter")
         places = ", ".join(map(str, encoder_parents(model_dirs))) or "no folder of models is known"
         raise EncoderError(
             f"The image encoder {name} was not found.",
-            expected=f"{' or '.join(KNOWN.get(known, ('its .safetensors file',)))} in one of: {places}",
-            remedy=advice(
-                known,
-                f"download {SOURCES.get(known, 'the encoder that comes with the adapter')} into models/clip_vision",
-            ),
+            expected=f"{' or '.join(ENCODER_FILES.get(known, ('its .safetensors file',)))} in one of: {places}",
+            remedy=advice(known, f"download {source} into models/clip_vision"),
         ) from error
-
-
-def key_of(name: str) -> str:
-    """What `find_encoder` and the catalogue call an encoder that adapters call by its `ImageEncoder.name`."""
-    return WELL_KNOWN.get(name.split("/")[0], name)
 
 
 def candidates(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Path]:

@@ -104,5 +104,5 @@ def load_parser(model_dirs: Iterable[str | os.PathLike] = ()) -> Parser | None:
         )
         return None
     parser = parser_of(read_tensors(file), file.name)
-    logger.info("the background of reference photos is told by %s (%s)", parser.title, file)
+    logger.info("the background of reference photos is found by %s (%s)", parser.title, file)
     return parser

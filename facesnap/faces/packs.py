@@ -1,4 +1,4 @@
-"""Find a face-analysis pack (insightface's ONNX files) and tell its detector from its recogniser."""
+"""Find a face-analysis pack (insightface's ONNX files) and its detector and recogniser."""
 
 from __future__ import annotations
 
@@ -10,26 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from facesnap.errors import MissingDependencyError, PackError
+from facesnap.faces.known import PACK_LICENCES, PACK_SOURCES, advice
 from facesnap.files import cached_sha256
 
 logger = logging.getLogger(__name__)
 
 MODELS_VARIABLE = "FACESNAP_MODELS"
-RESEARCH_ONLY = "non-commercial research only"
-PACK_LICENCES = {
-    "buffalo_l": RESEARCH_ONLY,
-    "buffalo_m": RESEARCH_ONLY,
-    "buffalo_s": RESEARCH_ONLY,
-    "antelopev2": RESEARCH_ONLY,
-    "auraface": "Apache-2.0, commercial use allowed",
-}
-PACK_SOURCES = {
-    "buffalo_l": "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip",
-    "buffalo_m": "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_m.zip",
-    "buffalo_s": "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_s.zip",
-    "antelopev2": "https://github.com/deepinsight/insightface/releases/download/v0.7/antelopev2.zip",
-    "auraface": "https://huggingface.co/fal/AuraFace-v1",
-}
 # Below a folder of models, where the WebUI's extensions keep packs.
 PACK_PARENTS = (".", "insightface/models", "insightface", "FaceSnap", "FaceSnap/packs", "auraface")
 # Below a WebUI, where its ControlNet extension downloads packs to.
@@ -162,7 +148,7 @@ def _onnx_files(folder: Path) -> list[Path]:
 
 
 def kind_of(file: Path) -> str:
-    """What a file is by the shapes of its inputs and outputs: detector, recogniser or other."""
+    """The kind of a file by the shapes of its inputs and outputs: detector, recogniser or other."""
     status = file.stat()
     return _kind_of(file.resolve(), status.st_size, status.st_mtime_ns)
 
@@ -198,8 +184,6 @@ def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
 
 
 def _missing(name: str, tried: list[Path]) -> PackError:
-    from facesnap.weights.catalogue import advice  # which looks into facesnap.faces itself
-
     key = name.lower()
     source = PACK_SOURCES.get(key)
     home = Path.home() / ".insightface" / "models" / name

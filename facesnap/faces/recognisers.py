@@ -9,9 +9,11 @@ from facesnap.errors import IdentityMismatchError
 
 @dataclass(frozen=True)
 class KnownRecogniser:
-    """Attributes:
-    sha256: of the ONNX file in insightface's release v0.7.
-    packs: names of packs that hold it. A pack of such a name may hold another export of it (another precision).
+    """A recogniser that public adapters name.
+
+    Attributes:
+        sha256: of the ONNX file in insightface's release v0.7.
+        packs: names of packs that hold it. A pack of such a name may hold another export of it (another precision).
     """
 
     sha256: str

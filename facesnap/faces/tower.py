@@ -16,13 +16,13 @@ from facesnap.faces.encoder_files import StateDict, read_tensors
 from facesnap.faces.face import Face
 from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.grey_face import ELLIPSE, aligned_head, grey_faces, load_parser
+from facesnap.faces.known import EVA_TOWER
 from facesnap.models.eva_tower import EvaConfig, EvaTower, tower_tensors
 from facesnap.models.face_parsing import Parser
 from facesnap.models.pulid import TOWER_LEVELS
 from facesnap.models.tensors import load_strictly
 
 PUBLISHED = EvaConfig(width=1024, layers=24, ff=2730, patch=14, grid=24, projection=768)
-PUBLISHED_NAME = "EVA02-CLIP-L-14-336"
 
 
 class TowerEncoder:
@@ -32,7 +32,7 @@ class TowerEncoder:
         config: the tower's sizes.
         fingerprint: sha256 of the class token in float16, the same for the model's files in every layout.
         name: for people; "EVA02-CLIP-L-14-336" by its sizes.
-        parser: tells a face from its background; None where an ellipse does.
+        parser: separates a face from its background; None where an ellipse does.
     """
 
     levels: tuple[int, ...] = TOWER_LEVELS
@@ -86,7 +86,7 @@ class TowerEncoder:
     @property
     def name(self) -> str:
         c = self.config
-        return PUBLISHED_NAME if c == PUBLISHED else f"EVA02-CLIP {c.width}x{c.layers}-{c.patch}-{c.image_size}"
+        return EVA_TOWER if c == PUBLISHED else f"EVA02-CLIP {c.width}x{c.layers}-{c.patch}-{c.image_size}"
 
     def see(self, faces: Sequence[Face], levels: Sequence[int] = TOWER_LEVELS, *, bgr: bool = False) -> Encoded:
         """As `facesnap.faces.face_encoder.FaceEncoder`."""
@@ -108,8 +108,8 @@ class TowerEncoder:
                 vectors.append(found.class_vector.cpu())
                 for level, kept in hidden.items():
                     kept.append(found.hidden[level].cpu())
-        told = f"background told by {self.parser.title if self.parser else ELLIPSE}"
-        return Encoded({level: torch.cat(kept) for level, kept in hidden.items()}, torch.cat(vectors), told)
+        made = f"background told by {self.parser.title if self.parser else ELLIPSE}"
+        return Encoded({level: torch.cat(kept) for level, kept in hidden.items()}, torch.cat(vectors), made)
 
 
 def _build(tensors: StateDict, path: Path) -> EvaTower:

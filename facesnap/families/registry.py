@@ -1,33 +1,69 @@
-"""Any file that holds an adapter: FaceSnap's own, or one of the public families."""
+"""Any file that holds an adapter: FaceSnap's own, or one of the public families.
+
+The families are those of the modules of this package: each binds `FAMILIES` to its own.
+"""
 
 from __future__ import annotations
 
+import importlib
 import logging
+import pkgutil
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 from torch import Tensor
 
+from facesnap import families as package
 from facesnap.attach.topology import Topology
-from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
-from facesnap.families import faceid, instantid, pulid
-from facesnap.families.recipes import RECIPES
+from facesnap.families.base import NATIVE, Family
 from facesnap.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
-NATIVE = "facesnap"
-FAMILIES = (NATIVE, *RECIPES)
-MODULES: tuple[ModuleType, ...] = (faceid, instantid, pulid)
+# A file that is no adapter, by a part of a tensor's name.
+OTHER_KINDS = (
+    ("controlnet_cond_embedding", "it is a ControlNet, which goes with an adapter (convert --structure)"),
+    ("input_hint_block", "it is a ControlNet, which goes with an adapter (convert --structure)"),
+    ("lora_unet_", "it is a LoRA for the prompt"),
+    ("_lora.", "it is a LoRA alone"),
+    ("image_proj.proj.weight", "it is an IP-Adapter for pictures, without a recogniser"),
+    ("image_proj.proj_in", "it is an IP-Adapter for pictures, without a recogniser"),
+    ("image_proj.proj.3", "it is an IP-Adapter for pictures, without a recogniser"),
+    ("id_encoder", "it is PhotoMaker"),
+    ("FacialEncoder", "it is ConsistentID"),
+    ("model.diffusion_model", "it is a Stable Diffusion model"),
+    ("vision_model", "it is an image encoder"),
+    ("visual.", "it is an image encoder"),
+    ("down_blocks.", "it is a UNet alone"),
+)
+
+
+def _discovered() -> dict[str, Family]:
+    """Key -> family, FaceSnap's own first, then by module."""
+    found: list[Family] = []
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda one: one.name):
+        if module.name != __name__.rpartition(".")[2]:
+            found += getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "FAMILIES", ())
+    return {one.key: one for one in sorted(found, key=lambda one: one.key != NATIVE)}
+
+
+BY_KEY: Mapping[str, Family] = _discovered()
+FAMILIES = tuple(BY_KEY)  # keys
+PUBLIC = tuple(one for one in BY_KEY.values() if one.key != NATIVE)
+
+
+def find(key: str) -> Family:
+    """The family of a key, such as `AdapterSpec.family`; FaceSnap's own where the key names no public one."""
+    return BY_KEY.get(key, BY_KEY[NATIVE])
 
 
 def load_adapter(path: Path | str, family: str | None = None, topology: Topology | None = None) -> Adapter:
-    """Load an adapter of whatever kind; `Adapter.detection` tells which, and why that was chosen.
+    """Load an adapter of whatever kind; `Adapter.detection` says which it is, and why that was chosen.
 
     Args:
         path: .safetensors, .bin, .pt or .pth.
@@ -43,32 +79,49 @@ def load_adapter(path: Path | str, family: str | None = None, topology: Topology
             f"There is no family {family!r}.", expected=", ".join(FAMILIES), remedy="choose one of these"
         )
     file = read_file(path)
-    if native.KEY in file.metadata or family == NATIVE:
-        return native.load(path)
     source = WeightsFile(path, sha256_of(path), family or "")
-    detection = decide(families_of(file.tensors), source, file.tensors)
+    marked = family_of_metadata(file.metadata)
+    match = (
+        FamilyMatch(marked, "by its metadata") if marked else decide(families_of(file.tensors), source, file.tensors)
+    )
+    owner = find(match.family)
     try:
-        adapter: Adapter = _owner(detection.family).load(file.tensors, source, detection, topology)
+        adapter = owner.load(file, source, match, topology)
     except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:  # odd sizes refused by torch
         raise CheckpointError(
-            f"{path.name} looks like {RECIPES[detection.family].title}, but it cannot be built ({error}).",
+            f"{path.name} looks like {owner.title}, but it cannot be built ({error}).",
             expected="the tensors of that family, with sizes that fit together",
             remedy="the file is damaged; fetch it again",
         ) from error
-    logger.info("%s: %s (%s), %s", path.name, RECIPES[detection.family].title, adapter.spec.base, detection.why)
+    mixes = find(adapter.spec.family)
+    if not isinstance(adapter.mixer, mixes.mixer_type):
+        raise CheckpointError(
+            f"{path.name} names the family {mixes.title}, its mixer is a {type(adapter.mixer).__name__}.",
+            expected=f"a {mixes.mixer_type.__name__}",
+            remedy="the file is damaged; fetch or convert it again",
+        )
+    logger.info("%s: %s (%s), %s", path.name, owner.title, adapter.spec.base, match.why)
     return adapter
+
+
+def family_of_metadata(metadata: Iterable[str]) -> str:
+    """The family that .safetensors metadata mark beyond doubt by one of their keys, or ""."""
+    return next((one.key for one in BY_KEY.values() if one.metadata_key and one.metadata_key in metadata), "")
 
 
 def families_of(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The public families that tensors can be of, by names and shapes alone (meta tensors will do).
 
-    One; two that look alike, which `decide` tells apart; or none.
+    One; several that look alike, among which `decide` chooses; or none.
     """
-    return next((found for module in MODULES if (found := module.families_of(tensors))), ())
+    return tuple(sorted(one.key for one in PUBLIC if one.matches(tensors)))
 
 
 def decide(options: Sequence[str], source: WeightsFile, names: Iterable[str] = ()) -> FamilyMatch:
-    """Which of the families that `families_of` allows a file is, by what is known besides its tensors.
+    """Which of the families that `families_of` allows a file is.
+
+    The first of these decides: the user's word, the tensors alone, a known hash, the file's name (of several that it
+    hints at the one whose hint is longest), the companion file beside it.
 
     Args:
         names: of its tensors, to say what else it may be where there is no option.
@@ -76,37 +129,59 @@ def decide(options: Sequence[str], source: WeightsFile, names: Iterable[str] = (
     Raises:
         CheckpointError: no family, an open choice, or the user's word contradicts the tensors.
     """
+    name = source.path.name
     if not options:
         raise CheckpointError(
-            f"{source.path.name} is no adapter that FaceSnap knows: {_kind(sorted(names))}.",
-            expected="FaceSnap's own, or " + ", ".join(recipe.title for recipe in RECIPES.values()),
+            f"{name} is no adapter that FaceSnap knows: {_other_kind(sorted(names))}.",
+            expected="FaceSnap's own, or " + ", ".join(one.title for one in PUBLIC),
             remedy="choose an adapter file; see `facesnap inspect FILE`",
         )
-    detection: FamilyMatch = _owner(options[0]).decide(options, source)
-    return detection
+    if source.family and source.family not in options:
+        raise CheckpointError(
+            f"{name} was called {source.family}, its tensors are those of {' or '.join(options)}.",
+            expected=" or ".join(options),
+            remedy="leave the family out, or give the right one",
+        )
+    key, why = _choice([BY_KEY[one] for one in options], source)
+    if not key:
+        raise CheckpointError(
+            f"{name} can be {' or '.join(options)}: their tensors are alike, and its name leaves it open.",
+            expected="a name that says which, as the published files have",
+            remedy=f"say which: --family {options[0]} or --family {options[-1]}",
+        )
+    return FamilyMatch(key, why, BY_KEY[key].find_companion(source.path))
 
 
-def _owner(family: str) -> ModuleType:
-    return next(module for module in MODULES if family in module.FAMILIES)
+def _choice(options: Sequence[Family], source: WeightsFile) -> tuple[str, str]:
+    """(key, reason), or two empty strings."""
+    if source.family:
+        return source.family, "you said so"
+    if len(options) == 1:
+        return options[0].key, "by its tensors"
+    for one in options:
+        prefix = next((prefix for prefix in one.sha256 if source.sha256.startswith(prefix)), None)
+        if prefix is not None:
+            return one.key, f"by its content: sha256 {prefix}... is the published file"
+    name = source.path.name.lower()
+    found = {one.key: _hinted(one, name) for one in options}
+    if any(found.values()):
+        key = max(found, key=lambda one: len(found[one]))
+        return key, f"by its name, which has {found[key]!r}"
+    for one in options:
+        beside = one.find_companion(source.path)
+        if beside is not None:
+            return one.key, f"its {one.companion} lies beside it ({beside.name})"
+    return "", ""
 
 
-def _kind(names: list[str]) -> str:
-    """A guess for people at what a file is that is no adapter."""
-    for mark, kind in (
-        ("controlnet_cond_embedding", "it is a ControlNet, which goes with an adapter (convert --structure)"),
-        ("input_hint_block", "it is a ControlNet, which goes with an adapter (convert --structure)"),
-        ("lora_unet_", "it is a LoRA for the prompt"),
-        ("_lora.", "it is a LoRA alone"),
-        ("image_proj.proj.weight", "it is an IP-Adapter for pictures, without a recogniser"),
-        ("image_proj.proj_in", "it is an IP-Adapter for pictures, without a recogniser"),
-        ("image_proj.proj.3", "it is an IP-Adapter for pictures, without a recogniser"),
-        ("id_encoder", "it is PhotoMaker"),
-        ("FacialEncoder", "it is ConsistentID"),
-        ("model.diffusion_model", "it is a Stable Diffusion model"),
-        ("vision_model", "it is an image encoder"),
-        ("visual.", "it is an image encoder"),
-        ("down_blocks.", "it is a UNet alone"),
-    ):
+def _hinted(family: Family, name: str) -> str:
+    """The part of a file's name that hints at a family, or ""."""
+    return next((match[0] for hint in family.hints if (match := re.search(hint, name))), "")
+
+
+def _other_kind(names: list[str]) -> str:
+    """A guess for people at the kind of a file that is no adapter."""
+    for mark, kind in OTHER_KINDS:
         if any(mark in name for name in names):
             return kind
     return f"its tensors begin with {', '.join(name[:60] for name in names[:3])}"

@@ -1,1 +1,1 @@
-"""Weights that others publish: what there is (`catalogue`), fetching it (`fetch`) and doing so in a thread (`jobs`)."""
+"""Weights on the disk: the catalogue and its downloads, folders, adapters, saved identities, and the doctor."""

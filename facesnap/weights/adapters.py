@@ -1,6 +1,6 @@
 """The list of adapters as people choose from it: family, base, what fits, what each suggests and needs.
 
-Nothing is loaded or hashed for it: names and shapes tell (see `headers`), remembered as long as a file stays the same.
+Nothing is loaded or hashed for it: names and shapes do (see `headers`), remembered as long as a file stays the same.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from typing import Any
 from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
 from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.encoder_files import find_encoder
-from facesnap.faces.encoder_search import key_of
+from facesnap.faces.known import BASES, advice, encoder_key
 from facesnap.faces.packs import is_installed
 from facesnap.faces.recognisers import RECOGNISERS
 from facesnap.families import registry
-from facesnap.families.recipes import RECIPES, Recipe
+from facesnap.families.base import NATIVE, Family
 from facesnap.settings.field_types import Number
 from facesnap.settings.model import PERSON
-from facesnap.webui.generation.controls import TITLE_MARK
-from facesnap.weights.catalogue import advice
 from facesnap.weights.folders import Folders, ModelFile, list_adapters
 from facesnap.weights.headers import ADAPTER
 
-BASES = {"sd15": "SD1.5", "sdxl": "SDXL"}
+TITLE_MARK = " · "  # between name, family and base; Gradio 3 knows no titles apart from values
 SIDES = {"sd15": 512, "sdxl": 1024}
 
 
@@ -34,7 +32,7 @@ class Need:
     """Something that an adapter does not bring.
 
     Attributes:
-        what: for people. there: whether it lies in the usual places, by name; None where the name does not tell.
+        what: for people. there: whether it lies in the usual places, by name; None where the name leaves it open.
         download: its name for `facesnap download`, or "".
     """
 
@@ -52,15 +50,15 @@ class ListedAdapter:
     """One adapter of the list.
 
     Attributes:
-        name: what `Settings.adapter` takes. title: name, family and base in one line, for a dropdown.
+        name: as `Settings.adapter` takes it. title: name, family and base for a dropdown, joined by TITLE_MARK.
         path: its file. structure: the file beside it that belongs to it (InstantID's IdentityNet), or None.
         size: bytes of both.
-        family: "facesnap" or a key of RECIPES; "" where two look alike and the name does not tell.
+        family: "facesnap" or a key of `registry.FAMILIES`; "" where two look alike and the name leaves it open.
         family_title: the same for people. base: "sd15", "sdxl" or "".
         fits: whether it can be used with the loaded model.
         strength: suggested. defaults: fields of `facesnap.settings.model.Person` with the values that it suggests.
         hint: CFG and size of the picture. needs: what it takes besides. licence: of the weights.
-        note: how the family was told, or why the file cannot be used.
+        note: how the family was found, or why the file cannot be used.
     """
 
     name: str
@@ -94,13 +92,13 @@ def entries(folders: Folders, base: str | None = None, places: Sequence[str] | N
 
 @dataclass
 class _Facts:
-    """What is known of an adapter, of whichever kind."""
+    """The facts of an adapter, of whichever kind."""
 
     family: str = ""
     title: str = ""
     note: str = ""
     structure: Path | None = None
-    recipe: Recipe | None = None
+    kind: Family = field(default_factory=lambda: registry.find(NATIVE))
     recogniser: str = ""
     encoder: str = ""
     licence: str = ""
@@ -128,7 +126,7 @@ def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter
         fits=fits,
         strength=facts.defaults["strength"],
         defaults=facts.defaults,
-        hint=_hint(facts.recipe, header.base),
+        hint=_hint(facts.kind, header.base),
         needs=() if header.problem else _needs(facts, look),
         licence=facts.licence,
         note=header.problem or facts.note,
@@ -136,17 +134,16 @@ def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter
 
 
 def _own(metadata: Mapping[str, Any]) -> _Facts:
-    """Of a FaceSnap checkpoint, by its metadata; nobody has checked them yet."""
+    """Of a FaceSnap checkpoint, by its metadata, which are not checked yet."""
     ffrnet = metadata.get("ffrnet")
-    recipe = RECIPES.get(str(metadata.get("family", "")))
     defaults = {"strength": _within("strength", metadata.get("strength"))}
     if isinstance(ffrnet, dict):
         defaults["structure"] = _within("structure", ffrnet.get("strength"))
     return _Facts(
-        family=registry.NATIVE,
-        title="FaceSnap",
+        family=NATIVE,
+        title=registry.find(NATIVE).title,
         note="by its metadata",
-        recipe=recipe,
+        kind=registry.find(str(metadata.get("family", ""))),
         recogniser=str(metadata.get("recogniser_name") or metadata.get("recogniser", "")),
         encoder=str(metadata.get("encoder_name", "")),
         licence=str(metadata.get("licence", "")),
@@ -155,7 +152,7 @@ def _own(metadata: Mapping[str, Any]) -> _Facts:
 
 
 def _public(file: ModelFile) -> _Facts:
-    """Of a public adapter, by its family's recipe."""
+    """Of a public adapter, by its family."""
     options = file.header.families
     try:
         detection = (
@@ -166,20 +163,21 @@ def _public(file: ModelFile) -> _Facts:
     candidates = (detection.family,) if detection.family else options
     if not candidates:
         return _Facts(title="public adapter", note=detection.why, defaults={"strength": _within("strength", None)})
-    recipe = RECIPES[candidates[0]]
-    defaults = {"strength": recipe.strength}
-    if detection.structure is not None and recipe.structure is not None:
-        defaults["structure"] = recipe.structure
+    kinds = [registry.find(one) for one in candidates]
+    kind = kinds[0]
+    defaults = {"strength": kind.strength}
+    if detection.structure is not None and kind.structure is not None:
+        defaults["structure"] = kind.structure
     return _Facts(
         family=detection.family,
-        title=" or ".join(RECIPES[one].title.removeprefix("IP-Adapter ") for one in candidates),
+        title=" or ".join(one.title.removeprefix("IP-Adapter ") for one in kinds),
         note=detection.why,
         structure=detection.structure,
-        recipe=recipe,
-        recogniser=recipe.recogniser,
-        encoder=recipe.encoder,
-        licence=recipe.licence,
-        defaults=_with_shortcut(defaults, "faceid-plusv2" in candidates),
+        kind=kind,
+        recogniser=kind.recogniser,
+        encoder=kind.encoder,
+        licence=kind.licence,
+        defaults=_with_shortcut(defaults, any(one.shortcut for one in kinds)),
     )
 
 
@@ -196,27 +194,25 @@ def _within(name: str, value: Any) -> float:
     return float(min(max(value, kind.low), kind.high))
 
 
-def _hint(recipe: Recipe | None, base: str) -> str:
+def _hint(kind: Family, base: str) -> str:
     usual = SIDES.get(base)
-    side = recipe.side if recipe and recipe.side else usual
-    parts = [f"CFG {recipe.cfg:g}"] if recipe and recipe.cfg else []
+    side = kind.side or usual
+    parts = [f"CFG {kind.cfg:g}"] if kind.cfg else []
     if side:
         parts.append(f"{side} x {side}" + (f", not {usual}" if usual and side != usual else ""))
     return " · ".join(parts)
 
 
 def _needs(facts: _Facts, look: DiskLookup) -> tuple[Need, ...]:
-    found = [look.pack(facts.recogniser)] if facts.recogniser else []
-    if facts.encoder:
-        found.append(look.encoder(facts.encoder))
-    if facts.family == "instantid":
-        net = facts.structure
-        found.append(Need(f"IdentityNet{f' ({net.name})' if net else ''}", net is not None, "" if net else "instantid"))
+    found, kind, net = look.needs(facts.recogniser, facts.encoder), facts.kind, facts.structure
+    if kind.companion and facts.family == kind.key:
+        download = "" if net or not kind.downloads else kind.downloads[0].name
+        found.append(Need(f"{kind.companion}{f' ({net.name})' if net else ''}", net is not None, download))
     return tuple(found)
 
 
 class DiskLookup:
-    """What lies in the folders, each thing looked for once.
+    """Packs and encoders in the folders, each looked for once.
 
     Args:
         places: folders of models, as `facesnap.faces.packs` takes them.
@@ -226,8 +222,12 @@ class DiskLookup:
         self._places = places
         self._known: dict[str, bool] = {}
 
+    def needs(self, recogniser: str, encoder: str) -> list[Need]:
+        """The pack and the encoder of an adapter; "" where it needs none."""
+        return [*([self.pack(recogniser)] if recogniser else []), *([self.encoder(encoder)] if encoder else [])]
+
     def pack(self, recogniser: str) -> Need:
-        """A pack that holds the recogniser, a key of RECOGNISERS or its sha256, where that is all a file tells."""
+        """A pack that holds the recogniser, a key of RECOGNISERS or its sha256, where a file names no more."""
         known = {one.sha256: name for name, one in RECOGNISERS.items()}
         name = known.get(recogniser, recogniser)
         if name not in RECOGNISERS:
@@ -237,7 +237,7 @@ class DiskLookup:
 
     def encoder(self, name: str) -> Need:
         """An encoder by its `ImageEncoder.name`."""
-        key = key_of(name)
+        key = encoder_key(name)
         return Need(f"image encoder {name}", self._has_encoder(key), key.lower() if advice(key, "") else "")
 
     def _has_pack(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is installed, what is missing, and what to do about it."""
+"""Installed and missing parts, with a remedy for each fault."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from facesnap.checkpoints.files import SUFFIXES
 from facesnap.errors import FaceSnapError
-from facesnap.faces.encoder_files import SUFFIXES, encoder_parents
+from facesnap.faces.encoder_files import encoder_parents
 from facesnap.faces.grey_face import PARSER_FILES, find_parser, parser_folders
+from facesnap.faces.known import BASES, advice
 from facesnap.faces.packs import installed_packs, model_roots, pack_parents, webui_roots
-from facesnap.families.recipes import RECIPES
+from facesnap.requirements import ONNXRUNTIMES, OPENCVS, normalised
 from facesnap.version import __version__
 from facesnap.weights.adapters import DiskLookup, entries
-from facesnap.weights.catalogue import BASES, CATALOGUE, advice, for_family
+from facesnap.weights.catalogue import ADAPTERS
 from facesnap.weights.folders import Folders
 
 OK, NOTE, ERROR = "ok", "note", "error"
@@ -40,15 +42,7 @@ REQUIRED = {
 }
 OPTIONAL = {"diffusers": ("diffusers", "0.27"), "accelerate": ("accelerate", "0.27")}
 # Wheels that install the same module over each other: at most one of each group may be there.
-OVERLAPPING = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
-    "cv2": (
-        "opencv-python",
-        "opencv-python-headless",
-        "opencv-contrib-python",
-        "opencv-contrib-python-headless",
-    ),
-}
+OVERLAPPING = {"onnxruntime": ONNXRUNTIMES, "cv2": OPENCVS}
 PREFERRED = {"onnxruntime": "onnxruntime", "cv2": "opencv-python"}
 # For users of onnxruntime-gpu or opencv-python-headless: insightface's dependencies bring the other wheels.
 WITHOUT_DEPENDENCIES = (
@@ -73,12 +67,8 @@ class Finding:
 
 def installed_versions() -> dict[str, str]:
     """Normalised name -> version of every distribution that Python sees."""
-    found = {}
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found[re.sub(r"[-_.]+", "-", name).lower()] = distribution.version
-    return found
+    named = ((distribution.metadata["Name"], distribution.version) for distribution in metadata.distributions())
+    return {normalised(name): version for name, version in named if name}
 
 
 def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = None) -> list[Finding]:
@@ -111,7 +101,7 @@ def packages(versions: dict[str, str]) -> Iterator[Finding]:
 
 
 def _package(name: str, module: str, oldest: str, versions: dict[str, str], level: str) -> Finding:
-    version = versions.get(re.sub(r"[-_.]+", "-", name).lower())
+    version = versions.get(normalised(name))
     if name == "insightface":
         install = f"pip install insightface; with onnxruntime-gpu or opencv-python-headless: {WITHOUT_DEPENDENCIES}"
     else:
@@ -158,7 +148,7 @@ def overlaps(versions: dict[str, str]) -> Iterator[Finding]:
 
 
 def providers() -> Iterator[Finding]:
-    """Run a one-node model on every provider that FaceSnap offers: only a session tells what really runs."""
+    """Run a one-node model on every provider that FaceSnap offers: only a session shows what really runs."""
     try:
         import onnxruntime
         from onnx import TensorProto, helper
@@ -236,19 +226,16 @@ def weights(model_dirs: Iterable[str]) -> Iterator[Finding]:
         else:
             yield Finding(NOTE, f"adapter {one.path}: {one.note}", "fetch it again, or remove it")
     where = "" if webui_roots() else f' --folder "{roots[0] if roots else "path/to/models"}"'
-    pairs = dict.fromkeys((item.families[0], item.base) for item in CATALOGUE if item.kind == "adapter")
+    offered = {(family.key, item.base): (family, item) for item, family in reversed(ADAPTERS)}  # the first of several
     look = DiskLookup(places)
-    for family, base in pairs:
-        mine = [one for one in found.values() if (one.family, one.base) == (family, base) and one.fits]
-        recipe, title = RECIPES[family], f"{RECIPES[family].title} for {BASES[base]}"
-        needs = {need for one in mine[:1] for need in one.needs} or {
-            look.pack(recipe.recogniser),
-            *([look.encoder(recipe.encoder)] if recipe.encoder else []),
-        }
+    for (key, base), (family, item) in reversed(offered.items()):
+        mine = [one for one in found.values() if (one.family, one.base) == (key, base) and one.fits]
+        title = f"{family.title} for {BASES[base]}"
+        needs = {need for one in mine[:1] for need in one.needs} or set(look.needs(family.recogniser, family.encoder))
         missing = [need for need in sorted(needs, key=str) if not need.there]
         names = [need.download for need in missing]
         if not mine:
-            names.insert(0, for_family(family, base)[0].name)
+            names.insert(0, item.name)
         if not names:
             yield Finding(OK, f"{title}: everything is there")
             continue

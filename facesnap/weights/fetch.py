@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import Protocol
 
 from filelock import FileLock
 
 from facesnap.errors import ChecksumError, DownloadError, LicenceError
+from facesnap.faces.known import OWN, File, Item
 from facesnap.files import cached_sha256, sha256_of
 from facesnap.weights import transfer
-from facesnap.weights.catalogue import OWN, File, Item
+from facesnap.weights.folders import Folders
 from facesnap.weights.transfer import Remote
 from facesnap.weights.unpack import unpack
 
@@ -26,18 +26,6 @@ logger = logging.getLogger(__name__)
 GITHUB = "https://github.com"
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 SPARE = 64 << 20  # bytes that stay free
-
-
-class Places(Protocol):
-    """Where files go; `facesnap.weights.folders.Folders` is one."""
-
-    @property
-    def models(self) -> Path:
-        """The WebUI's folder of models."""
-
-    @property
-    def own(self) -> Path:
-        """FaceSnap's folder, normally models/FaceSnap."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +50,20 @@ def _silent(_: Progress) -> None:
     return None
 
 
-def target(file: File, places: Places) -> Path:
+def target(file: File, folders: Folders) -> Path:
     """Where a file of the catalogue goes; for a zip the folder of its content."""
     first, *rest = PurePosixPath(file.to).parts
-    return places.own.joinpath(*rest) if first == OWN else places.models.joinpath(first, *rest)
+    return folders.own.joinpath(*rest) if first == OWN else folders.models.joinpath(first, *rest)
 
 
-def is_there(item: Item, places: Places) -> bool:
+def is_there(item: Item, folders: Folders) -> bool:
     """Whether every file of an item lies in its place; nothing is opened."""
-    return all(_is_there(target(file, places), file) for file in item.files)
+    return all(_is_there(target(file, folders), file) for file in item.files)
 
 
 def fetch(
     item: Item,
-    places: Places,
+    folders: Folders,
     accept: bool = False,
     progress: Report | None = None,
     *,
@@ -85,7 +73,7 @@ def fetch(
     """Fetch what is missing of an item. Any number of threads and processes may do so at once.
 
     Args:
-        places: folders; they are made where they are missing.
+        folders: where files go; they are made where they are missing.
         accept: the user has read and accepted `item.licence`.
         progress: is called from this thread with every block.
         mirror: address that stands for https://huggingface.co, or for https://github.com of packs.
@@ -101,14 +89,14 @@ def fetch(
     """
     require_consent(item, accept)
     stop, report = stop or Event(), progress or _silent
-    targets = [target(file, places) for file in item.files]
+    targets = [target(file, folders) for file in item.files]
     try:
         for n, (file, place) in enumerate(zip(item.files, targets, strict=True), 1):
 
             def advance(done: int, total: int, file: File = file, n: int = n) -> None:
                 report(Progress(file.name, n, len(item.files), done, total))
 
-            with _lock(place, places):
+            with _lock(place, folders):
                 if _is_there(place, file):
                     _check_existing(place, file)
                     logger.info("%s is there", place)
@@ -136,9 +124,9 @@ def require_consent(item: Item, accept: bool) -> None:
         )
 
 
-def _lock(place: Path, places: Places) -> FileLock:
+def _lock(place: Path, folders: Folders) -> FileLock:
     """One download of a file at a time, in this process and others; the second then finds it there."""
-    folder = places.own / ".locks"
+    folder = folders.own / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(str(folder / f"{hashlib.sha256(str(place.resolve()).encode()).hexdigest()[:16]}.lock"))
 
@@ -223,13 +211,13 @@ def _verify(part: Path, file: File, remote: Remote, stop: Event) -> None:
         )
 
 
-def describe_state(item: Item, places: Places) -> str:
+def describe_state(item: Item, folders: Folders) -> str:
     """For people: "there" or "missing", or what is wrong with what is there (this reads the files)."""
-    if not is_there(item, places):
+    if not is_there(item, folders):
         return "missing"
     try:
         for file in item.files:
-            _check_existing(target(file, places), file)
+            _check_existing(target(file, folders), file)
     except DownloadError as error:
         return error.what
     return "there"

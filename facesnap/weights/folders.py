@@ -1,4 +1,4 @@
-"""Where models lie: the WebUI's folders, `--facesnap-dir`, and other extensions' folders; nobody needs copies."""
+"""Where models lie: the WebUI's folders, `--facesnap-dir`, and other extensions' folders; no copies are needed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from facesnap.checkpoints.files import SUFFIXES
 from facesnap.errors import CheckpointError, MissingWeightsError, SettingsError
+from facesnap.faces.known import OWN
 from facesnap.files import cached_sha256
 from facesnap.weights.catalogue import find
-from facesnap.weights.headers import ADAPTER, FAMILY, SUFFIXES, Header, read_header
+from facesnap.weights.headers import ADAPTER, FAMILY, Header, read_header
 
-OWN = "FaceSnap"
 OTHERS = ("ControlNet", "ipadapter", "ip_adapter", "instantid", "pulid")  # below models/, of other extensions
 HIDDEN = ".identities"  # a dot-folder: Gradio's /file= refuses to serve it
 _HASH = re.compile(r"[0-9a-f]{8,64}", re.IGNORECASE)
@@ -73,7 +74,7 @@ class Folders:
 
 
 def list_adapters(folders: Folders) -> list[ModelFile]:
-    """Every adapter, ours and public ones, by name; told by what is inside, not by the file's name.
+    """Every adapter, ours and public ones, by name; known by the content, not by the file's name.
 
     Damaged ones are listed too: their header has the problem.
     """

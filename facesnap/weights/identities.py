@@ -128,7 +128,7 @@ class IdentityStore:
 
 
 def _key(name: str) -> str:
-    """What two names have in common that people take for the same."""
+    """The form in which two names that people take for the same are equal."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from facesnap.errors import FaceSnapError
 from facesnap.weights.catalogue import CATALOGUE, find
-from facesnap.weights.fetch import Places, Progress, fetch, is_there, require_consent
+from facesnap.weights.fetch import Progress, fetch, is_there, require_consent
+from facesnap.weights.folders import Folders
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,10 @@ class CatalogueRow:
     there: bool
 
 
-def table(places: Places) -> list[CatalogueRow]:
+def table(folders: Folders) -> list[CatalogueRow]:
     """The whole catalogue, in its order; nothing is opened."""
     return [
-        CatalogueRow(one.name, one.title, one.purpose, one.megabytes, one.licence, one.page, is_there(one, places))
+        CatalogueRow(one.name, one.title, one.purpose, one.megabytes, one.licence, one.page, is_there(one, folders))
         for one in CATALOGUE
     ]
 
@@ -71,7 +72,7 @@ class Downloads:
         self._stops: dict[str, threading.Event] = {}
         self._threads: dict[str, threading.Thread] = {}
 
-    def start(self, name: str, places: Places, accept: bool, mirror: str = "") -> DownloadState:
+    def start(self, name: str, folders: Folders, accept: bool, mirror: str = "") -> DownloadState:
         """Begin; a download that is running already goes on.
 
         Args:
@@ -88,7 +89,7 @@ class Downloads:
                 return running
             stop = self._stops[item.name] = threading.Event()
             state = self._states[item.name] = DownloadState(item.name, RUNNING)
-            arguments = (item.name, places, mirror, stop)
+            arguments = (item.name, folders, mirror, stop)
             thread = threading.Thread(target=self._run, args=arguments, name=f"facesnap-{item.name}", daemon=True)
             self._threads[item.name] = thread
             thread.start()
@@ -113,14 +114,14 @@ class Downloads:
         with self._lock:
             return self._states[find(name).name]
 
-    def _run(self, name: str, places: Places, mirror: str, stop: threading.Event) -> None:
+    def _run(self, name: str, folders: Folders, mirror: str, stop: threading.Event) -> None:
         started = time.monotonic()
 
         def report(progress: Progress) -> None:
             self._update(name, progress=progress, seconds=time.monotonic() - started)
 
         try:
-            path = fetch(find(name), places, True, report, mirror=mirror, stop=stop)
+            path = fetch(find(name), folders, True, report, mirror=mirror, stop=stop)
         except (FaceSnapError, OSError) as error:
             logger.warning("%s: %s", name, error)
             self._update(name, state=FAILED, error=str(error), seconds=time.monotonic() - started)

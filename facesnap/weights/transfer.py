@@ -1,6 +1,6 @@
 """One file over HTTP into a `.part` file: resumed, bounded, never more than what was announced.
 
-The Hub's client tells the address, the size, the checksum and the login of a file (`locate`); newer ones no longer
+The Hub's client gives the address, the size, the checksum and the login of a file (`locate`); newer ones no longer
 resume a download that another process began, so the bytes come through `requests`, as those of other servers do.
 Proxies are those of the environment (HTTPS_PROXY, NO_PROXY), for both.
 """
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 BLOCK = 1 << 16  # what a broken connection may lose
 TRIES, PAUSE = 5, 1.0  # in a row without a new block; seconds before the second, twice as many before the third, ...
 TIMEOUT = (10, 60)  # seconds: to connect, between two bytes
-MOST_BYTES = 16 << 30  # of a file whose size the server does not tell
+MOST_BYTES = 16 << 30  # of a file whose size the server does not give
 LATER = "check the connection and run it again: what has arrived is kept; a proxy is taken from HTTPS_PROXY, another \
 server from --mirror or HF_ENDPOINT"
 Advance = Callable[[int], None]  # called with the bytes that have arrived so far
@@ -35,7 +35,7 @@ class Remote:
     """A file on a server.
 
     Attributes:
-        address: to ask for it. page: for people. size: bytes, or None where the server does not tell.
+        address: to ask for it. page: for people. size: bytes, or None where the server does not give it.
         tag: changes when the file does. sha256: that the server gives, or "". headers: of the request.
     """
 
@@ -191,7 +191,7 @@ def refusal(status: int, page: str) -> AccessError | NotOnServerError | ServerEr
     """The error for an answer that is none of 2xx."""
     if status in (401, 403):
         return AccessError(
-            f"{page} is not open to everybody (HTTP {status}).",
+            f"{page} is not open to all (HTTP {status}).",
             expected="a file that can be fetched without a login, or your login",
             remedy="open the page, accept its terms if it asks for that, and log in with `huggingface-cli login` or "
             "HF_TOKEN",
@@ -211,7 +211,7 @@ def _plain(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """What the Hub's client raises when no answer comes: it has changed its HTTP library twice."""
+    """The errors that the Hub's client raises when no answer comes: it has changed its HTTP library twice."""
     modules = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     return (OSError, ValueError, *(module.HTTPError for module in modules))  # OSError: requests' errors too
 

@@ -46,7 +46,7 @@ def unpack(archive: Path, folder: Path, inside: Mapping[str, str], stop: Event) 
             if found != expected:
                 raise _bad(archive, f"its {name} has the sha256 {found[:16]}, not {expected[:16]}")
         with contextlib.suppress(OSError):
-            folder.rmdir()  # where somebody made it and left it empty
+            folder.rmdir()  # an empty one may be there
         beside.rename(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise _bad(archive, f"it is damaged ({error})") from error

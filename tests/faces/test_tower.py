@@ -23,7 +23,8 @@ from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face import Face
 from facesnap.faces.grey_face import aligned_head, find_parser
 from facesnap.faces.identity import Identity
-from facesnap.faces.tower import PUBLISHED, PUBLISHED_NAME, TowerEncoder, load_encoder
+from facesnap.faces.known import EVA_TOWER
+from facesnap.faces.tower import PUBLISHED, TowerEncoder, load_encoder
 from facesnap.models.eva_tower import EvaTower
 from facesnap.weights.doctor import NOTE, OK, parsers
 from tests import eva
@@ -151,7 +152,7 @@ def test_every_file_layout_is_the_same_encoder(state, file: Path, faces: list[Fa
     with torch.device("meta"):
         whole = EvaTower(PUBLISHED)
     assert sum(p.numel() for p in whole.parameters()) == 304_432_832  # as timm counts it
-    assert TowerEncoder(whole, "", None, torch.device("meta")).name == PUBLISHED_NAME
+    assert TowerEncoder(whole, "", None, torch.device("meta")).name == EVA_TOWER
     assert isinstance(load_encoder(untrained.save_encoder(tmp_path / "clip.safetensors")), ImageEncoder)
 
 
@@ -211,14 +212,14 @@ def test_finding_the_files(tmp_path: Path, file: Path, models: Path, monkeypatch
     (missing,) = parsers([tmp_path])
     assert missing.level == NOTE and "parsing_bisenet.pth" in missing.what and "ellipse" in missing.remedy
     with pytest.raises(EncoderError, match="download eva02-clip-l-14-336"):
-        find_encoder(PUBLISHED_NAME, [tmp_path])
+        find_encoder(EVA_TOWER, [tmp_path])
     asked = []
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: asked.append(a) or str(file))
-    assert find_encoder(PUBLISHED_NAME, [tmp_path]) == file  # what another program has fetched
+    assert find_encoder(EVA_TOWER, [tmp_path]) == file  # what another program has fetched
     assert asked == [("QuanSun/EVA-CLIP", "EVA02_CLIP_L_336_psz14_s6B.pt")]
     tower.write_bytes(b"x")
-    assert find_encoder(PUBLISHED_NAME, [tmp_path]) == tower
-    assert encoder_of("", PUBLISHED_NAME, [tmp_path]) == tower  # as adapters ask for it
+    assert find_encoder(EVA_TOWER, [tmp_path]) == tower
+    assert encoder_of("", EVA_TOWER, [tmp_path]) == tower  # as adapters ask for it
     with pytest.raises(EncoderError, match="does not say through which image encoder"):
         encoder_of("", "", [tmp_path])
     (parser,) = parsers([models])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from facesnap.attach.topology import ip_adapter_order, read_topology
 from facesnap.checkpoints import layout
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import CheckpointError
-from facesnap.families.recipes import PULID_MODES, RECIPES
-from facesnap.families.registry import load_adapter
+from facesnap.families import registry
+from facesnap.families.pulid import MODES
+from facesnap.families.registry import BY_KEY, load_adapter
 from facesnap.files import sha256_of
 from facesnap.models.layers import TokenGroup
 from facesnap.models.mixers import empty_mixer
@@ -55,9 +57,9 @@ def inputs(family: str, people: int = 2) -> dict:
     """What a family looks at, one entry a row."""
     g = torch.Generator().manual_seed(31)
     f_id = torch.nn.functional.normalize(torch.randn(people, 1, ID, generator=g), dim=-1)
-    if RECIPES[family].id_vector == "raw":
+    if BY_KEY[family].id_vector == "raw":
         f_id = f_id * 20
-    levels, width = RECIPES[family].levels, SMALL["vit" if family.startswith("pulid") else "clip"]
+    levels, width = BY_KEY[family].levels, SMALL["vit" if family.startswith("pulid") else "clip"]
     hidden = {level: torch.randn(people, 1, PATCHES, width, generator=g) for level in levels}
     vector = torch.nn.functional.normalize(torch.randn(people, 1, SMALL["vector"], generator=g), dim=-1)
     return {"f_id": f_id, "hidden": hidden} | ({"class_vector": vector} if family.startswith("pulid") else {})
@@ -93,7 +95,7 @@ def test_one_unet_step_equals_the_formulas(tmp_path: Path, family: str, base: st
     state = public_state(family, widths_of(ldm), CONTEXT[base])
     adapter = load_adapter(write(state, tmp_path, family, base, suffix))
     assert (adapter.detection.family, adapter.spec.family, adapter.spec.base) == (family, family, base)
-    assert adapter.spec.recogniser_name == RECIPES[family].recogniser and adapter.digest and adapter.detection.why
+    assert adapter.spec.recogniser_name == BY_KEY[family].recogniser and adapter.digest and adapter.detection.why
     adapter.check_unet(read_topology(unet))
     assert (adapter.lora is not None) == (family in FACEID)
 
@@ -125,7 +127,7 @@ def test_pulids_style_mode(tmp_path: Path) -> None:
     state = public_state("pulid-v1.1", widths_of(ldm), CONTEXT["sdxl"])
     adapter = load_adapter(write(state, tmp_path, "pulid-v1.1", "sdxl"))
     assert (adapter.spec.rule, adapter.spec.zero_tokens) == (Rule.ORTHO_V2, 8)
-    rule, zeros = PULID_MODES["style"]
+    rule, zeros = MODES["style"]
     batch, given = Batch.draw("sdxl"), inputs("pulid-v1.1")
     results = []
     for options in ({}, {"rule": rule, "zero_tokens": zeros}):
@@ -306,9 +308,8 @@ def test_hash_word_and_no_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load_adapter(path, "instantid")
     with pytest.raises(CheckpointError, match="no family 'flux'"):
         load_adapter(path, "flux")
-    from facesnap.families import faceid
-
-    monkeypatch.setattr(faceid, "HASHES", {sha256_of(path)[:8]: "faceid-plusv2"})
+    published = dataclasses.replace(BY_KEY["faceid-plusv2"], sha256=(sha256_of(path)[:8],))
+    monkeypatch.setitem(registry.BY_KEY, "faceid-plusv2", published)
     found = load_adapter(path)
     assert found.spec.shortcut and "content" in found.detection.why
     undecided = _saved(tmp_path, "instantid", "some.bin")

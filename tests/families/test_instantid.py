@@ -15,8 +15,7 @@ from facesnap.attach import ControlConditioning, ControlPictures, RowPlan, Speed
 from facesnap.checkpoints import native
 from facesnap.checkpoints.convert import add_landmark_hint
 from facesnap.errors import CheckpointError, SettingsError
-from facesnap.families.instantid import find_identitynet
-from facesnap.families.registry import load_adapter
+from facesnap.families.registry import find, load_adapter
 from tests import formulas
 from tests.families.test_families import TOLERANCE, conditioning, inputs, ldm_of, reference_tokens, twin_of, widths_of
 from tests.networks import CONTEXT, POOLED, TIME_IDS, Batch, redraw, run
@@ -117,11 +116,11 @@ def test_identitynet_is_found_under_its_common_names(tmp_path: Path, name: str) 
     tensors = {"controlnet_cond_embedding.conv_in.weight": torch.ones(2)}
     for other in ("control_canny.safetensors", "instantid_adapter.safetensors", "diffusion_pytorch_model.safetensors"):
         save_file(tensors, adapter.parent / other)  # not IdentityNet by their names
-    assert find_identitynet(adapter) is None
+    assert find("instantid").find_companion(adapter) is None
     save_file({"something.else": torch.ones(2)}, adapter.parent / "control_instantid_lora.safetensors")
-    assert find_identitynet(adapter) is None  # nor this one, by its tensors
+    assert find("instantid").find_companion(adapter) is None  # nor this one, by its tensors
     save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
-    assert find_identitynet(adapter).resolve() == path.resolve()
+    assert find("instantid").find_companion(adapter).resolve() == path.resolve()
 
 
 def test_a_damaged_identitynet_is_named_and_a_missing_one_is_told(folder: Path, tmp_path: Path, caplog) -> None:
@@ -141,7 +140,7 @@ def test_a_damaged_identitynet_is_named_and_a_missing_one_is_told(folder: Path, 
 def test_a_controlnet_of_another_kind_is_refused(folder: Path, tmp_path: Path) -> None:
     """Beside the adapter or given by hand: a ControlNet that does not fit is an error, never left out silently."""
     adapter = load_adapter(folder / "ip-adapter.bin")
-    from facesnap.families.instantid import with_structure
+    from facesnap.checkpoints.convert import with_structure
 
     state = identitynet().state_dict()
     for name, change, word in (

@@ -1,4 +1,4 @@
-"""The switch "match the model card" changes what the family's recipe says, and nothing else."""
+"""The switch "match the model card" follows the family's official example, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
-from facesnap.families.recipes import RECIPES, OfficialPreprocessing, official_preprocessing
-from facesnap.families.registry import load_adapter
+from facesnap.families.base import OfficialPreprocessing
+from facesnap.families.registry import PUBLIC, find, load_adapter
 from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import GroupKV
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.settings.model import Settings
 from tests import formulas
 from tests.families.test_families import ldm_of, widths_of
 from tests.networks import CONTEXT
@@ -57,14 +57,14 @@ def test_faceid_takes_the_first_face(world, crowd: Path, tmp_path: Path) -> None
     pipeline, _ = _pipeline(world, tmp_path, "faceid")
     faces = pipeline.analyser.faces(crowd)
     assert len(faces) == 2 and faces[0].area > faces[1].area and faces[0].score < faces[1].score
-    plain, card = (pipeline.identity([crowd], match_model_card=match) for match in (False, True))
+    plain, official = (pipeline.identity([crowd], match_model_card=match) for match in (False, True))
     assert np.array_equal(plain.embeddings[0], faces[0].embedding)
-    assert np.array_equal(card.embeddings[0], faces[1].embedding)
+    assert np.array_equal(official.embeddings[0], faces[1].embedding)
     for choose in (0, "leftmost"):  # somebody was asked for by name: that stays
         assert _same(*(pipeline.identity([crowd], choose, match_model_card=match) for match in (False, True)))
     alone = [pipeline.identity([world.photo], match_model_card=match) for match in (False, True)]
     assert _same(*alone)
-    kv = [pipeline.conditioning(alone[0], PersonSettings(match_model_card=match)) for match in (False, True)]
+    kv = [pipeline.conditioning(alone[0], settings=Settings(model_card=match)) for match in (False, True)]
     for site in kv[0].cond:
         assert torch.equal(kv[0].cond[site][0].k, kv[1].cond[site][0].k)
     assert (kv[0].rule, kv[0].zero_tokens, kv[0].strength) == (kv[1].rule, kv[1].zero_tokens, kv[1].strength)
@@ -74,20 +74,20 @@ def test_faceid_takes_the_first_face(world, crowd: Path, tmp_path: Path) -> None
 def test_faceid_plus_shows_the_encoder_a_tinted_crop(world, tmp_path: Path) -> None:
     pipeline, state = _pipeline(world, tmp_path, "faceid-plusv2")
     face = pipeline.analyser.face(world.photo)
-    plain, card = (pipeline.identity([world.photo], match_model_card=match) for match in (False, True))
-    assert np.array_equal(plain.embeddings, card.embeddings) and np.array_equal(plain.weights, card.weights)
+    plain, official = (pipeline.identity([world.photo], match_model_card=match) for match in (False, True))
+    assert np.array_equal(plain.embeddings, official.embeddings) and np.array_equal(plain.weights, official.weights)
     crop = face.crop(224)
     red_is_blue = np.stack([crop[..., 2], crop[..., 1], crop[..., 0]], axis=-1)
-    for identity, pixels in ((plain, crop), (card, red_is_blue)):
+    for identity, pixels in ((plain, crop), (official, red_is_blue)):
         expected = world.encoder.encode([pixels])[-2]
         assert torch.equal(identity.hidden[-2], expected)
         f_id = torch.from_numpy(face.normed_embedding)[None]
         tokens = formulas.plus(state["image_proj"], f_id, expected, True)
-        made = pipeline.conditioning(identity, PersonSettings(match_model_card=True)).cond
+        made = pipeline.conditioning(identity, settings=Settings(model_card=True)).cond
         expected_kv = pipeline.adapter.projections.keys_values({"id": TokenGroup(tokens)})
         for site, groups in made.items():
             assert (groups[0].k - expected_kv[site][0].k).abs().max() <= 1e-3
-    assert (plain.hidden[-2] - card.hidden[-2]).abs().max() > 0.05
+    assert (plain.hidden[-2] - official.hidden[-2]).abs().max() > 0.05
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def test_portrait_counts_several_photos_alike(world, components: Path, tmp_path:
     assert identity.weights[0] != identity.weights[1]
     vectors = torch.from_numpy(np.stack([pipeline.analyser.face(photo).normed_embedding for photo in photos]))
     tokens = formulas.faceid(state["image_proj"], vectors).flatten(0, 1)[None]
-    made = [pipeline.conditioning(identity, PersonSettings(match_model_card=match)).cond for match in (True, False)]
+    made = [pipeline.conditioning(identity, settings=Settings(model_card=match)).cond for match in (True, False)]
     (site, _), expected = (
         next(iter(made[0].items())),
         pipeline.adapter.projections.keys_values({"id": TokenGroup(tokens)}),
@@ -109,12 +109,12 @@ def test_portrait_counts_several_photos_alike(world, components: Path, tmp_path:
     def attended(kv: GroupKV) -> torch.Tensor:
         return torch.softmax(q @ kv.k.T + (0 if kv.bias is None else kv.bias), -1) @ kv.v
 
-    card, plain = (attended(one[site][0]) for one in made)
-    assert made[0][site][0].k.shape[0] == 32 and (card - attended(expected[site][0])).abs().max() <= 1e-4
-    assert (plain - card).abs().max() > 1e-3
+    official, plain = (attended(one[site][0]) for one in made)
+    assert made[0][site][0].k.shape[0] == 32 and (official - attended(expected[site][0])).abs().max() <= 1e-4
+    assert (plain - official).abs().max() > 1e-3
 
 
-def test_what_the_cards_say() -> None:
+def test_the_official_examples_differ_as_listed() -> None:
     """The table of the families' official examples, as people read it in `facesnap inspect`."""
     first = OfficialPreprocessing(face="first")
     expected = {
@@ -124,11 +124,14 @@ def test_what_the_cards_say() -> None:
         "faceid-plusv2": OfficialPreprocessing(face="first", bgr=True),
         "pulid-v1": OfficialPreprocessing(joins=True, longest=1024), "pulid-v1.1": OfficialPreprocessing(longest=1024),
     }  # fmt: skip
-    assert {family: recipe.card for family, recipe in RECIPES.items()} == expected
+    assert {family.key: family.official_preprocessing for family in PUBLIC} == expected
     words = {"face": "surest", "bgr": "BGR", "joins": "joins", "alike": "count alike", "longest": "1024 pixels"}
-    for family, card in expected.items():
-        text = RECIPES[family].card.text
+    for family, official in expected.items():
+        text = official.text
         for field, word in words.items():
-            assert (word in text) == (getattr(card, field) != getattr(OfficialPreprocessing(), field)), (family, field)
-        assert bool(text) == (card != OfficialPreprocessing())
-    assert official_preprocessing("") == official_preprocessing("facesnap") == OfficialPreprocessing()
+            assert (word in text) == (getattr(official, field) != getattr(OfficialPreprocessing(), field)), (
+                family,
+                field,
+            )
+        assert bool(text) == (official != OfficialPreprocessing())
+    assert find("").official_preprocessing == find("facesnap").official_preprocessing == OfficialPreprocessing()

@@ -6,10 +6,10 @@ import json
 import re
 import threading
 
+from facesnap.faces.analysed import ReferenceFace
 from facesnap.faces.face import Quality
-from facesnap.faces.sighting import ReferenceFace
 from facesnap.settings import infotext
-from facesnap.webui.generation.args import Settings
+from facesnap.settings.model import Settings
 from facesnap.webui.generation.results import KEY, PersonFound, Results
 
 

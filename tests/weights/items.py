@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facesnap.weights.catalogue import File, Item
+from facesnap.faces.known import File, Item
 from facesnap.weights.folders import Folders
 
 ZIP = "deepinsight/insightface/releases/download/v0.7/small.zip"

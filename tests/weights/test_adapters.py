@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from facesnap.checkpoints import files
 from facesnap.errors import CheckpointError
 from facesnap.families import registry
-from facesnap.families.recipes import RECIPES
 from facesnap.settings.model import PERSON
 from facesnap.weights import headers
 from facesnap.weights.adapters import BASES, ListedAdapter, entries
@@ -69,10 +68,10 @@ def _only(folders: Folders, base: str | None = None) -> ListedAdapter:
 @pytest.mark.parametrize(("family", "base", "suffix"), CASES)
 def test_every_family_is_told_as_the_loader_tells_it(folders: Folders, family: str, base: str, suffix: str) -> None:
     path = _write(folders, family, base, suffix)
-    one, recipe = _only(folders), RECIPES[family]
-    assert (one.family, one.base, one.path, one.licence) == (family, base, path, recipe.licence)
-    assert one.title == f"{one.name} · {recipe.title.removeprefix('IP-Adapter ')} · {BASES[base]}"
-    assert one.fits and one.strength == one.defaults["strength"] == recipe.strength
+    one, kind = _only(folders), registry.find(family)
+    assert (one.family, one.base, one.path, one.licence) == (family, base, path, kind.licence)
+    assert one.title == f"{one.name} · {kind.title.removeprefix('IP-Adapter ')} · {BASES[base]}"
+    assert one.fits and one.strength == one.defaults["strength"] == kind.strength
     assert set(one.defaults) <= set(PERSON) and all(PERSON[k].kind.read(v, k) == v for k, v in one.defaults.items())
     other = {"sd15": "sdxl", "sdxl": "sd15"}[base]
     assert _only(folders, base).fits and not _only(folders, other).fits

@@ -13,8 +13,9 @@ from safetensors.torch import save
 from facesnap.errors import EncoderError, MissingWeightsError, PackError
 from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.encoder_search import encoder_of
-from facesnap.faces.packs import PACK_SOURCES, find_pack, is_installed
-from facesnap.families.recipes import RECIPES
+from facesnap.faces.known import PACK_SOURCES
+from facesnap.faces.packs import find_pack, is_installed
+from facesnap.families.registry import BY_KEY, PUBLIC
 from facesnap.weights.adapters import DiskLookup
 from facesnap.weights.catalogue import CATALOGUE, find
 from facesnap.weights.doctor import NOTE, OK, Finding, weights
@@ -52,7 +53,7 @@ def test_messages_name_the_command(models: Path) -> None:
             find_encoder(name, [str(models)])
         assert _commands(missing_encoder.value.remedy) == [name]
     with pytest.raises(EncoderError) as by_name:
-        encoder_of("", RECIPES["faceid-plus"].encoder, [str(models)])
+        encoder_of("", BY_KEY["faceid-plus"].encoder, [str(models)])
     assert _commands(by_name.value.remedy) == ["vit-h"]
     for name, command in (("ip-adapter-faceid-plusv2_sdxl", "faceid-plusv2-sdxl"), ("pulid_v1.1", "pulid-v1.1")):
         with pytest.raises(MissingWeightsError) as missing_adapter:
@@ -69,7 +70,7 @@ def _by_family(findings: list[Finding]) -> dict[str, Finding]:
 
 def test_doctor_gives_one_command_for_each_family(models: Path) -> None:
     found = _by_family(list(weights([str(models)])))
-    assert {title.split(" for ")[0] for title in found} == {recipe.title for recipe in RECIPES.values()}
+    assert {title.split(" for ")[0] for title in found} == {family.title for family in PUBLIC}
     for one in found.values():
         program, command, *names = shlex.split(one.remedy)
         assert (program, command, names[-2:]) == ("facesnap", "download", ["--folder", str(models)])
@@ -80,7 +81,7 @@ def test_doctor_gives_one_command_for_each_family(models: Path) -> None:
 def test_what_doctor_asks_for_is_all_that_a_family_needs(models: Path, family: str, base: str) -> None:
     """Put what the command fetches where it would put it: nothing is missing then."""
     folders = Folders.of(models)
-    title = f"{RECIPES[family].title} for {'SD1.5' if base == 'sd15' else 'SDXL'}"
+    title = f"{BY_KEY[family].title} for {'SD1.5' if base == 'sd15' else 'SDXL'}"
     names = shlex.split(_by_family(list(weights([str(models)])))[title].remedy)[2:-2]
     state = public_files.public_state(family, SITES[base], 24 if base == "sd15" else 32)
     for n, name in enumerate(names):
@@ -109,10 +110,8 @@ def test_every_place_of_the_catalogue_is_searched(models: Path) -> None:
             assert is_installed(item.name, folders.packs)
         elif item.kind == "adapter":
             assert all(target(file, folders).parent in folders.adapters for file in item.files)
-    for family, recipe in RECIPES.items():
-        assert look.pack(recipe.recogniser).there
-        if recipe.encoder:
-            assert look.encoder(recipe.encoder).there, family
+    for family in PUBLIC:
+        assert all(need.there for need in look.needs(family.recogniser, family.encoder)), family.key
 
 
 def test_a_damaged_adapter_is_reported(models: Path) -> None:

@@ -26,9 +26,10 @@ from facesnap.errors import (
     ServerError,
     StoppedError,
 )
+from facesnap.faces.known import File, Item
 from facesnap.weights import fetch as fetching
 from facesnap.weights import transfer
-from facesnap.weights.catalogue import CATALOGUE, File, Item, find
+from facesnap.weights.catalogue import CATALOGUE, find
 from facesnap.weights.fetch import Progress, describe_state, fetch, is_there
 from facesnap.weights.folders import Folders
 from tests.weights.items import ZIP, left, small_pack
@@ -278,7 +279,7 @@ def test_two_at_once_fetch_once(server: Server, folders: Folders) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from facesnap.weights.catalogue import File, Item
+from facesnap.faces.known import File, Item
 from facesnap.weights.fetch import fetch
 from facesnap.weights.folders import Folders
 file = File("sub/adapter.bin", "FaceSnap/renamed.bin", 3)

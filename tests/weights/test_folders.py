@@ -23,7 +23,7 @@ from facesnap.files import sha256_of
 from facesnap.webui import log, options
 from facesnap.webui.ui import consent
 from facesnap.weights.folders import Folders, find_adapter, list_adapters
-from facesnap.weights.headers import ADAPTER, CONTROLNET, FAMILY, IDENTITY, OTHER, read_header
+from facesnap.weights.headers import ADAPTER, FAMILY, IDENTITY, OTHER, read_header
 from facesnap.weights.identities import IdentityStore
 from tests import public_files
 
@@ -82,7 +82,7 @@ def test_adapters_are_told_by_their_content(models: Path) -> None:
     ]  # fmt: skip
     assert [f.header.base for f in files] == ["sd15", "", "sdxl", "sd15"]
     assert [f.name for f in files if f.header.problem] == ["old"] and "torch 1.6" in files[1].header.problem
-    assert read_header(models / "ControlNet" / "control.safetensors").kind == CONTROLNET
+    assert read_header(models / "ControlNet" / "control.safetensors").kind == OTHER
     assert read_header(next((models / "FaceSnap" / ".identities").iterdir())).kind == IDENTITY
 
 

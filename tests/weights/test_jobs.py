@@ -13,8 +13,8 @@ import pytest
 
 from facesnap.cli import main
 from facesnap.errors import LicenceError, SettingsError
+from facesnap.faces.known import File, Item
 from facesnap.weights import catalogue, jobs
-from facesnap.weights.catalogue import File, Item
 from facesnap.weights.folders import Folders
 from facesnap.weights.jobs import DONE, FAILED, RUNNING, Downloads, table
 from tests.weights.server import Content, Server

@@ -11,9 +11,9 @@ import gradio as gr
 from modules.ui_components import FormRow, ToolButton
 
 from facesnap.settings.field_types import PicturesType, PictureType
-from facesnap.settings.infotext import Paster, pasters
 from facesnap.webui import process
-from facesnap.webui.generation.args import Control, controls
+from facesnap.webui.generation.controls import Control, controls
+from facesnap.webui.generation.paste import Paster, pasters
 from facesnap.webui.options import MOST_PEOPLE_KEY
 from facesnap.webui.ui import actions, canvas, consent, drawn, html, lists, weights
 from facesnap.webui.ui.components import control
@@ -109,7 +109,7 @@ class _Page:
             with gr.Group(elem_id=self.id("consent"), elem_classes=["facesnap-consent"]) as group:
                 self.html("notice", consent.notice())
                 agree = gr.Button("I understand", elem_id=self.id("understood"), size="sm")
-            in_browser(agree.click, "() => facesnapUnderstood()", [], [])
+            in_browser(agree.click, "() => facesnap.dismissNotice()", [], [])
             on_server(agree.click, actions.understood, [], [group])
         with FormRow(elem_classes=["facesnap-row"]):
             self.show("settings", "adapter")
@@ -221,7 +221,7 @@ class _Page:
             on_server(
                 self.deleters[n].click, actions.delete_identity(self.people),
                 [self.get("person", "identity", n), *identities], [self.status, *identities],
-                first=f"(name, ...others) => [facesnapConfirmed(name), ...others.slice(0, {self.people})]",
+                first=f"(name, ...others) => [facesnap.confirmDeletion(name), ...others.slice(0, {self.people})]",
             )  # fmt: skip
 
     def accordion(self) -> Accordion:

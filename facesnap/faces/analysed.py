@@ -1,4 +1,4 @@
-"""What was seen of a person: which face of each reference was taken, and how good it is."""
+"""A person by the faces of the reference photos: which face of each was taken, and how good it is."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ReferenceFace:
 
 @dataclass(frozen=True, eq=False)
 class AnalysedIdentity:
-    """A person, and what was seen of each reference; nothing where the identity was saved before."""
+    """A person, and the face that was taken from each reference; none where the identity was saved before."""
 
     identity: Identity
-    sightings: tuple[ReferenceFace, ...] = ()
+    faces: tuple[ReferenceFace, ...] = ()
