@@ -18,6 +18,7 @@ from facesnap.settings.model import Person, Settings
 from facesnap.settings.words import PRESETS
 from facesnap.webui import process
 from facesnap.webui.generation.controls import TITLE_MARK, controls, from_flat, to_flat
+from facesnap.webui.generation.photos import decoded
 from facesnap.webui.ui import consent, html, lists
 from facesnap.webui.ui.events import warn
 from facesnap.webui.ui.preview import look_at
@@ -73,7 +74,7 @@ def save_identity(number: int, most_people: int) -> Callable[..., list[Any]]:
             settings = from_flat([True, adapter], most_people)
             person.require(number)
             topology = read_topology(process.current_host().live_unet())
-            identity = process.loader().identity(settings.adapter, topology, person, number)
+            identity = process.loader().identity(settings.adapter, topology, decoded(person, number), number)
             entry = lists.identities().save(dataclasses.replace(identity, name=name or ""))
         except FaceSnapError as error:
             warn(error)
