@@ -8,7 +8,7 @@
     const MARGIN = 0.07; // of the longer side, so that handles near the edge can be reached
     const RING = 0.8, SMALLEST_RING = 58; // of the face's height; pixels of the screen
     const GAZE = 0.62; // how far the nose knob can go, of the ring
-    // Sky, orange, green, yellow, pink, lavender, vermilion, grey: told apart by the colour-blind on a dark ground.
+    // Sky, orange, green, yellow, pink, lavender, vermilion, grey: distinct to the colour-blind on a dark ground.
     const COLOURS = ["#5cb8f0", "#f2a93b", "#57d1a0", "#f0e35a", "#e08fc0", "#a9a4ff", "#f0764a", "#c9ced6"];
 
     function element(name, attributes, parent) {
