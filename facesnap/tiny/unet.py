@@ -24,7 +24,6 @@ HEADS = (2, 2, 3, 3)  # of each level: 32 channels each, as an FFRNet has one wi
 FACE_WEIGHT = 3.0  # more, of an error inside the face's box: a seventh of the picture, and what the rest is for
 Moments = tuple[np.ndarray, np.ndarray]
 UNCONDITIONAL = 0.1  # share of captions replaced by the empty prompt, for classifier-free guidance
-MAX_PARAMETERS = 9_000_000
 
 
 def make_unet(latent_side: int) -> Any:

@@ -18,7 +18,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors, from any device, as safetensors; the file appears under its name only when it is whole."""
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # safetensors refuses tensors that share a storage, as the parts of a split one do: each gets its own.
+    kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomically(file, lambda part: save_file(kept, part, metadata=metadata))
 
 

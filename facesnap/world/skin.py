@@ -22,8 +22,6 @@ _TOP, _HEIGHT = -0.26, 0.26  # m, the sheet's upper edge and height
 _TURN = 4.0  # radians that the sheet spans
 _AXIS = 0.03  # m, the cylinder's axis behind the head's centre line
 _PER_MM = SHEET[0] / _HEIGHT / 1000  # rows a mm
-_RADIUS = 0.095  # m, of the face around the axis, for lengths across
-_ACROSS = SHEET[1] / _TURN / _RADIUS / 1000  # columns a mm
 _SUB = 8  # sub-pixel steps of OpenCV's drawing
 IRIS_MM, PUPIL_MM = 6.1, 2.5
 # The nostrils on the mean head: middle of the image-right one and half axes, m.
