@@ -192,7 +192,7 @@ def _within(name: str, value: Any) -> float:
     kind = PERSON[name].kind
     assert isinstance(kind, Number)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        return float(PERSON[name].default)
+        return float(PERSON[name].initial)
     return float(min(max(value, kind.low), kind.high))
 
 
