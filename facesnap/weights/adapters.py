@@ -186,12 +186,13 @@ def _with_shortcut(defaults: dict[str, float], shortcut: bool) -> dict[str, floa
 
 
 def _within(name: str, value: Any) -> float:
-    """A number of the metadata inside the setting's limits; the setting's own default where it is none."""
-    kind = PERSON[name].kind
+    """A number of the metadata inside the limits of the setting's slider; its first value where it is none."""
+    field, kind = PERSON[name], PERSON[name].kind
     assert isinstance(kind, Number)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        return float(PERSON[name].default)
-    return float(min(max(value, kind.low), kind.high))
+        return float(field.initial)
+    low, high = field.slider or (kind.low, kind.high)
+    return float(min(max(value, low), high))
 
 
 def _hint(kind: Family, base: str) -> str:

@@ -49,7 +49,7 @@ def test_the_id_travels_in_the_infotext_and_changes_no_setting() -> None:
     result = Results().begin()
     (key,) = result.infotext()
     assert key == KEY and re.fullmatch(r"\w[\w \-/]+", key) and len(result.id) == 12
-    written = infotext.fields(Settings(enabled=True)) | result.infotext()
+    written = infotext.fields(Settings(enabled=True), version="1") | result.infotext()
     back = infotext.parse_parameters(infotext.line(written))
     assert back[KEY] == result.id
     assert infotext.read(back) == infotext.read({k: v for k, v in back.items() if k != KEY})

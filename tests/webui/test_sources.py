@@ -195,7 +195,7 @@ def test_text_that_is_no_picture_is_refused_in_our_words(text: str) -> None:
 def test_bounds(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
     huge = photos / "huge.png"
     with huge.open("wb") as file:
-        file.truncate(photos.MOST_BYTES + 1)
+        file.truncate(photos_module.MOST_BYTES + 1)
     for text in ("A" * (50 << 20), "data:image/png;base64," + "A" * (50 << 20), str(huge)):
         with pytest.raises(TooLargeError) as raised:
             PhotoReader(Policy((photos,))).picture(text, "reference 1")
