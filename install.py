@@ -97,7 +97,7 @@ def look(deep: bool = True) -> object:
     names = (*requirements.PROBED, *requirements.NEEDS)
     modules = frozenset(name for name in names if _found(name))
     probed = [name for name in requirements.PROBED if name in modules]
-    return requirements.State(versions, modules, _broken(probed) if deep and probed else {})
+    return requirements.Installed(versions, modules, _broken(probed) if deep and probed else {})
 
 
 def _found(module: str) -> bool:

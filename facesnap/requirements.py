@@ -1,4 +1,4 @@
-"""What `install.py` has to install. Standard library only: it is loaded by path before anything else is there.
+"""The plan of `install.py`. Standard library only: it is loaded by path before anything else is there.
 
 The WebUIs pin numpy, protobuf, Pillow and others and compare every pin exactly at each start, so nothing installed may
 move: onnx and insightface, whose metadata ask for another protobuf, come without their dependencies; those are added
@@ -25,7 +25,7 @@ NEW_PROTOBUF = (4, 25, 1)  # what newer onnx needs
 
 @dataclass(frozen=True)
 class Installed:
-    """What is installed.
+    """The packages and modules of an environment.
 
     Attributes:
         versions: normalised distribution name -> version.
@@ -64,7 +64,7 @@ def normalised(name: str) -> str:
 
 
 def plan(state: Installed, onnxruntime: str = "onnxruntime") -> list[InstallStep]:
-    """What to install, in this order; empty if nothing is to be done or nothing can be.
+    """Steps of the installation, in this order; empty if nothing is to be done or nothing can be.
 
     Args:
         onnxruntime: which wheel to take where there is none.
@@ -136,13 +136,13 @@ def command(step: InstallStep, python: str, constraints_file: str, index_url: st
 
 
 def advice(state: Installed) -> list[str]:
-    """What keeps faces from being analysed, one line each; empty if nothing does."""
+    """Obstacles to face analysis, one line each; empty if there are none."""
     lines = [f"{module} cannot be imported: {why}." for module, why in sorted(state.broken.items())]
     return lines + [f"{module} is missing." for module in PROBED if module not in state.modules]
 
 
 def notes(state: Installed) -> list[str]:
-    """What may work and is worth knowing: wheels that overwrite each other's files."""
+    """Doubts that need no action: wheels that overwrite each other's files."""
     present = [[name for name in names if name in state.versions] for names in (ONNXRUNTIMES, OPENCVS)]
     return [
         f"{' and '.join(names)} are both installed and overwrite each other's files; if faces cannot be analysed, "

@@ -3,8 +3,11 @@
 (function (facesnap) {
     "use strict";
 
-    const TICK = 250; // ms: controls that the WebUI changes by itself raise no events
-    const PATIENCE = 480; // ticks to wait for a scene
+    const REST = 150; // ms from a sign of change to the look at the page
+    const PATIENCE = 120_000; // ms to wait for a scene
+    // Controls that the server changes raise no events, but Gradio's progress marks come and go with them, which the
+    // host's onAfterUiUpdate reports.
+    const SIGNS = ["input", "change", "click", "load"];
     const BACKDROPS = {none: "None", result: "Last result"};
     const EMPTY = "Add a reference photo or choose an identity: the face appears here.";
 
@@ -28,11 +31,12 @@
             const backdrops = tab === "img2img" ? {...BACKDROPS, init: "Init image"} : BACKDROPS;
             this.panel = new facesnap.CanvasPanel(this.model, backdrops, {
                 refresh: () => this.load(),
-                backdrop: (kind) => { this.backdrop = kind; this.tick(); },
+                backdrop: (kind) => { this.backdrop = kind; this.update(); },
                 network: (on) => { this.drawing.network = on; this.changed("view"); },
             });
             this.backdrop = "none";
-            this.waiting = null; // {for: what was asked, old: the answer before, ticks}
+            this.waiting = null; // {old: the answer before, timeout}
+            this.looking = null;
             this.drawn = ""; // what the scene was made from
             this.failure = "";
             this.writing = null;
@@ -76,6 +80,7 @@
         write() {
             this.writing = null;
             for (const person of this.model.people.filter((one) => !one.problem)) this.page.write(person.number, person.state);
+            this.look(); // what changed during the gesture
         }
 
         draw() {
@@ -118,16 +123,28 @@
             return doubts.length ? say(`${name}: low confidence: ${[...new Set(doubts)].join("; ")}`, "doubt") : say("");
         }
 
+        /** Something may have changed in the page. */
+        look() {
+            if (this.looking !== null) return;
+            this.looking = setTimeout(() => {
+                this.looking = null;
+                this.update();
+            }, REST);
+        }
+
         /** Follow the page. Nothing is done while the canvas cannot be seen. */
-        tick() {
+        update() {
             if (!this.mount() || !facesnap.canvasVisible(this.root)) return;
             const size = this.page.size();
             if (size) this.model.resize(size);
             this.drawing.setBackdrop(this.page.backdrop(this.backdrop));
             this.receive();
-            const telling = this.page.telling();
-            if (!this.waiting && telling !== this.drawn && telling === this.before) this.load(); // settled
-            this.before = telling;
+            const key = this.page.sceneKey();
+            if (!this.waiting && key !== this.drawn) {
+                if (key === this.before) this.load(); // settled
+                else this.look();
+            }
+            this.before = key;
             this.follow();
         }
 
@@ -140,12 +157,13 @@
         }
 
         load() {
-            this.drawn = this.page.telling();
+            this.drawn = this.page.sceneKey();
             this.failure = "";
+            this.stopWaiting();
             if (!this.drawn) this.clear();
             else if (this.page.container) {
-                this.waiting = {old: this.page.answer, ticks: 0};
-                if (!this.page.ask()) this.waiting = null;
+                this.waiting = {old: this.page.answer, timeout: setTimeout(() => this.giveUp(), PATIENCE)};
+                if (!this.page.ask()) this.stopWaiting();
             }
             this.changed("view");
         }
@@ -155,19 +173,31 @@
         }
 
         receive() {
-            if (!this.waiting) return;
             const answer = this.page.answer;
-            if (answer === this.waiting.old) {
-                if (++this.waiting.ticks < PATIENCE) return;
-                this.failure = "The WebUI does not answer. Press Refresh to try again.";
-            }
-            this.waiting = null;
-            const scene = this.failure ? {error: this.failure} : JSON.parse(answer);
-            this.failure = scene.error || "";
-            if (scene.error) this.clear();
+            if (!this.waiting || answer === this.waiting.old) return;
+            this.stopWaiting();
+            const scene = JSON.parse(answer);
+            if (scene.error) this.fail(scene.error);
             else this.model.show(scene);
             this.page.forget(); // who comes back has other controls than they had
             this.changed("view");
+            this.look(); // the page may have changed meanwhile
+        }
+
+        giveUp() {
+            this.stopWaiting();
+            this.fail("The WebUI does not answer. Press Refresh to try again.");
+            this.changed("view");
+        }
+
+        stopWaiting() {
+            if (this.waiting) clearTimeout(this.waiting.timeout);
+            this.waiting = null;
+        }
+
+        fail(message) {
+            this.failure = message;
+            this.clear();
         }
     }
 
@@ -175,10 +205,12 @@
 
     function start() {
         for (const tab of ["txt2img", "img2img"]) {
-            const canvas = new PoseCanvas(tab);
-            facesnap.canvases[tab] = canvas;
-            setInterval(() => canvas.tick(), TICK);
+            facesnap.canvases[tab] = new PoseCanvas(tab);
         }
+        const look = () => Object.values(facesnap.canvases).forEach((canvas) => canvas.look());
+        for (const sign of SIGNS) gradioApp().addEventListener(sign, look, true);
+        onAfterUiUpdate(look);
+        look();
     }
 
     onUiLoaded(start);

@@ -4,10 +4,9 @@
 (function (facesnap) {
     "use strict";
 
-    const NOBODY = ["", "none"]; // what the list of identities shows where none is chosen
+    const NO_IDENTITY = ["", "none"]; // what the list of identities shows where none is chosen
     const WRITE_AFTER = 80; // ms: a drag does not write at every move
 
-    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const visible = (one) => Boolean(one) && one.offsetParent !== null;
 
     /** What an element's pictures and files are, short enough to compare: an address may hold a whole photo. */
@@ -35,7 +34,7 @@
         }
 
         find(name) {
-            return root().querySelector(`#facesnap_${this.tab}_${name}`);
+            return gradioApp().querySelector(`#facesnap_${this.tab}_${name}`);
         }
 
         get container() {
@@ -47,10 +46,10 @@
         /** (width, height) of the tab, or null while its fields are not there. */
         size() {
             const number = (name) => {
-                const field = root().querySelector(`#${this.tab}_${name} input[type=number]`);
+                const field = gradioApp().querySelector(`#${this.tab}_${name} input[type=number]`);
                 return field ? Number(field.value) : NaN;
             };
-            const image = visible(root().querySelector("#img2img_tab_resize_by")) && this.initImage();
+            const image = visible(gradioApp().querySelector("#img2img_tab_resize_by")) && this.initImage();
             const found = image
                 ? [image.naturalWidth, image.naturalHeight].map((side) => Math.round(side * number("scale")))
                 : [number("width"), number("height")];
@@ -59,7 +58,7 @@
 
         initImage() {
             if (this.tab !== "img2img") return null;
-            const found = [...root().querySelectorAll("#mode_img2img img")];
+            const found = [...gradioApp().querySelectorAll("#mode_img2img img")];
             return found.find((one) => visible(one) && one.naturalWidth > 1) || null;
         }
 
@@ -67,25 +66,25 @@
         backdrop(kind) {
             if (kind === "init") return (this.initImage() || {}).src || "";
             if (kind !== "result") return "";
-            const gallery = root().querySelector(`#${this.tab}_gallery`);
+            const gallery = gradioApp().querySelector(`#${this.tab}_gallery`);
             const shown = gallery && (gallery.querySelector(".preview img") || gallery.querySelector("img"));
             return shown ? shown.src : "";
         }
 
         // ----- who is drawn
 
-        /** Changes whenever another scene is needed; "" where nobody is given. */
-        telling() {
+        /** Changes whenever another scene is needed; "" where no person is given. */
+        sceneKey() {
             const parts = [];
-            let anybody = false;
+            let given = false;
             for (let n = 1; this.find(`p${n}_references`) || this.find(`p${n}_identity`); n++) {
                 const photos = contentsOf(this.find(`p${n}_references`));
                 const text = (name) => (textField(this.find(`p${n}_${name}`)) || {value: ""}).value.trim();
-                anybody = anybody || photos !== "" || !NOBODY.includes(text("identity").toLowerCase());
+                given = given || photos !== "" || !NO_IDENTITY.includes(text("identity").toLowerCase());
                 parts.push([photos, text("identity"), text("face"), contentsOf(this.find(`p${n}_pose_image`))]);
             }
             const init = this.initImage();
-            return anybody ? JSON.stringify([parts, init ? `${init.src.length}:${init.src.slice(-80)}` : ""]) : "";
+            return given ? JSON.stringify([parts, init ? `${init.src.length}:${init.src.slice(-80)}` : ""]) : "";
         }
 
         get answer() {
@@ -105,7 +104,7 @@
         }
 
         radio(number, name, value) {
-            const choices = root().querySelectorAll(`#facesnap_${this.tab}_p${number}_pose_${name} input[type=radio]`);
+            const choices = gradioApp().querySelectorAll(`#facesnap_${this.tab}_p${number}_pose_${name} input[type=radio]`);
             return [...choices].find((one) => (value === undefined ? one.checked : one.value === value)) || null;
         }
 
@@ -118,7 +117,7 @@
             };
         }
 
-        /** Read everybody's controls anew. */
+        /** Read the controls of all people anew. */
         forget() {
             this.seen.clear();
         }

@@ -64,7 +64,7 @@
             this.mirror = button("Mirror", "Mirror the pose left to right (M)", () => model.mirror());
             this.front = button("Front", "Look straight to the front (Home)", () => model.front());
             this.reset = button("Reset", "Back to the reference photo's own pose", () => model.reset([model.selected]));
-            this.resetAll = button("Reset all", "Everybody back to the reference photo's own pose",
+            this.resetAll = button("Reset all", "All people back to the reference photo's own pose",
                 () => model.reset(model.people.map((one) => one.number)));
             this.copies = {};
             for (const [name, label] of Object.entries(COPIES)) {

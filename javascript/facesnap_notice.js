@@ -1,18 +1,16 @@
 // The consent notice: once understood it stays away, also when the page that the server made at its start is reloaded.
-(() => {
+
+(function (facesnap) {
+    "use strict";
+
     const KEY = "facesnap-notice";
 
-    function notices() {
-        return [...gradioApp().querySelectorAll(".facesnap-consent")];
-    }
+    const notices = () => [...gradioApp().querySelectorAll(".facesnap-consent")];
+    const versionOf = (notice) => notice.querySelector("[data-version]")?.dataset.version;
 
-    function version(notice) {
-        return notice.querySelector("[data-version]")?.dataset.version;
-    }
-
-    window.facesnapUnderstood = () => {
+    facesnap.dismissNotice = () => {
         for (const notice of notices()) {
-            localStorage.setItem(KEY, version(notice));
+            localStorage.setItem(KEY, versionOf(notice));
             notice.style.display = "none";
         }
         return [];
@@ -20,7 +18,7 @@
 
     onUiLoaded(() => {
         for (const notice of notices()) {
-            if (localStorage.getItem(KEY) === version(notice)) notice.style.display = "none";
+            if (localStorage.getItem(KEY) === versionOf(notice)) notice.style.display = "none";
         }
     });
-})();
+})((window.facesnap = window.facesnap || {}));

@@ -1,17 +1,16 @@
 // Gradio 3 drops the answer to an upload when any other event ends meanwhile: the box says "Uploading..." for ever, and
-// no event tells of the photos. Where that has happened, the same photos are uploaded again.
+// no event names the photos. Where that has happened, the same photos are uploaded again.
 
-(function() {
+(function () {
     "use strict";
 
     const BOX = /^facesnap_(txt2img|img2img)_p\d+_references$/;
-    const LOOK = 300; // ms between looks
     const GRACE = 1500; // ms from the server's answer on, for the page to take it
     const TRIES = 3;
 
     const repeated = new WeakSet(); // our own events
-    const chosen = new Map(); // box id -> {files, tries, since: when they were chosen}
-    let answered = 0; // when the server last answered an upload, on the clock of performance.now()
+    // box -> {files, tries, since: when their upload began, on the clock of performance.now(), or Infinity before that}
+    const chosen = new Map();
 
     const boxOf = (element) => {
         for (let one = element; one instanceof Element; one = one.parentElement) {
@@ -20,34 +19,44 @@
         return null;
     };
 
+    // Watches only while photos are on their way.
+    const answers = new PerformanceObserver((seen) => {
+        for (const entry of seen.getEntries()) {
+            if (!new URL(entry.name).pathname.endsWith("/upload")) continue;
+            for (const [box, choice] of chosen) {
+                if (entry.responseEnd > choice.since) setTimeout(check, GRACE, box, choice, choice.since);
+            }
+        }
+    });
+
     function remember(event, list) {
         const box = boxOf(event.target);
         if (!box || !list?.length || repeated.has(event)) return;
-        const watched = chosen.has(box.id);
-        chosen.set(box.id, {files: [...list], tries: 0, since: performance.now()});
-        if (!watched) setTimeout(look, LOOK, box);
+        if (!chosen.size) answers.observe({type: "resource"});
+        chosen.set(box, {files: [...list], tries: 0, since: performance.now()});
     }
 
-    // What is uploaded is a link in the box's list.
-    const waits = (box) => box.querySelector(".file-preview") !== null && box.querySelector(".file-preview a") === null;
-
-    async function look(box) {
-        const choice = chosen.get(box.id);
-        const dropped = waits(box) && answered > choice.since && performance.now() > answered + GRACE;
-        const over = box.querySelector(".file-preview a") !== null || choice.tries >= TRIES;
-        if (dropped && !over) {
-            choice.tries += 1;
-            await again(box, choice);
-        }
-        if (over) chosen.delete(box.id);
-        else setTimeout(look, LOOK, box);
+    function forget(box) {
+        chosen.delete(box);
+        if (!chosen.size) answers.disconnect();
     }
 
-    async function again(box, choice) {
+    /** After an answer: the photos are links in the box's list by now, unless they were dropped. */
+    async function check(box, choice, since) {
+        if (chosen.get(box) !== choice || choice.since !== since) return; // there is a later upload
+        const dropped = box.querySelector(".file-preview") !== null && box.querySelector(".file-preview a") === null;
+        if (!dropped || choice.tries >= TRIES) return forget(box);
+        choice.tries += 1;
+        choice.since = Infinity;
         box.querySelector("button[aria-label='Clear']")?.click();
         await new Promise((done) => setTimeout(done, GRACE)); // clearing is an event too, whose end must not meet this upload
+        if (chosen.get(box) !== choice) return;
         const input = box.querySelector("input[type=file]");
-        if (!input) return; // something else has been chosen
+        if (input) uploadAgain(input, choice);
+        else forget(box); // something else fills the box
+    }
+
+    function uploadAgain(input, choice) {
         const files = new DataTransfer();
         for (const file of choice.files) files.items.add(file);
         choice.since = performance.now();
@@ -61,9 +70,4 @@
         if (event.target.type === "file") remember(event, event.target.files);
     }, true);
     document.addEventListener("drop", (event) => remember(event, event.dataTransfer?.files), true);
-    new PerformanceObserver((seen) => {
-        for (const entry of seen.getEntries()) {
-            if (new URL(entry.name).pathname.endsWith("/upload")) answered = Math.max(answered, entry.responseEnd);
-        }
-    }).observe({type: "resource"});
 })();

@@ -35,7 +35,7 @@ class Attachment:
 
     Attributes:
         calls: UNet calls seen so far.
-        active_calls: those of them in which somebody had weight.
+        active_calls: those of them in which a person had weight.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Attachment:
         topology: Topology,
         people: Sequence[Conditioning],
         plan: RowPlan,
-        structures: Sequence[ControlConditioning] = (),
+        controls: Sequence[ControlConditioning] = (),
         speed: Speed = Speed.BALANCED,
         loras: Sequence[LoraPart] = (),
         networks: Networks | None = None,
@@ -52,7 +52,7 @@ class Attachment:
         self.unet, self.topology, self.plan = unet, topology, plan
         self.loras = LoraInjection(topology, loras)
         self.tokens = TokenInjection(topology, people)
-        self.residuals = ResidualInjection(topology, structures, speed, networks, unet)
+        self.residuals = ResidualInjection(topology, controls, speed, networks, unet)
         self.calls = 0
         self.active_calls = 0
         self._handles: list[RemovableHandle] = []
@@ -85,7 +85,7 @@ class Attachment:
         self.residuals.free()
 
     def require_called(self) -> None:
-        """Tell whether the sampling went through the UNet at all.
+        """Make sure that the sampling went through the UNet at all.
 
         Raises:
             AttachError: no call was seen; the host sampled with another UNet.
@@ -132,7 +132,7 @@ def attach(
     unet: nn.Module,
     people: Sequence[Conditioning],
     plan: RowPlan,
-    structures: Sequence[ControlConditioning] = (),
+    controls: Sequence[ControlConditioning] = (),
     speed: Speed = Speed.BALANCED,
     loras: Sequence[LoraPart] = (),
     networks: Networks | None = None,
@@ -143,7 +143,7 @@ def attach(
         unet: a live ldm, sgm, Forge or diffusers UNet, in any dtype, on any device.
         people: one conditioning a person, the ID tokens; an empty list attaches none.
         plan: the host's row plan, updated by the host before each UNet call.
-        structures: one structure a person, the FFRNets; an empty list attaches none.
+        controls: FFRNet's part of each person; an empty list attaches none.
         speed: how much of the FFRNets is computed.
         loras: those that adapters bring; each concerns the whole batch, or its region.
         networks: where FFRNets compute; None: where they lie.
@@ -156,7 +156,7 @@ def attach(
         SettingsError: a conditioning does not fit the UNet.
         AttachError: from the first UNet call, where the sites do not fire or rows do not fit.
     """
-    attachment = Attachment(unet, read_topology(unet), people, plan, structures, speed, loras, networks)
+    attachment = Attachment(unet, read_topology(unet), people, plan, controls, speed, loras, networks)
     attachment.install()
     try:
         yield attachment

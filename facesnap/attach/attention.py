@@ -43,7 +43,7 @@ def stack_rows(groups: Sequence[GroupKV], zero_tokens: int, like: Tensor) -> Row
 
 
 def id_output(q: Tensor, text: Tensor, groups: Sequence[RowsKV], heads: int, rule: Rule) -> Tensor:
-    """What is added, before its weight, to the text output of a site.
+    """The addition, before its weight, to the text output of a site.
 
     Args:
         q: (B, N, width) queries of the site. text: (B, N, width), its attention output before to_out.

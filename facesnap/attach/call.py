@@ -13,7 +13,7 @@ from facesnap.errors import AttachError
 
 @dataclass
 class Query:
-    """What a site's to_q has just seen and made, kept until the same site's to_out."""
+    """Input and output of a site's to_q, kept until the same site's to_out."""
 
     input: Tensor  # (b, N, C)
     q: Tensor  # (b, N, width)

@@ -1,4 +1,4 @@
-"""Structure: what one person contributes to one generation through FFRNet, the face's shape and pose."""
+"""One person's contribution to a generation through FFRNet: the face's shape and pose."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import Enum
 
 from torch import Tensor
 
-from facesnap.attach.conditioning import require_range, require_region
 from facesnap.attach.crop import Box
+from facesnap.attach.window import Windowed
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.unet_blocks import KeyValue
 
 
 class Speed(str, Enum):
-    """How much of FFRNet is computed.
+    """The share of FFRNet that is computed.
 
     EXACT: every row, every step. BALANCED: cond rows only, and in the middle of the sampling the residuals of
     every second sigma are reused (see `reuse`). FAST: balanced, and only inside a square around the face (see
@@ -52,8 +52,10 @@ class ControlPictures:
 
 
 @dataclass(frozen=True, eq=False)
-class ControlConditioning:
-    """One person's FFRNet part of a generation.
+class ControlConditioning(Windowed):
+    """One person's FFRNet part of a generation; strength (a factor of the residuals) and window as in `Windowed`.
+
+    With several people, each one's residuals are weighed by the region and summed.
 
     Attributes:
         net: the network. It may lie on another device and have another dtype than the UNet: then it computes there,
@@ -63,40 +65,17 @@ class ControlConditioning:
             Speed.EXACT only.
         draw: renders the landmark pictures of a view; called once per size, the result is kept.
         face: box (left, top, right, bottom) of the face as fractions of the frame, for Speed.FAST.
-        strength: factor of the residuals, 0..10; 0 adds nothing at all.
-        start, end: window of the sampling's progress, active where start <= progress < end (end 1 is inclusive).
-        region: (H, W) soft map over the whole picture, 0..1, any size, or None for everywhere. With several
-            people, each one's residuals are weighed by it and summed.
         pictures: indices of the batch's pictures that the person is in; None for all.
 
     Raises:
         SettingsError: a value out of its range.
     """
 
+    NAME = "structure "
+
     net: FFRNet
     cond: Sequence[KeyValue]
     draw: Callable[[ControlView], ControlPictures]
     uncond: Sequence[KeyValue] | None = None
     face: Box | None = None
-    strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    region: Tensor | None = None
     pictures: frozenset[int] | None = None
-
-    def __post_init__(self) -> None:
-        require_range("structure strength", self.strength, 0.0, 10.0)
-        require_range("structure start", self.start, 0.0, 1.0)
-        require_range("structure end", self.end, 0.0, 1.0)
-        if self.region is not None:
-            require_region(self.region)
-
-    @property
-    def dormant(self) -> bool:
-        """Whether it is never active."""
-        return self.strength == 0.0 or self.start >= self.end
-
-    def active(self, progress: float) -> bool:
-        """Whether the window holds the progress (0..1) and the strength is not 0."""
-        inside = self.start <= progress and (progress < self.end or (self.end == 1.0 and self.start < 1.0))
-        return self.strength != 0.0 and inside

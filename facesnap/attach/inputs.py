@@ -17,7 +17,7 @@ DIFFUSERS_NAMES = ("sample", "timestep", "encoder_hidden_states")
 
 @dataclass(frozen=True)
 class UNetInputs:
-    """What a control network needs of a UNet call.
+    """The part of a UNet call that a control network needs.
 
     Attributes:
         x: (B, C, h, w); C is 9 for inpaint UNets, whose first 4 are the latent.

@@ -20,44 +20,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from facesnap.attach.conditioning import require_range, require_region
 from facesnap.attach.region import token_weights
 from facesnap.attach.topology import Site, Topology
+from facesnap.attach.window import Windowed
 from facesnap.errors import CheckpointError
 from facesnap.models.layers import attend
 from facesnap.models.lora import LAYERS, AttentionLora, LoraLayer
 
 
 @dataclass(frozen=True, eq=False)
-class LoraPart:
-    """One adapter's LoRA in one generation.
+class LoraPart(Windowed):
+    """One adapter's LoRA in one generation; FaceID was trained with strength 1."""
 
-    Attributes:
-        strength: 0..10; 0 adds nothing at all. 1 is how FaceID was trained.
-        start, end: window of the sampling's progress, active where start <= progress < end (end 1 is inclusive).
-        region: (H, W) soft map over the whole picture, 0..1, any size, or None for everywhere.
-
-    Raises:
-        SettingsError: a value out of its range.
-    """
+    NAME = "LoRA "
 
     lora: AttentionLora
-    strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    region: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        require_range("LoRA strength", self.strength, 0.0, 10.0)
-        require_range("LoRA start", self.start, 0.0, 1.0)
-        require_range("LoRA end", self.end, 0.0, 1.0)
-        if self.region is not None:
-            require_region(self.region)
-
-    def active(self, progress: float) -> bool:
-        """Whether the window holds the progress (0..1) and the strength is not 0."""
-        inside = self.start <= progress and (progress < self.end or (self.end == 1.0 and self.start < 1.0))
-        return self.strength != 0.0 and inside
 
 
 class LoraInjection:
@@ -201,7 +178,7 @@ class LoraInjection:
 
 
 def _check_fit(name: str, layer: LoraLayer, module: nn.Module) -> None:
-    """Compare sizes where the UNet's layer tells them (quantised layers do not)."""
+    """Compare sizes where the UNet's layer has them (quantised layers do not)."""
     wanted = (layer.down.shape[1], layer.up.shape[0])
     found = (getattr(module, "in_features", None), getattr(module, "out_features", None))
     if any(isinstance(f, int) and f != w for w, f in zip(wanted, found, strict=True)):

@@ -1,4 +1,4 @@
-"""Where the networks of an attachment compute."""
+"""Places where the networks of an attachment compute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Networks:
         """The network to compute with now.
 
         Args:
-            net: of a structure. x: (B, C, h, w), the UNet's input: its device is the one to compute on.
+            net: of a control conditioning. x: (B, C, h, w), the UNet's input: its device is the one to compute on.
         """
         return net
 

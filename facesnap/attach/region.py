@@ -70,7 +70,7 @@ def token_weights(region: Tensor, latent: tuple[int, int], tokens: int, tile: Ti
 
 
 def union(regions: Sequence[Tensor | None]) -> Tensor | None:
-    """Where any of several maps (H, W) is, in the first one's size; None, everywhere, if one of them is None."""
+    """Union of several maps (H, W) in the first one's size; None, everywhere, if one of them is None."""
     found: Tensor | None = None
     for region in regions:
         if region is None:

@@ -1,4 +1,4 @@
-"""When FFRNet is computed and when what it gave before is used again.
+"""Reuse of FFRNet's residuals from one sigma to the next.
 
 The residuals of an encoder change little from one sigma to the next (Faster-Diffusion), so every second
 distinct sigma may take those of the one before. Not in the first fifth of the sampling, where the layout is
@@ -23,7 +23,7 @@ def may_reuse(progress: float, steps: int | None) -> bool:
 
     Args:
         progress: fraction of the sampling that is done, 0..1.
-        steps: number of steps of the sampling; None where the host does not tell: never.
+        steps: number of steps of the sampling; None where the host does not say: never.
     """
     return steps is not None and steps >= FEWEST_STEPS and FIRST <= progress < LAST
 

@@ -45,7 +45,7 @@ class ResidualInjection:
 
     Args:
         topology: of the UNet.
-        people: one structure each.
+        controls: one each.
         speed: how much is computed.
         networks: where they compute; None: where they lie.
         unet: whose encoder the networks that are LoRAs borrow.
@@ -57,15 +57,15 @@ class ResidualInjection:
     def __init__(
         self,
         topology: Topology,
-        people: Sequence[ControlConditioning],
+        controls: Sequence[ControlConditioning],
         speed: Speed = Speed.BALANCED,
         networks: Networks | None = None,
         unet: nn.Module | None = None,
     ) -> None:
-        self.topology, self.people, self.speed, self.unet = topology, tuple(people), speed, unet
+        self.topology, self.controls, self.speed, self.unet = topology, tuple(controls), speed, unet
         self.networks = networks or Networks()
-        for person in self.people:
-            _check_fit(topology, person, speed)
+        for control in self.controls:
+            _check_fit(topology, control, speed)
         self.reuse: ResidualCache[list[RowResiduals]] = ResidualCache()
         self._pending: list[RowResiduals] = []
         self._batch = 0
@@ -75,8 +75,8 @@ class ResidualInjection:
         self._maps: dict[tuple[Any, ...], Tensor] = {}
 
     def install(self) -> Iterator[RemovableHandle]:
-        """Put the hooks on one after the other, yielding each handle as soon as it is on; none without people."""
-        if not self.people:
+        """Put the hooks on one after the other, yielding each handle as soon as it is on; none without controls."""
+        if not self.controls:
             return
         yield self.topology.middle_last.register_forward_hook(self._add_middle)
         skips = len(self.topology.output_first)
@@ -97,7 +97,7 @@ class ResidualInjection:
         """
         self._fired.clear()
         self._batch = len(inputs.x)
-        work = [(i, at) for i, p in enumerate(self.people) if p.active(progress) for at in self._row_sets(p, rows)]
+        work = [(i, at) for i, c in enumerate(self.controls) if c.active(progress) for at in self._row_sets(c, rows)]
         if not work:
             self._pending = []
         elif self.speed is Speed.EXACT:
@@ -122,31 +122,31 @@ class ResidualInjection:
     def free(self) -> None:
         """Forget all that lies on the UNet's device, what the next call would need too."""
         self.clear()
-        for net in (person.net for person in self.people if isinstance(person.net, LoraFFRNet)):
+        for net in (control.net for control in self.controls if isinstance(control.net, LoraFFRNet)):
             net.release()
         for kept in (self._hints, self._kvs, self._maps):
             kept.clear()
 
-    def _row_sets(self, person: ControlConditioning, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
+    def _row_sets(self, control: ControlConditioning, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
         """Rows that concern the person, in sets of one tile with the same number of tokens."""
         sets: dict[tuple[int, Tile | None], list[int]] = {}
         for i, row in enumerate(rows):
-            kvs = self._row_kv(person, row)
-            if kvs is not None and (person.pictures is None or row.picture in person.pictures):
+            kvs = self._row_kv(control, row)
+            if kvs is not None and (control.pictures is None or row.picture in control.pictures):
                 sets.setdefault((kvs[0][0].shape[2], row.tile), []).append(i)
         return [tuple(at) for at in sets.values()]
 
-    def _row_kv(self, person: ControlConditioning, row: Row) -> Sequence[KeyValue] | None:
+    def _row_kv(self, control: ControlConditioning, row: Row) -> Sequence[KeyValue] | None:
         if row.cond:
-            return person.cond
-        return person.uncond if self.speed is Speed.EXACT else None
+            return control.cond
+        return control.uncond if self.speed is Speed.EXACT else None
 
     def _kv(self, index: int, rows: list[Row], net: FFRNet) -> list[KeyValue]:
         """K and V of these rows per site, each (1 or B, heads, T, head dim), as the network wants them; kept."""
         roles, like = tuple(row.cond for row in rows), net.conv_in.weight
         key = (index, roles, like.device, like.dtype)
         if key not in self._kvs:
-            per_row = [kvs for kvs in (self._row_kv(self.people[index], row) for row in rows) if kvs is not None]
+            per_row = [kvs for kvs in (self._row_kv(self.controls[index], row) for row in rows) if kvs is not None]
             alike = len(set(roles)) == 1  # all rows share one person's tokens: broadcast them
             sites = zip(*per_row[: 1 if alike else None], strict=True)
             self._kvs[key] = [
@@ -176,13 +176,13 @@ class ResidualInjection:
 
     def _run(self, index: int, inputs: UNetInputs, rows: list[Row]) -> tuple[Tensor, ...]:
         """One person's residuals for these rows, weighed by strength, region and the crop's feathered edge."""
-        person = self.people[index]
-        net = self.networks.at(person.net, inputs.x)
+        control = self.controls[index]
+        net = self.networks.at(control.net, inputs.x)
         if isinstance(net, LoraFFRNet):
             net.borrow(self._encoder())
         latent = (inputs.x.shape[-2], inputs.x.shape[-1])
         tile = rows[0].tile or Tile(latent, 0, 0)
-        crop = _crop_of(person, latent, tile) if self.speed is Speed.FAST else None
+        crop = _crop_of(control, latent, tile) if self.speed is Speed.FAST else None
         x = inputs.x[:, : net.config.in_channels]  # inpaint UNets append mask and masked picture
         kv = self._kv(index, rows, net)
         hint = self._hint(index, net, latent, tile, crop)
@@ -190,9 +190,9 @@ class ResidualInjection:
         maps = [*down, middle]
         if crop is not None:
             maps = [paste(r, crop, latent) for r in maps]
-        if person.region is not None:
+        if control.region is not None:
             maps = [r * self._region(index, latent, tile, r) for r in maps]
-        return tuple(maps if person.strength == 1.0 else (r * person.strength for r in maps))
+        return tuple(maps if control.strength == 1.0 else (r * control.strength for r in maps))
 
     def _encoder(self) -> dict[str, Tensor]:
         """The UNet's tensors where they are now, under diffusers' names: a host may have moved them since."""
@@ -211,7 +211,7 @@ class ResidualInjection:
     def _embed(self, index: int, net: FFRNet, view: ControlView) -> Tensor:
         key = (index, view, net.conv_in.weight.device, net.dtype)
         if key not in self._hints:
-            pictures = self.people[index].draw(view)
+            pictures = self.controls[index].draw(view)
             self._hints[key] = net.embed_hint(pictures.landmarks, pictures.five_points)
         return self._hints[key]
 
@@ -220,7 +220,7 @@ class ResidualInjection:
         size = (like.shape[-2], like.shape[-1])
         key = (index, latent, tile, size, like.device, like.dtype)
         if key not in self._maps:
-            region = self.people[index].region
+            region = self.controls[index].region
             assert region is not None
             weights = _piece(F.adaptive_avg_pool2d(region.float()[None, None], tile.frame), tile, latent)
             while weights.shape[-2] > size[0] or weights.shape[-1] > size[1]:
@@ -268,10 +268,10 @@ class ResidualInjection:
         return out
 
 
-def _crop_of(person: ControlConditioning, latent: tuple[int, int], tile: Tile) -> Crop | None:
+def _crop_of(control: ControlConditioning, latent: tuple[int, int], tile: Tile) -> Crop | None:
     """The square around the face inside a tile."""
-    assert person.face is not None
-    (h, w), (left, top, right, bottom) = tile.frame, person.face
+    assert control.face is not None
+    (h, w), (left, top, right, bottom) = tile.frame, control.face
     return plan_crop((left * w - tile.left, top * h - tile.top, right * w - tile.left, bottom * h - tile.top), latent)
 
 
@@ -287,15 +287,15 @@ def _enlarged_view(tile: Tile, crop: Crop) -> ControlView:
     return ControlView((h, w), top, left, side, side)
 
 
-def _check_fit(topology: Topology, person: ControlConditioning, speed: Speed) -> None:
-    skips, blocks = len(skip_widths(person.net.config)), len(topology.output_first)
+def _check_fit(topology: Topology, control: ControlConditioning, speed: Speed) -> None:
+    skips, blocks = len(skip_widths(control.net.config)), len(topology.output_first)
     if skips != blocks:
         raise SettingsError(
             f"The FFRNet makes {skips} skip residuals, the UNet takes {blocks}.",
             expected=f"an FFRNet made for this {topology.base} UNet",
             remedy="choose another adapter or another base model",
         )
-    if speed is Speed.FAST and person.face is None:
+    if speed is Speed.FAST and control.face is None:
         raise SettingsError(
             "The speed setting 'fast' needs to know where the face is.",
             expected="a box of the face in the generated picture",

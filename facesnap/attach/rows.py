@@ -32,14 +32,14 @@ class Row:
 
 
 class RowPlan:
-    """What the host says about the coming UNet call; it sets both fields before each call as they change.
+    """The host's announcement of the coming UNet call; it sets the fields before each call as they change.
 
     Attributes:
         rows: the roles of the rows in one pattern; a batch that is a multiple of it repeats the pattern
             (Tiled Diffusion: one pattern a tile).
         progress: fraction of the sampling that is done, 0 <= progress <= 1.
         steps: number of steps of the sampling; None where it is not known (residuals are never reused then).
-        idle: True while the UNet is called for somebody else, whose rows the host does not announce: such calls
+        idle: True while the UNet is called for another purpose, whose rows the host does not announce: such calls
             pass as if nothing were attached.
     """
 

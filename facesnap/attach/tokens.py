@@ -69,7 +69,7 @@ class TokenInjection:
         self._maps.clear()
 
     def expected_sites(self, call: UNetCall) -> set[str]:
-        """The sites that must fire in a call: those where somebody in it has weight."""
+        """The sites that must fire in a call: those where a person in it has weight."""
         return {
             site.name
             for person in self.people

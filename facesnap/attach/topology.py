@@ -48,20 +48,20 @@ class Site:
 
     @property
     def width(self) -> int | None:
-        """heads * dim_head where the layer tells it (quantised layers do not)."""
+        """heads * dim_head where the layer has it (quantised layers do not)."""
         width = getattr(self.to_q, "out_features", None)
         return int(width) if isinstance(width, int) else None
 
     @property
     def context(self) -> int | None:
-        """Width of the context that to_k takes, where the layer tells it."""
+        """Width of the context that to_k takes, where the layer has it."""
         width = getattr(self.module.to_k, "in_features", None)
         return int(width) if isinstance(width, int) else None
 
 
 @dataclass(frozen=True)
 class Topology:
-    """What FaceSnap needs to know of a UNet.
+    """The sites of a UNet and the places where residuals are added.
 
     Attributes:
         layout: "ldm" (also sgm, Forge, reForge) or "diffusers".
@@ -91,7 +91,7 @@ class Topology:
 
     @property
     def skip_widths(self) -> tuple[int | None, ...]:
-        """Channels of every skip connection, shallow to deep; None where a layer does not tell.
+        """Channels of every skip connection, shallow to deep; None where a layer does not say.
 
         The input of an output block is the output of the block before it joined with the skip's channels.
         """

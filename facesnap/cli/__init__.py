@@ -1,4 +1,5 @@
-"""The command line: one module a command, each with HELP, add_arguments(parser) and run(args) -> exit code."""
+"""The command line. A command is a module of this package with add_arguments(parser) and run(args) -> exit code; it is
+imported when it is called, so that `facesnap --help` and `--version` need no torch."""
 
 from __future__ import annotations
 
@@ -11,24 +12,41 @@ from collections.abc import Sequence
 from facesnap.errors import FaceSnapError
 from facesnap.version import __version__
 
-# fmt: off
-COMMANDS = (
-    "demo", "analyse", "identity", "landmarks", "generate", "inspect", "convert", "download", "prepare", "train",
-    "evaluate", "world", "tiny", "bench", "doctor",
-)
-# fmt: on
+COMMANDS = {
+    "demo": "Run the whole way once on a photo, with a miniature model.",
+    "analyse": "Find the faces in photos: boxes, points, quality, and which step of the detection ladder found them.",
+    "identity": "Make an identity from photos of one person, compare two, or show the content of one.",
+    "landmarks": "Draw a person's 72 landmarks in the pose and expression of a driver picture or of numbers.",
+    "generate": "Make pictures of the person on the reference photos.",
+    "inspect": "Describe an adapter file: family, base, parts, recogniser, licence.",
+    "convert": "Make a FaceSnap checkpoint from a public adapter.",
+    "download": "Fetch public adapters, encoders and face-analysis packs.",
+    "prepare": "Prepare photos for training: faces, landmarks, latents, CLIP states; goes on where it was stopped.",
+    "train": "Train an adapter on photos that `facesnap prepare` has prepared.",
+    "evaluate": "Measure adapters on people, prompts and poses that are the same for all of them.",
+    "world": "Render portraits of synthetic people whose identity, landmarks and attributes are known (needs anny).",
+    "tiny": "Train the demo's miniature models on synthetic people (needs anny and diffusers; hours on a CPU).",
+    "bench": "Measure speed, memory and error against reference implementations.",
+    "doctor": "Check packages, execution providers, packs and encoders; give the remedy for each thing missing.",
+}
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line.
+
+    Args:
+        command: the one whose own arguments are added, which imports its module; None or unknown: none has any.
+    """
     parser = argparse.ArgumentParser(prog="facesnap", description="Identity-preserving portraits from one photo.")
     parser.add_argument("--version", action="version", version=f"facesnap {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module = importlib.import_module(f"facesnap.cli.{name}")
-        command = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+    for name, text in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=text, description=text)
+        if name == command:
+            module = importlib.import_module(f"facesnap.cli.{name}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
     return parser
 
 
@@ -37,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # Windows consoles and pipes default to a legacy code page
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    command = next((arg for arg in argv if not arg.startswith("-")), None)  # options before it take no values
+    args = build_parser(command).parse_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr
     )

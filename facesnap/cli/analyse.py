@@ -10,8 +10,6 @@ from facesnap.cli.options import add_choose_argument, add_pack_arguments, analys
 from facesnap.errors import SettingsError
 from facesnap.faces import Face, FaceAnalyser, choose_face
 
-HELP = "Find the faces in photos: boxes, points, quality, and which step of the detection ladder found them."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO")

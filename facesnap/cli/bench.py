@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 
-HELP = "measure speed, memory and error against reference implementations"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")

@@ -13,8 +13,6 @@ from facesnap.cli.inspect import describe
 from facesnap.errors import SettingsError
 from facesnap.families.registry import FAMILIES, find, load_adapter
 
-HELP = "make a FaceSnap checkpoint from a public adapter"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="public adapter, or a FaceSnap checkpoint")

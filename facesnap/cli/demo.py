@@ -8,8 +8,6 @@ from typing import Any
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
 
-HELP = "run the whole way once on a photo, with a miniature model"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pack_arguments(parser)

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from facesnap.version import __version__
 from facesnap.weights.doctor import ERROR, environment, examine
 
-HELP = "Check packages, execution providers, packs and encoders; say what to do about each thing missing."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-dir", action="append", default=[], help="folder of models to search (repeatable)")

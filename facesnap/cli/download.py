@@ -18,8 +18,6 @@ from facesnap.weights.fetch import Progress, describe_state, fetch
 from facesnap.weights.folders import Folders
 from facesnap.weights.jobs import table
 
-HELP = "fetch public adapters, encoders and face-analysis packs"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="*", metavar="NAME", help="what to fetch; see --list")

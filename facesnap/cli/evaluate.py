@@ -8,8 +8,6 @@ from typing import Any
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
 
-HELP = "measure adapters on people, prompts and poses that are the same for all of them"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="*", metavar="NAME=FILE[:strength[:structure]]",

@@ -31,7 +31,6 @@ from facesnap.pipeline.pipeline import FaceSnapPipeline, Portrait
 from facesnap.pipeline.shape import REFERENCE, PoseSettings, Shape
 from facesnap.sheet import contact_sheet
 
-HELP = "make pictures of the person on the reference photos"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 logger = logging.getLogger("facesnap")
 
@@ -169,8 +168,8 @@ def make_pictures(
     sheet = args.out / "contact_sheet.png"
     _sheet(args, pipeline.adapter, identity, portraits, shape).save(sheet)
     report = {"identity": identity.name, "references": identity.references, "pictures": files, "sheet": str(sheet)}
-    if identity.told:
-        report["encoder pictures"] = identity.told
+    if identity.preparation:
+        report["encoder pictures"] = identity.preparation
     if shape is not None:
         report["structure"] = _save_landmarks(args, shape)
     return report

@@ -15,7 +15,6 @@ from facesnap.faces.tower import load_encoder
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.pipeline.shape import landmarks_of
 
-HELP = "Make an identity from photos of one person, compare two, or show what one holds."
 IDENTITY_SUFFIX = ".safetensors"
 
 
@@ -101,7 +100,7 @@ def describe(identity: Identity) -> dict:
         "recogniser": f"{identity.alias} ({identity.recogniser[:12]})",
         "encoder": f"{identity.encoder_name} ({identity.encoder[:12]})" if identity.encoder else None,
         "levels": {str(level): list(states.shape) for level, states in identity.hidden.items()},
-        "encoder_pictures": identity.told or None,
+        "encoder_pictures": identity.preparation or None,
         "references": identity.references,
         "scores": [round(float(score), 4) for score in identity.scores],
         "weights": [round(float(weight), 4) for weight in identity.weights],

@@ -11,8 +11,6 @@ from facesnap.checkpoints.adapter import Adapter
 from facesnap.families.base import NATIVE
 from facesnap.families.registry import FAMILIES, find, load_adapter
 
-HELP = "show what an adapter file is: family, base, parts, recogniser, licence"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="FaceSnap checkpoint or public adapter (.safetensors, .bin, .pt, .pth)")

@@ -22,8 +22,6 @@ from facesnap.landmarks.recombination import FRAMINGS, PoseSpec
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.sheet import contact_sheet
 
-HELP = "Draw a person's 72 landmarks in the pose and expression of a driver picture or of numbers."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

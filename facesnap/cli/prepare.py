@@ -7,8 +7,6 @@ from pathlib import Path
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
 
-HELP = "prepare photos for training: faces, landmarks, latents, CLIP states; goes on where it was stopped"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
 
-HELP = "Train the demo's miniature models on synthetic people (needs anny and diffusers; hours on a CPU)."
 STAGES = (
     "data", "outer", "inner", "autoencoder", "recogniser", "encoder", "unet", "landmarks", "attributes", "all", "ship"
 )  # fmt: skip

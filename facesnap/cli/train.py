@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-HELP = "train an adapter on photos that `facesnap prepare` has prepared"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

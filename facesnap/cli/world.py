@@ -14,8 +14,6 @@ from facesnap.cli.options import add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
 from facesnap.faces.drawing import save_png
 
-HELP = "Render portraits of synthetic people whose identity, landmarks and attributes are known (needs anny)."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for tar shards; goes on where it stopped")

@@ -31,7 +31,7 @@ from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.predictor import Landmarks
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.pipeline import FaceSnapPipeline, PersonSettings
 from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
 
@@ -206,17 +206,17 @@ class _Attached:
     def __init__(self, evaluation: Evaluation, row: TableRow, adapter: Adapter) -> None:
         self.evaluation = evaluation
         looks = bool(adapter.mixer.config.clip_levels)
-        self.pipeline = FaceSnapPipeline(adapter, evaluation.judges.analyser, evaluation.encoder if looks else None)
-        self.shapes = AskedShapes(evaluation.judges.analyser)
         own = all(case.points is None for sitter in evaluation.sitters for case in sitter.cases)
-        if not own:
-            self.pipeline.shapes = self.shapes
+        self.shapes = None if own else AskedShapes(evaluation.judges.analyser)
+        encoder = evaluation.encoder if looks else None
+        self.pipeline = FaceSnapPipeline(adapter, evaluation.judges.analyser, encoder, shapes=self.shapes)
         self.settings = PersonSettings(strength=row.strength, structure=row.structure)
 
     def __call__(self, sitter: EvaluatedPerson, case: Case) -> Image.Image:
         names = [f"reference {n} of {sitter.name}" for n in range(len(sitter.references))]
         identity = self.pipeline.identity(sitter.references, name=sitter.name, names=names)
-        self.shapes.ask(case)
+        if self.shapes is not None:
+            self.shapes.ask(case)
         sampling = self.evaluation.sampling_of(case)
         return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.settings)])[0].image
 
@@ -225,7 +225,7 @@ class AskedShapes(Shapes):
     """Gives FFRNet exactly the points that a case asks for, without any detection or fit in between."""
 
     def __init__(self, analyser: Any) -> None:
-        super().__init__(analyser, ContentCache(CACHE_BYTES), FileDigests())
+        super().__init__(analyser, ContentCache(CACHE_BYTES))
         self._case: Case | None = None
 
     def ask(self, case: Case) -> None:

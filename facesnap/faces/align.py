@@ -85,7 +85,7 @@ def aligned_crop(picture: np.ndarray, kps: np.ndarray, size: int = RECOGNISER_SI
 
 
 def misfit(kps: np.ndarray) -> float:
-    """How badly five points fit the template: RMS distance after alignment over the template's eye distance.
+    """Misfit of five points to the template: RMS distance after alignment over the template's eye distance.
 
     A frontal face is near 0.07, a profile near 0.3; scattered points are beyond 0.5, and points that are not
     finite or all the same infinitely far.

@@ -87,7 +87,7 @@ class FaceAnalyser:
         return self._describe(pixels, hits, usable, name)
 
     def place(self, pixels: np.ndarray, *, most_steps: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Where the largest face of a picture (H, W, 3) uint8 RGB is, without embedding it.
+        """Place of the largest face of a picture (H, W, 3) uint8 RGB, without embedding it.
 
         Returns:
             box (4,) and kps (5, 2) in px, those that `faces` gives; or None where no face was found.
@@ -203,7 +203,7 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
 
 
 def _loading_errors() -> tuple[type[Exception], ...]:
-    """What loading a damaged or foreign model raises; onnxruntime's own errors have no common base."""
+    """Errors of loading a damaged or foreign model; onnxruntime's own errors have no common base."""
     from google.protobuf.message import DecodeError
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -22,7 +22,7 @@ DOUBTFUL = 0.4  # a part of the quality below this is worth a word to the person
 
 @dataclass(frozen=True)
 class Quality:
-    """How much a reference tells about its person; every part is 0..1.
+    """Quality of a reference; every part is 0..1.
 
     Attributes:
         detection: the detector's score.
@@ -43,7 +43,7 @@ class Quality:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why a reference tells little about its person, for people to read; empty where nothing is wrong."""
+        """Reasons to doubt a reference, for people to read; empty where there are none."""
         said = {
             "detection": "hardly recognisable as a face",
             "sharpness": "blurred",
@@ -102,7 +102,7 @@ class Face:
         return aligned_crop(self.picture, self.kps, size)
 
     def json(self) -> dict[str, Any]:
-        """What was found, as numbers that JSON has."""
+        """The face as numbers that JSON has."""
         return {
             "box": [round(float(value), 2) for value in self.box],
             "points": [[round(float(value), 2) for value in point] for point in self.kps],

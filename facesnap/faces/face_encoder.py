@@ -1,4 +1,4 @@
-"""What an encoder sees of faces, and what every encoder of faces can do."""
+"""The protocol of encoders of faces, and their output."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Encoded:
     Attributes:
         hidden: level -> (B, 1 + P, width).
         class_vectors: (B, projection) of length 1, or None where the encoder gives none to adapters.
-        told: how the pictures were made, where that is not the same on every machine; for people.
+        preparation: how the pictures were made, where that is not the same on every machine; for people.
     """
 
     hidden: dict[int, Tensor]
     class_vectors: Tensor | None = None
-    told: str = ""
+    preparation: str = ""
 
 
 class FaceEncoder(Protocol):
     """A CLIP image encoder that makes its own pictures of faces.
 
     Attributes:
-        levels: what it is asked for where nobody says otherwise.
+        levels: those that it gives where none are asked for.
     """
 
     fingerprint: str

@@ -18,6 +18,7 @@ from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.face import Face
 from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.stored_landmarks import TENSOR_PREFIX, StoredLandmarks
+from facesnap.files import write_atomically
 
 FORMAT, VERSION = "facesnap-identity", "1"
 EMBEDDING_WIDTH = 512
@@ -39,7 +40,7 @@ class Identity:
         hidden: level -> (R, 1 + P, W), the encoder's hidden states on the CPU; empty without an encoder.
         class_vectors: (R, V) of length 1, the class vectors of an encoder that gives some (PuLID's); else None.
         encoder, encoder_name: the encoder's fingerprint and name, or None.
-        told: how the encoder's pictures were made; see `facesnap.faces.face_encoder.Encoded`.
+        preparation: how the encoder's pictures were made; see `facesnap.faces.face_encoder.Encoded`.
         crops: (R, 224, 224, 3) RGB uint8, only if asked for.
         landmarks: of every reference, or None; needed for FFRNet only.
     """
@@ -56,7 +57,7 @@ class Identity:
     crops: np.ndarray | None = field(default=None, repr=False)
     landmarks: StoredLandmarks | None = field(default=None, repr=False)
     class_vectors: torch.Tensor | None = field(default=None, repr=False)
-    told: str = ""
+    preparation: str = ""
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -111,7 +112,7 @@ class Identity:
             crops=crops,
             landmarks=landmarks,
             class_vectors=seen.class_vectors,
-            told=seen.told,
+            preparation=seen.preparation,
         )
 
     @property
@@ -178,24 +179,18 @@ class Identity:
             "scores": " ".join(f"{score:.3f}" for score in self.scores),
         }
         if self.encoder is not None:
-            metadata |= {"encoder": self.encoder, "encoder_name": self.encoder_name or "", "told": self.told}
+            metadata |= {"encoder": self.encoder, "encoder_name": self.encoder_name or "", "told": self.preparation}
         if self.landmarks is not None:
             metadata |= self.landmarks.metadata()
         path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, metadata=metadata)
-            partial.replace(path)
+            write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
         except OSError as error:
             raise CheckpointError(
                 f"Identity cannot be written to {path} ({error}).",
                 expected="a folder that can be written to.",
                 remedy="choose another place.",
             ) from error
-        finally:
-            if partial.exists():
-                partial.unlink()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Identity:
@@ -254,7 +249,7 @@ def _require(found: str, found_alias: str, wanted: str, wanted_alias: str, what:
 
 
 def _problem(identity: Identity) -> str | None:
-    """What is wrong with an identity's arrays, if anything."""
+    """The fault of an identity's arrays, None where there is none."""
     count = len(identity.embeddings)
     if identity.embeddings.shape != (count, EMBEDDING_WIDTH) or count < 1:
         return f"embeddings of shape {identity.embeddings.shape} instead of (R, {EMBEDDING_WIDTH})"
@@ -319,7 +314,7 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str], pa
         crops=tensors["crops"].numpy() if "crops" in tensors else None,
         landmarks=landmarks,
         class_vectors=tensors.get(VECTORS),
-        told=metadata.get("told", ""),
+        preparation=metadata.get("told", ""),
         **{key: tensors[key].numpy() for key in _ARRAYS},
     )
 

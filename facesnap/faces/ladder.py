@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Hits:
-    """What one step found, in px of the picture, largest first: boxes (N, 4), kps (N, 5, 2), scores (N,)."""
+    """Detections of one step, in px of the picture, largest first: boxes (N, 4), kps (N, 5, 2), scores (N,)."""
 
     step: Step
     boxes: np.ndarray
@@ -66,7 +66,7 @@ class Hits:
 
 
 def roll(kps: np.ndarray) -> float:
-    """How far a face leans, -180..180 degrees, clockwise positive: the direction from left eye to right."""
+    """Lean of a face, -180..180 degrees, clockwise positive: the direction from left eye to right."""
     across = kps[1] - kps[0]
     return float(np.degrees(np.arctan2(across[1], across[0])))
 

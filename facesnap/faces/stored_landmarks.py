@@ -1,4 +1,4 @@
-"""The landmarks of an identity's references, kept with it: an identity file tells the face's shape without photos."""
+"""The landmarks of an identity's references, kept with it: an identity file gives the face's shape without photos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ARRAYS = tuple(_DTYPES)
 
 @dataclass(frozen=True, eq=False)
 class StoredLandmarks:
-    """What one landmark model found on each of R references, before any fit.
+    """Output of one landmark model on each of R references, before any fit.
 
     Attributes:
         points: (R, P, D) float32 pixels of each photo, in the order of the landmark scheme: P is 72, or 5 where the
@@ -32,7 +32,7 @@ class StoredLandmarks:
     model: str = ""
 
     def problem(self, references: int) -> str | None:
-        """What is wrong with the arrays, if anything."""
+        """The fault of the arrays, None where there is none."""
         if self.points.ndim != 3 or len(self.points) != references or self.points.shape[1] not in (5, 72):
             return f"landmarks of shape {self.points.shape} for {references} references"
         if self.points.shape[2] not in (2, 3) or self.points.dtype != np.float32 or np.isinf(self.points).any():

@@ -1,1 +1,1 @@
-"""Who owns the UNet: one module a host."""
+"""Owners of the UNet: one module a host."""

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError, HostError
+from facesnap.hosts.base import Host
 from facesnap.hosts.generation import Generation, rows_of
 from facesnap.hosts.memory import OwnPlacement, Stay
 from facesnap.hosts.webui import WebUI, require_model
@@ -56,7 +57,7 @@ class A1111(WebUI):
 class A1111Generation(Generation):
     """The rows of one `p`."""
 
-    def __init__(self, host: WebUI, p: Any) -> None:
+    def __init__(self, host: Host, p: Any) -> None:
         super().__init__(host, p)
         self._rows: tuple[Row, ...] = ()
         self._cursor = 0
@@ -141,7 +142,7 @@ def _cross(text: Any) -> torch.Tensor:
 
 
 def _repeats(denoiser: Any, cond: int, uncond: int) -> list[int]:
-    """How many cond rows each picture has (AND): from the sampler's own conditioning, else in equal shares.
+    """Number of cond rows of each picture (AND): from the sampler's own conditioning, else in equal shares.
 
     Raises:
         AttachError: the shares are not known.

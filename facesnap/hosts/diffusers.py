@@ -34,7 +34,7 @@ MAX_SIDE = 4096
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a diffusion model is asked for.
+    """The request to a diffusion model.
 
     Attributes:
         sampler: a key of SAMPLERS. steps: 1..1000. cfg: 0..50; up to 1 only cond rows are computed.
@@ -158,7 +158,7 @@ class DiffusersHost:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet computes; offloaded parts wait elsewhere."""
+        """The device on which the UNet computes; offloaded parts wait elsewhere."""
         return torch.device(self.pipeline._execution_device)
 
     @property
@@ -170,7 +170,7 @@ class DiffusersHost:
         sampling: Sampling,
         people: Sequence[Conditioning],
         on_step: Callable[[int, int], None] | None = None,
-        structures: Sequence[ControlConditioning] = (),
+        controls: Sequence[ControlConditioning] = (),
         speed: Speed = Speed.BALANCED,
         loras: Sequence[LoraPart] = (),
     ) -> list[Image.Image]:
@@ -179,7 +179,7 @@ class DiffusersHost:
         Args:
             people: who is in them.
             on_step: called with (steps done, all steps) after each step of the sampler.
-            structures: FFRNet's part of the people. speed: how much of it is computed.
+            controls: FFRNet's part of the people. speed: how much of it is computed.
             loras: those that adapters bring.
 
         Raises:
@@ -201,7 +201,7 @@ class DiffusersHost:
 
         pipe.set_progress_bar_config(disable=True)
         generators = [torch.Generator("cpu").manual_seed(sampling.seed + i) for i in range(sampling.count)]
-        with attach(self.unet, people, plan, structures, speed, loras) as attachment:
+        with attach(self.unet, people, plan, controls, speed, loras) as attachment:
             out = pipe(
                 prompt=sampling.prompt,
                 negative_prompt=sampling.negative_prompt,
@@ -242,7 +242,7 @@ def _load_pipeline(diffusers: Any, path: Path, dtype: torch.dtype, config: Path 
 
 
 def _is_sdxl(path: Path) -> bool:
-    """SDXL checkpoints have a second text encoder; pickled ones are told by diffusers' own loader."""
+    """SDXL checkpoints have a second text encoder; pickled ones are recognised by their keys."""
     if path.suffix.lower() != ".safetensors":
         state = torch.serialization.load(path, map_location="meta", weights_only=True)
         keys = state.get("state_dict", state).keys()

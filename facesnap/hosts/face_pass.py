@@ -46,12 +46,12 @@ def mask_of(p: Any) -> Tensor | None:
 
 
 def owners(parts: Parts, mask: Tensor | None, piece: Piece = WHOLE) -> Parts:
-    """What of the parts belongs to the people on the face below the mask: those whose region, or else whose
+    """The parts that belong to the people on the face below the mask: those whose region, or else whose
     landmarks, cover it best. People with neither are everywhere. Their regions are dropped, so that the border of a
     region does not cut the face in two.
 
     Args:
-        mask: (H, W) 0..1, the face; None: no mask, everybody stays. piece: what its picture is of the whole picture.
+        mask: (H, W) 0..1, the face; None: no mask, all people stay. piece: its picture as a piece of the whole one.
     """
     if mask is None:
         return parts
@@ -60,15 +60,15 @@ def owners(parts: Parts, mask: Tensor | None, piece: Piece = WHOLE) -> Parts:
     kept = {n for n, share in enumerate(shares) if share >= max(LEAST, best - 1e-3)}
     return Parts(
         [replace(person, region=None) for n, person in enumerate(parts.people) if n in kept],
-        [replace(one, region=None) for n, one in zip(parts.owners, parts.structures, strict=True) if n in kept],
+        [replace(one, region=None) for n, one in zip(parts.owners, parts.controls, strict=True) if n in kept],
         parts.speed,
         [replace(lora, region=None) for lora in parts.loras] if kept else (),
     )
 
 
 def _share(parts: Parts, number: int, mask: Tensor, piece: Piece) -> float:
-    """How much of the mask a person covers, or, where the person's place is the smaller one, how much of that
-    place lies in the mask."""
+    """Share of the mask that a person covers, or, where the person's place is the smaller one, share of that place
+    that lies in the mask."""
     place = _place(parts, number)
     if place is None:
         return 1.0
@@ -79,14 +79,14 @@ def _share(parts: Parts, number: int, mask: Tensor, piece: Piece) -> float:
 
 def _place(parts: Parts, number: int) -> Tensor | None:
     """(H, W) map of where in the whole picture a person is; None for everywhere."""
-    structures = [one for n, one in zip(parts.owners, parts.structures, strict=True) if n == number]
-    regions = [person.region for person in parts.people[number : number + 1]] + [one.region for one in structures]
+    controls = [one for n, one in zip(parts.owners, parts.controls, strict=True) if n == number]
+    regions = [person.region for person in parts.people[number : number + 1]] + [one.region for one in controls]
     for region in regions:
         if region is not None:
             return region
-    for structure in structures:
-        if structure.face is not None:
-            left, top, right, bottom = structure.face
+    for control in controls:
+        if control.face is not None:
+            left, top, right, bottom = control.face
             pad = MARGIN * max(right - left, bottom - top)
             return _cells(top - pad, bottom + pad)[:, None] * _cells(left - pad, right + pad)[None]
     return None

@@ -15,6 +15,7 @@ from torch import nn
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError
+from facesnap.hosts.base import Host
 from facesnap.hosts.forge_memory import ForgePlacement
 from facesnap.hosts.generation import Generation
 from facesnap.hosts.memory import Stay
@@ -45,7 +46,7 @@ class Forge(WebUI):
 class ForgeGeneration(Generation):
     """The rows of one `p`."""
 
-    def __init__(self, host: WebUI, p: Any) -> None:
+    def __init__(self, host: Host, p: Any) -> None:
         super().__init__(host, p)
         self._pictures = 0
 

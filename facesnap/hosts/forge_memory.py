@@ -27,11 +27,11 @@ ROOTS = (  # Forge; reForge and Forge-Classic
 
 
 class FFRNetCarrier(nn.Module):
-    """What the host's memory manager moves: a copy of a network. Back on the CPU it shares the original's tensors
-    again where the dtypes agree, so that the weights lie in memory once.
+    """Copy of a network, moved by the host's memory manager. Back on the CPU it shares the original's tensors again
+    where the dtypes agree, so that the weights lie in memory once.
 
     Attributes:
-        net: the copy. patcher: the host's model patcher of this carrier; the host forgets patchers that nobody holds.
+        net: the copy. patcher: the host's model patcher of this carrier; the host forgets patchers that are not held.
     """
 
     def __init__(self, original: FFRNet, dtype: torch.dtype) -> None:
@@ -146,10 +146,10 @@ def _tools() -> tuple[Any, Any]:
 
 
 def _unet_dtype(unet: Any) -> torch.dtype:
-    """What the UNet computes in, as the host tells."""
+    """The dtype that the UNet computes in, by the host's own account."""
     model = unet.model
-    told = [getattr(model, name, None) for name in ("computation_dtype", "manual_cast_dtype")]
-    return computing(*told, model.get_dtype() if hasattr(model, "get_dtype") else None)
+    declared = [getattr(model, name, None) for name in ("computation_dtype", "manual_cast_dtype")]
+    return computing(*declared, model.get_dtype() if hasattr(model, "get_dtype") else None)
 
 
 def _needed(carrier: FFRNetCarrier, shape: Sequence[int], device: torch.device) -> int:

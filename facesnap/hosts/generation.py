@@ -1,17 +1,16 @@
-"""One processing object's sampling with people attached: what the hosts of the WebUI family have in common.
+"""One processing object's sampling with people attached, common to the hosts of the WebUI family.
 
 `p.sample(...)` is wrapped on the instance, for the first pass, the hires pass and img2img alike, so that every
 sampling is seen to begin and end, whatever ends it. Which rows are cond is announced step by step: a callback of the
-host tells whose step comes (`WebUI.before_step`), hooks in the sampling path tell the rows. The hosts swallow
+host says whose step comes (`WebUI.before_step`), hooks in the sampling path say which rows. The hosts swallow
 exceptions of callbacks, therefore failures are kept and raised from the sampling path.
 """
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,12 +19,9 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
 from facesnap.errors import AttachError, FaceSnapError, refusal
 from facesnap.hosts import face_pass
-from facesnap.hosts.base import Parts, Prepare
+from facesnap.hosts.base import Host, Parts, Prepare
 from facesnap.hosts.face_pass import is_face_pass
 from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
-
-if TYPE_CHECKING:
-    from facesnap.hosts.webui import WebUI
 
 
 class Generation(ABC):
@@ -39,7 +35,7 @@ class Generation(ABC):
         left_alone: whether the host has switched to a model that the people do not fit.
     """
 
-    def __init__(self, host: WebUI, p: Any) -> None:
+    def __init__(self, host: Host, p: Any) -> None:
         self.host, self.p = host, p
         self.prepare: Prepare | None = None
         self.passes = "both"
@@ -78,11 +74,11 @@ class Generation(ABC):
 
     def _sample(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not is_face_pass(self.p):
-            self.host._whole = weakref.ref(self.p)
+            self.host.set_whole(self.p)
         if self.error is not None:
             self._note_face_pass(self.error)
             raise refusal(self.error)
-        if self.prepare is None or self in self.host._running:  # released, or a wrapper around our wrapper
+        if self.prepare is None or self in self.host.running:  # released, or a wrapper around our wrapper
             return inner(*args, **kwargs)
         try:
             self._start()
@@ -107,12 +103,12 @@ class Generation(ABC):
     def _start(self) -> None:
         self._failure, self._calls, self._wanted, self.left_alone = None, 0, 0, False
         self._parts, self._unet = Parts(), None
-        self.host._running.append(self)
+        self.host.running.append(self)
         self._attach(self.host.live_unet())
 
     def _stop(self) -> None:
-        if self in self.host._running:
-            self.host._running.remove(self)
+        if self in self.host.running:
+            self.host.running.remove(self)
         self._detach()
         self._parts, self._unet, self._failure = Parts(), None, None
 
@@ -129,14 +125,14 @@ class Generation(ABC):
         self._handles.append(unet.register_forward_pre_hook(self._before_unet, with_kwargs=True))
         self._handles.append(unet.register_forward_hook(self._after_unet))
         parts, placement = self._parts, self.host.placement
-        placement.enter([structure.net for structure in parts.structures])
+        placement.enter([control.net for control in parts.controls])
         self.attachment = Attachment(
-            unet, topology, parts.people, self.plan, parts.structures, parts.speed, parts.loras, placement
+            unet, topology, parts.people, self.plan, parts.controls, parts.speed, parts.loras, placement
         )
         self.attachment.install()
 
     def _outer_piece(self) -> Piece:
-        """What the pass's picture is of the whole one: ADetailer works on the crop of an "only masked" picture."""
+        """The pass's picture as a piece of the whole one: ADetailer works on the crop of an "only masked" picture."""
         whole = self.host.whole(self.p)
         return WHOLE if whole is self.p else crop_of(whole)
 
@@ -199,7 +195,7 @@ class Generation(ABC):
         """A pass is about to sample latents of a shape (B, C, h, w). Never raises, as `step`."""
         try:
             self._follow(self.host.live_unet())  # a hires pass may have a checkpoint of its own
-            nets = {structure.net for structure in self._parts.structures if not structure.dormant}
+            nets = {control.net for control in self._parts.controls if not control.dormant}
             if nets and self.attachment is not None and self._is_wanted():
                 self.host.placement.expect(list(nets), shape)
         except Exception as error:
@@ -207,7 +203,7 @@ class Generation(ABC):
 
     @abstractmethod
     def announce(self, params: Any) -> None:
-        """Note what the host tells about the rows of the step that begins."""
+        """Note the host's announcement of the rows of the step that begins."""
 
     @abstractmethod
     def pattern(self, x: torch.Tensor, kwargs: dict[str, Any]) -> Sequence[Row] | None:

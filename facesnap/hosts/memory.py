@@ -1,4 +1,4 @@
-"""Where FFRNet computes inside a WebUI, and for how long: the host's memory, not ours.
+"""Place and stay of FFRNet inside a WebUI: the host's memory, not ours.
 
 An adapter's own network stays on the CPU, bit for bit as its file has it. What computes is a copy of it, whose
 tensors are made where the UNet computes, at the first UNet call that needs them, and dropped when the host's settings
@@ -23,7 +23,7 @@ COMPUTED_IN = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Stay(Enum):
-    """How long a network stays on the UNet's device.
+    """Stay of a network on the UNet's device.
 
     ADAPTER: until another adapter is used, the model is switched or FaceSnap is switched off. PASS: until the pass is
     over. CALL: until FFRNet has computed for one call of the UNet. It always comes and goes as a whole.
@@ -69,7 +69,7 @@ class Placement(Networks, ABC):
 
     @abstractmethod
     def stay(self) -> Stay:
-        """How long networks may stay, by the host's settings as they are now."""
+        """The longest stay of networks, by the host's settings as they are now."""
 
     @abstractmethod
     def kept(self) -> list[FFRNet]:
@@ -84,7 +84,7 @@ class OwnPlacement(Placement):
     """For hosts that manage no memory but their own model's: copies are made and dropped here.
 
     Args:
-        stay: how long they stay. dtype: what the host's UNet computes in, None where it does not tell.
+        stay: how long they stay. dtype: what the host's UNet computes in, None where it does not say.
     """
 
     def __init__(self, stay: Callable[[], Stay], dtype: Callable[[], torch.dtype | None]) -> None:

@@ -1,4 +1,4 @@
-"""Which piece of the picture a UNet call holds: "only masked" passes, and the tiles of Tiled Diffusion."""
+"""The piece of the picture that a UNet call holds: "only masked" passes, and the tiles of Tiled Diffusion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHOLE: Piece = (0.0, 0.0, 1.0, 1.0)
 
 
 def crop_of(p: Any) -> Piece:
-    """What of its picture a processing object samples: inpainting "only masked" samples a crop, enlarged."""
+    """The piece of its picture that a processing object samples: inpainting "only masked" samples a crop, enlarged."""
     crop, whole = getattr(p, "paste_to", None), getattr(p, "mask_for_overlay", None)
     if not crop or whole is None or not getattr(p, "inpaint_full_res", False):
         return WHOLE

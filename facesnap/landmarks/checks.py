@@ -1,4 +1,4 @@
-"""What makes points unfit for a fit, and a fit unworthy of trust."""
+"""Checks of points before a fit, and of a fit before it is trusted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from facesnap.errors import LandmarkError
 from facesnap.landmarks.scheme import POINT_COUNT
 
 FIVE_POINTS_ONLY = "only five points are known: the shape is the mean face's, only the pose was fitted"
-FEWEST_POINTS = 16  # of 72; fewer do not tell shape from pose
+FEWEST_POINTS = 16  # of 72; fewer do not separate shape from pose
 FEWEST_OF_FIVE = 5
 _FLATTEST = 0.06  # second over first singular value of the points; faces have 0.3 and more
 _FAR_OUTSIDE = 10.0  # picture sides
@@ -23,7 +23,7 @@ _DOUBTFUL_SHAPE, _DOUBTFUL_MODE = 2.0, 4.0  # root mean square and largest entry
 
 
 class PoseLike(Protocol):
-    """What a doubt needs of a View."""
+    """The part of a View that a doubt needs."""
 
     @property
     def angles(self) -> tuple[float, float, float]: ...
@@ -79,7 +79,7 @@ def check_result(scale: float, rotation: np.ndarray, error: float, a: np.ndarray
 
 
 def doubts_about(points: np.ndarray, visible: np.ndarray, view: PoseLike, a: np.ndarray) -> list[str]:
-    """Why the fit of this picture deserves little confidence, in words; empty if it deserves some.
+    """Reasons for little confidence in the fit of this picture, in words; empty if there are none.
 
     Args:
         points: (V, D) the visible points, in pixels.

@@ -2,7 +2,7 @@
 
 In order of preference: insightface's 3D 68 points (1k3d68), its 106 points (2d106det), any ONNX of 68 points
 that insightface itself ignores (recognised by its shapes, run by us), and with none of them the detector's
-five points, to which only a pose can be fitted. Files are told apart by the shapes of their inputs and
+five points, to which only a pose can be fitted. Files are recognised by the shapes of their inputs and
 outputs, not by name.
 
 onnxruntime, insightface and OpenCV are imported when a detector is built, never with this module.
@@ -34,7 +34,7 @@ PREFERENCE: tuple[Kind, ...] = ("3d68", "106", "68")
 # Standard deviation per coordinate, as a fraction of the outer-eye distance. "68": a small net differs from
 # dlib's points on photographs by 0.02 to 0.05. The others are set by judgement, not measured.
 SIGMA: dict[Kind, float] = {"3d68": 0.02, "106": 0.02, "68": 0.03, "five": 0.05}
-_DERIVED_WEIGHT = 0.3  # lid points that were interpolated tell less than detected ones
+_DERIVED_WEIGHT = 0.3  # lid points that were interpolated count less than detected ones
 _CENTRE = 0.5  # detectors count from the centre of pixel (0, 0); the scheme from its corner
 
 
@@ -58,7 +58,7 @@ class Detection:
 
     @property
     def observation(self) -> Observation:
-        """What the fit takes."""
+        """Input of the fit."""
         if self.kind == "five":
             return Observation(self.points, self.size, self.sigma)
         weights = np.ones(POINT_COUNT)
@@ -173,7 +173,7 @@ class LandmarkDetector:
 
 
 def kind_of(input_shape: Sequence[Any], output_shapes: Sequence[Sequence[Any]]) -> Kind | None:
-    """What a model with these shapes finds, or None if it is no landmark model.
+    """Kind of landmarks that a model with these shapes finds, or None if it is no landmark model.
 
     insightface's landmark nets take 3 x 192 x 192 and give one row of 3,309 (68 points in 3D after 1,035
     others) or 212 numbers; other nets of 68 points take a square of one or three channels and give one row of
@@ -188,21 +188,6 @@ def kind_of(input_shape: Sequence[Any], output_shapes: Sequence[Sequence[Any]]) 
     if height == 192 and channels == 3 and numbers in ([3309], [212]):
         return "3d68" if numbers == [3309] else "106"
     return "68" if numbers in ([136], [68, 2]) else None
-
-
-def same_points(detection: Detection) -> np.ndarray:
-    """The 72 points of a detection in the picture plane, (72, 2); for drawing them as they are.
-
-    Raises:
-        LandmarkError: only five points are known.
-    """
-    if detection.kind == "five":
-        raise LandmarkError(
-            "Only five points of the face are known.",
-            expected="a pack with a landmark model.",
-            remedy="Fit the points: the fit gives all 72.",
-        )
-    return detection.points[:, :2]
 
 
 def _checked_input(picture: np.ndarray, box: np.ndarray, kps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

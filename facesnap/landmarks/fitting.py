@@ -52,7 +52,7 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the fit found in one picture.
+    """Result of the fit in one picture.
 
     Attributes:
         b: (M,) expression.
@@ -327,7 +327,7 @@ class _Picture:
         return View(self.b, self.scale, self.rotation, self.translation[:2], self.observation.size, error)
 
     def lifted_residual(self) -> tuple[np.ndarray, np.ndarray]:
-        """What is left, lifted to the face's frame by the pseudo-inverse of s R (72, 3); weights (72,)."""
+        """Residual, lifted to the face's frame by the pseudo-inverse of s R (72, 3); weights (72,)."""
         residual, weights = np.zeros((POINT_COUNT, 3)), np.zeros(POINT_COUNT)
         root = self._root_weights()[0] * self.scale * self.observation.sigma
         residual[self.visible] = self._errors()[:, :2] @ self.rotation[:2] / self.scale

@@ -16,7 +16,7 @@ from facesnap.landmarks.scheme import five_points
 
 
 class FaceLike(Protocol):
-    """What the predictor needs of a detected face (facesnap.faces.Face has it)."""
+    """The part of a detected face that the predictor needs (facesnap.faces.Face has it)."""
 
     @property
     def picture(self) -> np.ndarray: ...

@@ -54,17 +54,6 @@ IBUG68: tuple[int, ...] = (
     42, 43, 44, DERIVED, 45, DERIVED, 46, 47,
     48, 50, 49, 60, 61, 54, 52, 53, 64, 63, 51, 62, 65, 55, 56, 67, 59, 58, 66, 57,
 )
-# Entry i holds the MediaPipe-478 indices whose mean is point i.
-MEDIAPIPE478: tuple[tuple[int, ...], ...] = (
-    (162,), (234,), (93,), (58,), (172,), (136,), (149,), (148,), (152,),
-    (389,), (454,), (323,), (288,), (397,), (365,), (378,), (377,),
-    (71,), (63,), (105,), (66,), (107,), (336,), (296,), (334,), (293,), (301,),
-    (168,), (197,), (5,), (4,), (75,), (97,), (2,), (326,), (305,),
-    (33,), (246, 161), (160,), (158,), (133,), (153,), (144,), (7, 163),
-    (362,), (385,), (387,), (466, 388), (263,), (249, 390), (373,), (380,),
-    (61,), (37,), (39,), (78,), (82,), (291,), (267,), (269,), (308,), (312,), (0,), (13,),
-    (317,), (405,), (314,), (87,), (181,), (84,), (14,), (17,),
-)
 # Entry i is the 2d106det index of iBUG point i (33 contour points are thinned to 17).
 _106_OF_IBUG68: tuple[int, ...] = (
     1, 10, 12, 14, 16, 3, 5, 7, 0, 23, 21, 19, 32, 30, 28, 26, 17,
@@ -150,14 +139,6 @@ def _lid_point(points: np.ndarray, corner: int, lid: int, eye: slice) -> np.ndar
     bulge = np.zeros_like(middle)
     bulge[:2] = normal * np.sign(outwards) * _LID_BULGE
     return middle + bulge
-
-
-def from_mediapipe478(points: np.ndarray) -> np.ndarray:
-    """MediaPipe's 468 or 478 points (N, 2) or (N, 3) to the scheme's 72."""
-    array = np.asarray(points)
-    count = 468 if array.ndim == 2 and len(array) == 468 else 478
-    source = checked(array, count, what="A set of MediaPipe points")
-    return np.stack([source[list(entry)].mean(0) for entry in MEDIAPIPE478])
 
 
 def from_insightface_3d68(points: np.ndarray) -> np.ndarray:

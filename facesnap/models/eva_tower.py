@@ -48,7 +48,7 @@ class TowerOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaConfig:
-    """Sizes of a tower, all told by its tensors.
+    """Sizes of a tower, all determined by its tensors.
 
     Attributes:
         ff: width inside SwiGLU. grid: patches along one side. projection: width of the class vector.

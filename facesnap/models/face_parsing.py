@@ -36,7 +36,7 @@ class Parser(nn.Module):
     std: tuple[float, float, float]
 
     def not_face(self, pixels: Tensor) -> Tensor:
-        """Where the face is not: (B, 3, 512, 512) RGB in 0..1 -> (B, 1, 512, 512) bool."""
+        """Mask of everything but the face: (B, 3, 512, 512) RGB in 0..1 -> (B, 1, 512, 512) bool."""
         mean, std = (torch.tensor(v, dtype=pixels.dtype).view(1, 3, 1, 1) for v in (self.mean, self.std))
         labels = self((pixels - mean) / std).argmax(dim=1, keepdim=True)  # (B, 1, 512, 512)
         return torch.isin(labels, torch.tensor(self.background))

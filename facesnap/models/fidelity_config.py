@@ -1,9 +1,9 @@
 """The shape of an FFRNet, read off its state dict.
 
-What the tensors do not tell is decided by rules that hold for every public ControlNet of this layout and
-can be overridden: the number of attention heads (networks with linear projections, SD 2.x and SDXL, have
-64 channels per head; the others, SD 1.x, have 8 heads everywhere), 32 groups in each group norm, and
-which picture the donor's hint network was trained on.
+Where the tensors leave a choice, rules decide that hold for every public ControlNet of this layout and can be
+overridden: the number of attention heads (networks with linear projections, SD 2.x and SDXL, have 64 channels per head;
+the others, SD 1.x, have 8 heads everywhere), 32 groups in each group norm, and which picture the donor's hint network
+was trained on.
 """
 
 from __future__ import annotations

@@ -121,9 +121,9 @@ class LoraFFRNet(FFRNet):
             tensor = unet.get(name)
             fits = tensor is not None and tensor.shape == shape and tensor.is_floating_point()
             if tensor is None or not fits or tensor.element_size() < 2 or tensor.device != device:
-                told = "none" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
+                found = "none" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
                 raise AttachError(
-                    f"This adapter's FFRNet is a LoRA on the base model, whose tensor {name} is {told}.",
+                    f"This adapter's FFRNet is a LoRA on the base model, whose tensor {name} is {found}.",
                     expected=f"{tuple(shape)} in 16 or 32 bits on {device}",
                     remedy="load the base model unquantised and whole (no --lowvram), or use an adapter with a full "
                     "FFRNet",

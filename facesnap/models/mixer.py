@@ -101,7 +101,7 @@ class MixerConfig:
 
         Args:
             state: tensors named as in `FacialAttributeMixer.state_dict()`.
-            shortcut: FaceID-PlusV2's form of stage 1. Tensors of Plus and PlusV2 are alike, so it must be told.
+            shortcut: FaceID-PlusV2's form of stage 1. Tensors of Plus and PlusV2 are alike, so it must be given.
             dim_head: width of one attention head; not visible in the tensors either.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What can stand at the mixer's place: FaceSnap's own (with its donors), or PuLID's two encoders."""
+"""The mixers: FaceSnap's own (with its donors), or PuLID's two encoders."""
 
 from __future__ import annotations
 

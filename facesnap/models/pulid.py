@@ -118,7 +118,7 @@ class PulidMixer(nn.Module):
     """f_id, the tower's class vector and five hidden states -> the token group "id".
 
     Args:
-        config: sizes; `config.queries` tells v1.1 from v1.
+        config: sizes; `config.queries` distinguishes v1.1 from v1.
     """
 
     def __init__(self, config: PulidConfig) -> None:
@@ -182,7 +182,7 @@ class PulidMixer(nn.Module):
         return {"id": TokenGroup((tokens * share).sum(1))}
 
     def unconditional(self, references: int = 1) -> dict[str, TokenGroup]:
-        """The tokens of nobody: zeros in the place of every input, (1, T, D).
+        """Unconditional tokens: zeros in the place of every input, (1, T, D).
 
         Args:
             references: beside tokens that were joined of so many references, as v1's demo has it.

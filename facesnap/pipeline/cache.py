@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from facesnap.files import cached_sha256
+
 
 class ContentCache:
     """Least recently used results go first once the bound is passed. Safe for several threads.
@@ -31,7 +33,7 @@ class ContentCache:
             return sum(size for _, size in self._entries.values())
 
     def get(self, key: Hashable, make: Callable[[], Any], size_of: Callable[[Any], int]) -> Any:
-        """The kept result for a key, or a new one from `make`, whose size in bytes `size_of` tells.
+        """The kept result for a key, or a new one from `make`, whose size in bytes `size_of` gives.
 
         Two threads that miss at once may both make it; results are equal, since the key is their content.
         """
@@ -55,22 +57,10 @@ def picture_digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
 
 
-class FileDigests:
-    """sha256 of files' content, computed again only when a file's size or time has changed."""
-
-    def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
-
-    def __call__(self, path: Path | np.ndarray) -> str:
-        """The digest of a file or of a picture in memory; the path itself where there is no such file: reading it
-        will say what is wrong."""
-        if isinstance(path, np.ndarray):
-            return picture_digest(path)
-        path = Path(path)
-        if not path.is_file():
-            return str(path)
-        stat = path.stat()
-        stamp = (stat.st_size, stat.st_mtime_ns)
-        if self._known.get(path, (None, ""))[0] != stamp:
-            self._known[path] = (stamp, hashlib.sha256(path.read_bytes()).hexdigest())
-        return self._known[path][1]
+def content_digest(picture: Path | np.ndarray) -> str:
+    """sha256 of a file's content or of a picture in memory; the path itself where there is no such file: reading it
+    will say what is wrong."""
+    if isinstance(picture, np.ndarray):
+        return picture_digest(picture)
+    path = Path(picture)
+    return cached_sha256(path) if path.is_file() else str(path)

@@ -30,13 +30,12 @@ from facesnap.faces.picture import read_picture, reduced
 from facesnap.families.base import Family, OfficialPreprocessing
 from facesnap.families.registry import find
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.landmarks.basis import Basis
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
 from facesnap.models.tensors import copied_to
 from facesnap.models.unet_blocks import KeyValue
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache, content_digest
 from facesnap.pipeline.id_tokens import check_encoder_kind, check_identity, mix, rule_of
 from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
@@ -71,10 +70,7 @@ class FaceSnapPipeline:
         analyser: finds and embeds faces; not needed where identities come from files.
         encoder: the CLIP image encoder, PuLID's tower among them; not needed by adapters without a CLIP branch.
         cache_bytes: bound on what is kept between generations.
-        basis: another face basis than the built-in one.
-
-    Attributes:
-        shapes: makes the landmarks.
+        shapes: makes the landmarks; None: by the analyser's pack and the built-in face basis.
     """
 
     def __init__(
@@ -83,15 +79,14 @@ class FaceSnapPipeline:
         analyser: FaceAnalyser | None = None,
         encoder: FaceEncoder | None = None,
         cache_bytes: int = CACHE_BYTES,
-        basis: Basis | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         self.adapter, self.analyser, self.encoder = adapter, analyser, encoder
         if encoder is not None:
             adapter.check_encoder(encoder.fingerprint, encoder.name)
             check_encoder_kind(adapter, encoder)
         self._cache = ContentCache(cache_bytes)
-        self._digests = FileDigests()
-        self.shapes = Shapes(analyser, self._cache, self._digests, basis)
+        self.shapes = shapes or Shapes(analyser, self._cache)
         self._placed: tuple[tuple[torch.device, torch.dtype], FFRNet] | None = None
 
     def identity(
@@ -135,7 +130,15 @@ class FaceSnapPipeline:
         encoder = self.family.needed_encoder(self.encoder, self.adapter.spec) if levels else None
         if official.face != "largest" and choose == "largest":  # another choice was asked for, and is another person
             choose = official.face
-        key = ("identity", tuple(map(self._digests, photos)), choose, name, tuple(names), analyser.recogniser, official)
+        key = (
+            "identity",
+            tuple(map(content_digest, photos)),
+            choose,
+            name,
+            tuple(names),
+            analyser.recogniser,
+            official,
+        )
 
         def make() -> AnalysedIdentity:
             called: Sequence[str | None] = names or [str(p) if isinstance(p, Path) else None for p in photos]
@@ -197,7 +200,7 @@ class FaceSnapPipeline:
             return None
         return self.shapes.shape(identity, settings.pose or PoseSettings(), size)
 
-    def structure(
+    def control(
         self,
         identity: Identity,
         settings: PersonSettings | None = None,
@@ -250,7 +253,7 @@ class FaceSnapPipeline:
             return []
         wanted = [settings for settings in people if settings.lora != 0.0]
         region = union([settings.region if settings.lora_in_region else None for settings in wanted])
-        return [LoraPart(self.adapter.lora, strength, region=region)]
+        return [LoraPart(self.adapter.lora, strength=strength, region=region)]
 
     def _structure_strength(self, settings: PersonSettings) -> float:
         spec = self.adapter.ffrnet_spec
@@ -319,12 +322,12 @@ class FaceSnapPipeline:
 
         Raises:
             CheckpointError: the adapter was made for another base than the host's UNet.
-            And what `conditioning` and `structure` raise.
+            Errors of `conditioning` and `control`.
         """
         self.adapter.check_unet(host.topology)
         conditionings = [self.conditioning(identity, settings) for identity, settings in people]
-        found = [self.structure(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
-        structures = [structure for structure in found if structure is not None]
+        found = [self.control(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
+        controls = [control for control in found if control is not None]
         loras = self.loras([settings for _, settings in people])
         doubled = self.family.loras_in_prompt(sampling.prompt) if loras else []
         if doubled:
@@ -332,7 +335,7 @@ class FaceSnapPipeline:
                 "The prompt asks for the LoRA %s, and %s brings one of its own: it is applied twice. Take it out of "
                 "the prompt, or set the adapter's LoRA strength to 0.", ", ".join(doubled), self.adapter.spec.name,
             )  # fmt: skip
-        images = host.sample(sampling, conditionings, on_step, structures, speed, loras)
+        images = host.sample(sampling, conditionings, on_step, controls, speed, loras)
         return [
             Portrait(image, sampling.seed + i, tuple(self.similarity(image, who) for who, _ in people))
             for i, image in enumerate(images)

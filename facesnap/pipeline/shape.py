@@ -31,7 +31,7 @@ from facesnap.landmarks.predictor import Landmarks
 from facesnap.landmarks.recombination import Framing, PoseSpec, recombine
 from facesnap.landmarks.render import DOT_RADIUS, render_five_points, render_landmarks, side_of
 from facesnap.models.fidelity_config import FFRNetConfig
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache, content_digest
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class PoseSettings:
         """sha256 of the driver picture's content (file or pixels), "" without one."""
         if self.driver is None or isinstance(self.driver, str):
             return ""
-        return FileDigests()(self.driver)
+        return content_digest(self.driver)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,18 +147,15 @@ class Shapes:
 
     Args:
         analyser: finds the face of a driver picture; not needed without one.
-        cache, digests: the pipeline's.
-        basis: another face basis than the built-in one.
+        cache: the pipeline's.
     """
 
-    def __init__(
-        self, analyser: FaceAnalyser | None, cache: ContentCache, digests: FileDigests, basis: Basis | None = None
-    ) -> None:
-        self.analyser, self._cache, self._digests, self._basis = analyser, cache, digests, basis
+    def __init__(self, analyser: FaceAnalyser | None, cache: ContentCache) -> None:
+        self.analyser, self._cache = analyser, cache
 
     @functools.cached_property
     def basis(self) -> Basis:
-        return self._basis or Basis.load()
+        return Basis.load()
 
     @functools.cached_property
     def detector(self) -> LandmarkDetector:
@@ -232,7 +229,7 @@ class Shapes:
             found = self.detector.detect(face.picture, face.box, face.kps)
             return _with_warnings(fit(self.basis, found.observation), f"driver {face.source}")
 
-        return self._cache.get(("driver", self._digests(picture), pose.choose, self.detector.model), make, _fit_bytes)
+        return self._cache.get(("driver", content_digest(picture), pose.choose, self.detector.model), make, _fit_bytes)
 
     def _needed_analyser(self) -> FaceAnalyser:
         if self.analyser is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
 
 from facesnap.checkpoints.adapter import Adapter
+from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
@@ -33,8 +36,8 @@ class Grid:
     def draw(self, host: DiffusersHost, adapter: Adapter, step: int) -> None:
         """Sample everybody with the adapter as it is now; the pipeline's scheduler is put back."""
         wanted, size = self.config.samples, int(self.shards.head["settings"]["size"])
-        pipeline, scheduler = FaceSnapPipeline(adapter), host.pipeline.scheduler
-        pipeline.encoder = _NobodysStates(self.shards)  # type: ignore[assignment]
+        encoder = _EmptyPictureStates(self.shards) if self.shards.head["encoder"] else None
+        pipeline, scheduler = FaceSnapPipeline(adapter, encoder=encoder), host.pipeline.scheduler
         cells = []
         try:
             for number, row in enumerate(self.rows):
@@ -63,11 +66,16 @@ class Grid:
         )  # fmt: skip
 
 
-class _NobodysStates:
-    """Stands in for the encoder where only the empty picture's hidden states are asked for."""
+class _EmptyPictureStates(ImageEncoder):
+    """The data's encoder, as far as a grid asks it: for the hidden states of the empty picture, which the data hold."""
 
     def __init__(self, shards: Shards) -> None:
-        self._zero = shards.zero
+        self._zero, self._head = shards.zero, shards.head
+        self.fingerprint = self._head["encoder"]
 
-    def encode_zero(self, levels: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    @property
+    def name(self) -> str:
+        return str(self._head["encoder_name"])
+
+    def encode_zero(self, levels: Sequence[int] = PENULTIMATE) -> dict[int, torch.Tensor]:
         return {level: self._zero[level].float() for level in levels}

@@ -1,4 +1,5 @@
-"""Inside a Stable Diffusion WebUI: settings, infotext, X/Y/Z axes, model folders, requirements.
+"""FaceSnap inside a Stable Diffusion WebUI.
 
-The modules here import neither gradio nor the WebUI's `modules`; what they need of them is handed in.
+From the ground up: `log` and `options`, then `generation` (from a script's arguments to the host), then `process` (what
+this process shares), then `ui` and `api`, which do not know each other.
 """

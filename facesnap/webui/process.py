@@ -1,4 +1,4 @@
-"""Which WebUI this process is, and what the script shares from one generation to the next."""
+"""The state of this process: which WebUI it is, and everything shared from one generation to the next."""
 
 from __future__ import annotations
 

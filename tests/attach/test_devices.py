@@ -32,13 +32,13 @@ def parts(request) -> SimpleNamespace:
     setting.net.to(torch.bfloat16 if dtype == torch.float32 else torch.float32)
     region = torch.rand(24, 24, generator=torch.Generator().manual_seed(1))
     projections = projections_for(setting.unet, CONTEXT[base])
-    kv, nobody = (projections.keys_values(token_groups(CONTEXT[base], seed=s)) for s in (3, 4))
+    kv, unconditional = (projections.keys_values(token_groups(CONTEXT[base], seed=s)) for s in (3, 4))
     changes = layout.read_processors(processors(setting.unet, CONTEXT[base]), "file", "id").lora
     return SimpleNamespace(
         dtype=dtype, unet=setting.unet.to(dtype), net=setting.net, batch=Batch.draw(base, size=(8, 8)).to(dtype),
-        people=[Conditioning(kv, nobody), Conditioning(kv, region=region)],
-        structures=[setting.person(face=box, region=map) for box, map in zip(BOXES, (None, region), strict=True)],
-        loras=[LoraPart(changes, 0.7), LoraPart(changes, 0.4, region=region)],
+        people=[Conditioning(kv, unconditional), Conditioning(kv, region=region)],
+        controls=[setting.person(face=box, region=map) for box, map in zip(BOXES, (None, region), strict=True)],
+        loras=[LoraPart(changes, strength=0.7), LoraPart(changes, strength=0.4, region=region)],
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def to(batch: Batch, device: torch.device) -> Batch:
 @torch.no_grad()
 def attached(parts: SimpleNamespace, batch: Batch, speed: Speed, networks: Networks, calls: int = 1) -> Tensor:
     plan = RowPlan.classifier_free()
-    with attach(parts.unet, parts.people, plan, parts.structures, speed, parts.loras, networks):
+    with attach(parts.unet, parts.people, plan, parts.controls, speed, parts.loras, networks):
         for _ in range(calls):
             out = run(parts.unet, batch)
     return out

@@ -35,7 +35,9 @@ def test_two_loras_add_up_as_the_formula_says(base: str) -> None:
     loras = [layout.read_processors(s, "file", "id").lora for s in states]
     batch = Batch.draw(base)
     bare = run(ldm, batch)
-    with attach(ldm, [], RowPlan.classifier_free(), loras=[LoraPart(loras[0], 0.5), LoraPart(loras[1], 0.8)]):
+    with attach(
+        ldm, [], RowPlan.classifier_free(), loras=[LoraPart(loras[0], strength=0.5), LoraPart(loras[1], strength=0.8)]
+    ):
         ours = run(ldm, batch)
     joined = {}  # two LoRAs are one of the double rank
     for key, value in states[0].items():
@@ -55,20 +57,21 @@ def test_strength_and_window_decide_to_the_bit() -> None:
     lora = layout.read_processors(processors(unet, CONTEXT[base]), "file", "id").lora
     batch, bare = Batch.draw(base), run(unet, Batch.draw(base))
     for part, progress in (
-        (LoraPart(lora, 0.0), 0.0),
+        (LoraPart(lora, strength=0.0), 0.0),
         (LoraPart(lora, start=0.5), 0.4),
         (LoraPart(lora, end=0.4), 0.4),
+        (LoraPart(lora, start=0.4, end=0.4), 0.4),
     ):
         plan = RowPlan.classifier_free()
         plan.progress = progress
         with attach(unet, [], plan, loras=[part]):
             assert torch.equal(run(unet, batch), bare)
-    with attach(unet, [], RowPlan.classifier_free(), loras=[LoraPart(lora, 0.0)]):
+    with attach(unet, [], RowPlan.classifier_free(), loras=[LoraPart(lora, strength=0.0)]):
         without = hooks(unet)
     with attach(unet, [], RowPlan.classifier_free()):
         assert hooks(unet) == without  # a LoRA of strength 0 has none
     with pytest.raises(SettingsError, match="LoRA strength"):
-        LoraPart(lora, -1.0)
+        LoraPart(lora, strength=-1.0)
 
 
 @torch.no_grad()
@@ -104,7 +107,7 @@ def test_a_region_of_ones_is_everywhere_and_of_zeros_nowhere() -> None:
     batch = Batch.draw(base, size=(16, 24))
     results = {}
     for name, region in (("none", None), ("ones", torch.ones(8, 12)), ("zeros", torch.zeros(40, 60))):
-        with attach(unet, [], RowPlan.classifier_free(), loras=[LoraPart(lora, 0.9, region=region)]):
+        with attach(unet, [], RowPlan.classifier_free(), loras=[LoraPart(lora, strength=0.9, region=region)]):
             results[name] = run(unet, batch)
     bare = run(unet, batch)
     assert (results["ones"] - results["none"]).abs().max() <= TOLERANCE

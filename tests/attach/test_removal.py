@@ -40,12 +40,12 @@ def test_no_weight_is_bit_identical(setting) -> None:
         "empty window": (replace(person, start=0.5, end=0.5), 0.5),
         "blocks at 0": (replace(person, block_strengths=dict.fromkeys(sites, 0.0)), 0.5),
         "another picture": (replace(person, pictures=frozenset({7})), 0.5),
-        "nobody": (None, 0.5),
+        "no person": (None, 0.5),
     }
-    for name, (nobody, progress) in idle.items():
+    for name, (one, progress) in idle.items():
         plan = RowPlan.classifier_free()
         plan.progress = progress
-        with attach(unet, [nobody] if nobody else [], plan) as attachment:
+        with attach(unet, [one] if one else [], plan) as attachment:
             assert torch.equal(run(unet, batch), bare), name
         assert attachment.calls == 1 and attachment.active_calls == 0
     plan = RowPlan.classifier_free()

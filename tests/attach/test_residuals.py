@@ -139,11 +139,12 @@ def test_nothing_asked_for_is_bit_identical(setting: Setting) -> None:
         replace(person, strength=0.0),
         replace(person, start=0.6),
         replace(person, end=0.5),
+        replace(person, start=0.5, end=0.5),
         replace(person, pictures=frozenset({3})),
     ]
-    for nobody in idle:
+    for control in idle:
         for speed in (Speed.EXACT, Speed.BALANCED):
-            assert torch.equal(attached(setting, batch, nobody, speed=speed), bare)
+            assert torch.equal(attached(setting, batch, control, speed=speed), bare)
     assert torch.equal(attached(setting, batch), bare)
     inside = attached(setting, batch, replace(person, start=0.4, end=0.6))
     assert not torch.equal(inside, bare)

@@ -94,7 +94,7 @@ def test_faces_without_a_parsing_network(state, file: Path, faces: list[Face], c
         encoder = TowerEncoder.load(file)
     assert len(caplog.records) == 1 and "ellipse" in caplog.text and "parsing_bisenet.pth" in caplog.text
     seen = encoder.see(faces)
-    assert "ellipse" in seen.told
+    assert "ellipse" in seen.preparation
     halves = {name: tensor.half().float() for name, tensor in state.items()}  # what the file holds
     pixels = torch.cat([pixels_of(head_of(face), ellipse()) for face in faces])
     states, vector = eva.tower(halves, pixels)
@@ -112,7 +112,7 @@ def test_the_background_is_told_by_a_network_where_there_is_one(
 ) -> None:
     assert find_parser([models]) == models / "GFPGAN" / "parsing_bisenet.pth"
     encoder = load_encoder(file, [models])
-    assert isinstance(encoder, TowerEncoder) and "BiSeNet" in (told := encoder.see(faces[:1])).told
+    assert isinstance(encoder, TowerEncoder) and "BiSeNet" in (made := encoder.see(faces[:1])).preparation
     theirs = facexlib_networks(components)["BiSeNet"]
     head = head_of(faces[0])
     picture = torch.from_numpy(head).permute(2, 0, 1)[None].float() / 255
@@ -122,8 +122,8 @@ def test_the_background_is_told_by_a_network_where_there_is_one(
     halves = {name: tensor.half().float() for name, tensor in state.items()}
     states, vector = eva.tower(halves, pixels_of(head, outside))
     for level in eva.LEVELS:
-        assert (told.hidden[level] - states[level]).abs().max() <= 1e-3 * max(1.0, float(states[level].std()))
-    assert (told.class_vectors - vector).abs().max() <= 1e-4
+        assert (made.hidden[level] - states[level]).abs().max() <= 1e-3 * max(1.0, float(states[level].std()))
+    assert (made.class_vectors - vector).abs().max() <= 1e-4
     (tmp_path / "facexlib").mkdir()
     (models / "GFPGAN" / "parsing_parsenet.pth").rename(tmp_path / "facexlib" / "parsing_parsenet.pth")
     assert TowerEncoder.load(file, model_dirs=[tmp_path]).parser.title == "ParseNet"
@@ -195,7 +195,7 @@ def test_an_identity_keeps_what_the_tower_saw(file: Path, faces: list[Face], tmp
     identity.save(tmp_path / "i.safetensors")
     again = Identity.load(tmp_path / "i.safetensors")
     assert torch.equal(again.class_vectors, identity.class_vectors) and again.digest == identity.digest
-    assert again.told == identity.told and "ellipse" in again.told
+    assert again.preparation == identity.preparation and "ellipse" in again.preparation
     moved = dataclasses.replace(identity, class_vectors=identity.class_vectors + 1e-3)
     assert len({identity.digest, moved.digest, dataclasses.replace(identity, class_vectors=None).digest}) == 3
     tensors = load_file(tmp_path / "i.safetensors")

@@ -105,7 +105,7 @@ def test_one_unet_step_equals_the_formulas(tmp_path: Path, family: str, base: st
     ours = next(iter(groups.values())).tokens
     assert 0.3 < tokens.std() < 3 and (ours - tokens).abs().max() <= 1e-4 * max(1.0, float(tokens.abs().max()))
 
-    loras = [LoraPart(adapter.lora, 0.7)] if adapter.lora else []
+    loras = [LoraPart(adapter.lora, strength=0.7)] if adapter.lora else []
     bare = run(unet, batch)
     with attach(unet, [conditioning(adapter, given)], RowPlan.classifier_free(), loras=loras) as attachment:
         ours = run(unet, batch)

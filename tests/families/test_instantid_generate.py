@@ -120,9 +120,9 @@ def test_one_file_makes_the_picture_that_diffusers_makes(xl, floats, tmp_path: P
     identity, settings = pipeline.identity([xl.photo]), PersonSettings(pose=PoseSettings(xl.driver))
     five = pipeline.shape(identity, settings, SAMPLING.size).landmarks.five
     drawn = render_five_points(five, SAMPLING.size)
-    structure = pipeline.structure(identity, settings, SAMPLING.size)
+    control = pipeline.control(identity, settings, SAMPLING.size)
     picture = torch.from_numpy(drawn.copy()).permute(2, 0, 1)[None].float() / 255
-    assert torch.equal(structure.draw(ControlView((128, 128), 0, 0, 128, 128)).five_points, picture) and picture.any()
+    assert torch.equal(control.draw(ControlView((128, 128), 0, 0, 128, 128)).five_points, picture) and picture.any()
 
     f_id = torch.from_numpy(xl.analyser.face(xl.photo).embedding)[None]  # raw
     tokens = formulas.resampler(xl.state["image_proj"], torch.cat([torch.zeros_like(f_id), f_id]))

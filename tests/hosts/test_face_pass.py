@@ -92,25 +92,25 @@ def test_a_picture_without_people_lends_none(world, two) -> None:
     assert torch.equal(sampled(inner), painted(world, [], (0.7, 0.2, 0.9, 0.6)))
 
 
-def structure(face: tuple[float, float, float, float], region: torch.Tensor | None = None) -> ControlConditioning:
+def control(face: tuple[float, float, float, float], region: torch.Tensor | None = None) -> ControlConditioning:
     return ControlConditioning(None, (), None, face=face, region=region)  # type: ignore[arg-type] # places only
 
 
 def test_landmarks_tell_where_people_without_a_region_are(person) -> None:
     faces = [(0.1, 0.2, 0.3, 0.6), (0.7, 0.2, 0.9, 0.6)]
-    structures = [structure(face) for face in faces]
+    controls = [control(face) for face in faces]
     everywhere, placed = replace(person), replace(person)
-    parts = Parts([person, placed], structures)
+    parts = Parts([person, placed], controls)
     for face in faces:
         found = owners(parts, grey(mask(face)))
-        assert [one.face for one in found.structures] == [face] and len(found.people) == 1
+        assert [one.face for one in found.controls] == [face] and len(found.people) == 1
     assert owners(parts, grey(mask((0.4, 0.2, 0.6, 0.6)))).count == 0
     # the second person alone has landmarks; the first is everywhere
-    parts = Parts([everywhere, placed], structures[:1], owners=[1])
+    parts = Parts([everywhere, placed], controls[:1], owners=[1])
     assert len(owners(parts, grey(mask(faces[0]))).people) == 2
     assert len(owners(parts, grey(mask(faces[1]))).people) == 1
     # a region counts more than landmarks
-    parts = Parts([replace(person, region=RIGHT)], structures[:1])
+    parts = Parts([replace(person, region=RIGHT)], controls[:1])
     assert owners(parts, grey(mask(faces[1]))).count == 1 and owners(parts, grey(mask(faces[0]))).count == 0
 
 
@@ -165,7 +165,7 @@ def test_what_fails_in_the_face_pass_is_told_on_the_picture(world, two, again: b
         world.host.own(other := copy.copy(outer))
         other.extra_generation_params.clear()
     assert "face pass was left out" in outer.extra_generation_params[NOTE] and outer.comments
-    assert NOTE not in inner.extra_generation_params and not world.host._running
+    assert NOTE not in inner.extra_generation_params and not world.host.running
 
 
 def test_our_script_joins_adetailers_list_once() -> None:

@@ -18,7 +18,7 @@ from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
 from facesnap.hosts.webui import NOTE
 from facesnap.models.mixer import FacialAttributeMixer
-from facesnap.pipeline.cache import FileDigests
+from facesnap.pipeline.cache import content_digest
 from facesnap.settings.infotext import SKIPPED, VERSION
 from facesnap.webui import options
 from facesnap.webui.generation.job import after_picture, begin, finish
@@ -142,9 +142,9 @@ def test_similarity_is_told_picture_by_picture(run, snap, page, astronaut) -> No
     assert len(p.facesnap_job.similarity) == 2
     processed = SimpleNamespace(extra_generation_params=dict(p.extra_generation_params))
     finish(p, processed)
-    told = processed.extra_generation_params
-    assert told["FaceSnap similarity"].endswith(", none") and told["FaceSnap faces"] == "0 of 1"
-    result = RESULTS.get(told[KEY]).json()
+    reported = processed.extra_generation_params
+    assert reported["FaceSnap similarity"].endswith(", none") and reported["FaceSnap faces"] == "0 of 1"
+    result = RESULTS.get(reported[KEY]).json()
     assert result["state"] == "finished" and result["people"][0]["references"][0]["faces"] == 1
     assert result["people"][0]["similarity"][1] is None and result["people"][0]["similarity"][0] > 0.99
 
@@ -210,24 +210,24 @@ def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> Non
 
 
 def test_refused_or_skipped(run, snap, page, world, unets) -> None:
-    nobody = {**snap, "references": [Image.new("RGB", (200, 200), "grey")]}
+    faceless = {**snap, "references": [Image.new("RGB", (200, 200), "grey")]}
     bare = run()[1]
     for bad, kind, status in (
         ({"strenght": 1}, SettingsError, 422),
-        (nobody, NoFaceError, 422),
+        (faceless, NoFaceError, 422),
         ({**snap, "adapter": "gone"}, CheckpointError, 503),
         ({**snap, "identity": "somebody"}, SettingsError, 422),
     ):
         with pytest.raises(kind) as refused:
             run(bad)
         assert refused.value.status_code == status
-    p, made = run({**nobody, "on_error": "skip"})
+    p, made = run({**faceless, "on_error": "skip"})
     assert torch.equal(made, bare) and "No face was found" in p.extra_generation_params[SKIPPED]
     page["facesnap_on_error"] = "skip"
-    p, made = run(nobody)
+    p, made = run(faceless)
     assert torch.equal(made, bare) and p.comments
     with pytest.raises(NoFaceError):
-        run({**nobody, "on_error": "stop"})
+        run({**faceless, "on_error": "stop"})
     world.standin.load(unets[2])  # SDXL
     p = processing(world, width=64, height=64, prompt="")
     begin(world.host, PipelineLoader(lambda: None, lambda: 1 / 0), p, [snap])  # a mistake of ours
@@ -255,6 +255,5 @@ def test_axes_and_an_earlier_run_of_the_same_object(run, snap) -> None:
 
 
 def test_pictures_have_one_digest_everywhere(astronaut: np.ndarray) -> None:
-    digests = FileDigests()
-    assert digests(astronaut) == digests(astronaut.copy()) != digests(astronaut[::-1])
-    assert digests(astronaut[:, ::2]) != digests(np.ascontiguousarray(astronaut[:, ::2]).astype(np.int16))
+    assert content_digest(astronaut) == content_digest(astronaut.copy()) != content_digest(astronaut[::-1])
+    assert content_digest(astronaut[:, ::2]) != content_digest(np.ascontiguousarray(astronaut[:, ::2]).astype(np.int16))

@@ -55,7 +55,7 @@ def host(world, nets, monkeypatch):
         assert places(net) == {CPU} and all(map(torch.equal, before, net.parameters()))
 
 
-def structure(net: FFRNet, **more) -> ControlConditioning:
+def control(net: FFRNet, **more) -> ControlConditioning:
     cond = torch.randn(1, 5, CONTEXT["sd15"], generator=torch.Generator().manual_seed(1))
     return ControlConditioning(net, net.project_tokens(cond), draw, **more)
 
@@ -65,9 +65,9 @@ def draw(view: ControlView) -> ControlPictures:
     return ControlPictures(landmarks=picture)
 
 
-def generate(host: SimpleNamespace, *structures: ControlConditioning, passes: str = "both", **more) -> Tensor:
+def generate(host: SimpleNamespace, *controls: ControlConditioning, passes: str = "both", **more) -> Tensor:
     """One generation on the GPU, the picture on the CPU."""
-    return made(host, request(host, **more), *structures, passes=passes)
+    return made(host, request(host, **more), *controls, passes=passes)
 
 
 def request(host: SimpleNamespace, **more) -> Processing:
@@ -76,8 +76,8 @@ def request(host: SimpleNamespace, **more) -> Processing:
     return p
 
 
-def made(host: SimpleNamespace, p: Processing, *structures: ControlConditioning, passes: str = "both") -> Tensor:
-    host.host.enlist(p, lambda topology: Parts(host.people, structures, Speed.EXACT), passes)
+def made(host: SimpleNamespace, p: Processing, *controls: ControlConditioning, passes: str = "both") -> Tensor:
+    host.host.enlist(p, lambda topology: Parts(host.people, controls, Speed.EXACT), passes)
     return sampled(p).cpu()
 
 
@@ -111,7 +111,7 @@ def offload(host: SimpleNamespace, monkeypatch, how: str) -> None:
 
 
 def test_a_network_stays_for_the_next_generation_and_no_two_stay(host) -> None:
-    one, other = map(structure, host.nets)
+    one, other = map(control, host.nets)
     with_one = generate(host, one)
     assert uploads(host) == 1 and living(host) == 1
     assert torch.equal(generate(host, one), with_one) and uploads(host) == 0
@@ -125,20 +125,20 @@ def test_a_network_stays_for_the_next_generation_and_no_two_stay(host) -> None:
 
 
 def test_pictures_are_those_of_the_cpu(host) -> None:
-    on_gpu, bare = generate(host, structure(host.nets[0])), generate(host)
+    on_gpu, bare = generate(host, control(host.nets[0])), generate(host)
     host.host.free()
     host.unets[0].to(CPU)
     if host.name == "forge":
         host.memory.device = CPU
     host.standin.load(host.unets[0])
     p = processing(host)
-    host.host.enlist(p, lambda topology: Parts(host.people, [structure(host.nets[0])], Speed.EXACT))
+    host.host.enlist(p, lambda topology: Parts(host.people, [control(host.nets[0])], Speed.EXACT))
     assert torch.equal(sampled(p), on_gpu) and (on_gpu - bare).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("how", ("option", "medvram", "medvram_sdxl", "lowvram"))
 def test_off_the_gpu_after_each_pass(host, monkeypatch, how: str) -> None:
-    stays = generate(host, structure(host.nets[0]), enable_hr=True)
+    stays = generate(host, control(host.nets[0]), enable_hr=True)
     host.host.free()
     uploads(host)
     offload(host, monkeypatch, how)
@@ -146,7 +146,7 @@ def test_off_the_gpu_after_each_pass(host, monkeypatch, how: str) -> None:
     p = request(host, enable_hr=True)
     inputs = sum(t.ndim > 0 for t in [p.uncond, *(one for prompts in p.conds for one in prompts)])
     p.between_passes = lambda: between.append(living(host))
-    assert torch.equal(made(host, p, structure(host.nets[0])), stays)
+    assert torch.equal(made(host, p, control(host.nets[0])), stays)
     assert between == [0] and living(host) == 0
     assert uploads(host) == (8 if how == "lowvram" else 2)
     assert len(host.devices.on_gpu()) - before <= inputs
@@ -156,7 +156,7 @@ def test_lowvram_has_the_network_there_for_its_own_computation_only(host, monkey
     offload(host, monkeypatch, "lowvram")
     unet, seen = host.unets[0], []
     watch = unet.input_blocks[0].register_forward_hook(lambda *_: seen.append(living(host)))
-    generate(host, structure(host.nets[0]), structure(host.nets[0], strength=0.5))
+    generate(host, control(host.nets[0]), control(host.nets[0], strength=0.5))
     watch.remove()
     assert seen == [0] * 4 and uploads(host) == 4  # two people share one network
 
@@ -168,15 +168,15 @@ def test_an_exception_in_the_sampler(host, monkeypatch, asked: bool) -> None:
     p = request(host)
     p.before_step = lambda denoiser: 1 / 0 if denoiser.step == 2 else None
     with pytest.raises(ZeroDivisionError):
-        made(host, p, structure(host.nets[0]))
+        made(host, p, control(host.nets[0]))
     assert living(host) == (0 if asked else 1)
     assert host.host.placement.kept() == ([] if asked else [host.nets[0]])
 
 
 @pytest.mark.parametrize("more", ({"strength": 0.0}, {"start": 0.5, "end": 0.5}, {"start": 0.8, "end": 0.9}), ids=str)
 def test_what_never_computes_is_never_moved(host, more: dict) -> None:
-    generate(host, structure(host.nets[0], **more))
-    if host.name == "a1111" or more.get("start") != 0.8:  # Forge is told before the sampling, that has such a window
+    generate(host, control(host.nets[0], **more))
+    if host.name == "a1111" or more.get("start") != 0.8:  # Forge learns before the sampling, which has such a window
         assert uploads(host) == 0
 
 
@@ -184,7 +184,7 @@ def test_a_pass_that_is_not_wanted_moves_nothing(host) -> None:
     between = []
     p = request(host, enable_hr=True)
     p.between_passes = lambda: between.append(uploads(host))
-    made(host, p, structure(host.nets[0]), passes="second")
+    made(host, p, control(host.nets[0]), passes="second")
     assert between == [0] and uploads(host) == 1
 
 
@@ -199,7 +199,7 @@ def test_a_refiner_of_the_same_layout_goes_on(host) -> None:
 
     p = request(host)
     p.before_step = refine
-    with_it = made(host, p, structure(host.nets[0]))
+    with_it = made(host, p, control(host.nets[0]))
     assert rows == [1] and not p.extra_generation_params
     host.unets[0].to(GPU)
     host.standin.load(host.unets[0])
@@ -215,7 +215,7 @@ def test_a_refiner_of_another_layout_frees_the_network(host) -> None:
     def prepare(topology) -> Parts:
         if not fits.pop(0):
             raise CheckpointError("made for another UNet", expected="its UNet", remedy="another refiner")
-        return Parts([], [structure(host.nets[0])], Speed.EXACT)
+        return Parts([], [control(host.nets[0])], Speed.EXACT)
 
     def refine(denoiser) -> None:
         if denoiser.step == 2:
@@ -231,28 +231,28 @@ def test_a_refiner_of_another_layout_frees_the_network(host) -> None:
 
 def test_a_sampling_inside_ours_with_another_adapter(host) -> None:
     """ADetailer's, say: both go on, and one network stays."""
-    alone = generate(host, structure(host.nets[0])), generate(host, structure(host.nets[1]))
+    alone = generate(host, control(host.nets[0])), generate(host, control(host.nets[1]))
     inside: list[Tensor] = []
 
     def nested(denoiser) -> None:
         if denoiser.step == 2:
-            inside.append(generate(host, structure(host.nets[1])))
+            inside.append(generate(host, control(host.nets[1])))
 
     p = request(host)
     p.before_step = nested
-    assert torch.equal(made(host, p, structure(host.nets[0])), alone[0])
+    assert torch.equal(made(host, p, control(host.nets[0])), alone[0])
     assert torch.equal(inside[0], alone[1]) and living(host) == 1
 
 
 def test_the_model_is_switched(host) -> None:
     """on_model_loaded: the network leaves, except in the middle of a sampling."""
-    generate(host, structure(host.nets[0]))
+    generate(host, control(host.nets[0]))
     host.host.free()
     assert living(host) == 0
     p = request(host)
     p.before_step = lambda denoiser: host.host.free()
     uploads(host)
-    made(host, p, structure(host.nets[0]))
+    made(host, p, control(host.nets[0]))
     assert uploads(host) == 1
 
 
@@ -270,7 +270,7 @@ def test_forge_moves_the_network_itself(forge) -> None:
         p.before_step = lambda denoiser: seen.append(
             sum(isinstance(one.model.model, FFRNetCarrier) for one in memory.current_loaded_models)
         )
-        made(forge, p, structure(forge.nets[0]), structure(forge.nets[0], strength=0.5))
+        made(forge, p, control(forge.nets[0]), control(forge.nets[0], strength=0.5))
     assert seen == [1] * 24 and all(preserved > 0 for preserved in forge.standin.preserved)
     assert model.forge_objects_after_applying_lora.unet.extra_model_patchers_during_sampling == []
     unet = model.forge_objects.unet
@@ -283,7 +283,7 @@ def test_forge_sends_the_network_away_when_it_needs_the_room(forge) -> None:
     net = forge.nets[0]
     net.float()  # the UNet's dtype
     try:
-        stays = generate(forge, structure(net))
+        stays = generate(forge, control(net))
         carrier = next(
             m for one in forge.memory.current_loaded_models if isinstance(m := one.model.model, FFRNetCarrier)
         )
@@ -294,7 +294,7 @@ def test_forge_sends_the_network_away_when_it_needs_the_room(forge) -> None:
         del carrier, pairs
         p = request(forge)
         p.before_step = lambda denoiser: send_away(forge.memory) if denoiser.step == 2 else None
-        assert torch.equal(made(forge, p, structure(net)), stays)
+        assert torch.equal(made(forge, p, control(net)), stays)
     finally:
         net.bfloat16()
 
@@ -307,9 +307,9 @@ def send_away(memory) -> None:
 
 
 def test_forge_with_room_for_one_model_only(forge) -> None:
-    stays = generate(forge, structure(forge.nets[0]))
+    stays = generate(forge, control(forge.nets[0]))
     forge.memory.room = 1
-    assert torch.equal(generate(forge, structure(forge.nets[0])), stays)
+    assert torch.equal(generate(forge, control(forge.nets[0])), stays)
 
 
 def test_networks_of_8_bit_unets_compute_in_16() -> None:

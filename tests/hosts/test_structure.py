@@ -61,7 +61,7 @@ def _count(
     ]
     try:
         sampling = Sampling("a person", size=(64, 64), cfg=cfg, **kwargs)
-        image = host.sample(sampling, [], structures=[person], speed=speed)[0]
+        image = host.sample(sampling, [], controls=[person], speed=speed)[0]
     finally:
         for handle in handles:
             handle.remove()
@@ -96,7 +96,7 @@ def test_fast_computes_less_area(host, person) -> None:
     areas: list[tuple[int, ...]] = []
     small = replace(person, face=(0.4, 0.3, 0.6, 0.5))
     handle = person.net.register_forward_pre_hook(lambda _, args: areas.append(tuple(args[0].shape[-2:])))
-    host.sample(Sampling("a person", steps=2, size=(256, 256)), [], structures=[small], speed=Speed.FAST)
+    host.sample(Sampling("a person", steps=2, size=(256, 256)), [], controls=[small], speed=Speed.FAST)
     handle.remove()
     assert areas == [(16, 16)] * 2  # of latents of 32 x 32
 
@@ -144,7 +144,7 @@ def test_sdxl_pipelines_give_ffrnet_their_vector(sdxl) -> None:
     cond, uncond = (net.project_tokens(prompt) for prompt in prompts)
     person = ControlConditioning(net, cond, _draw, uncond)
     bare = np.asarray(host.sample(sampling, [])[0], dtype=int)
-    ours = np.asarray(host.sample(sampling, [], structures=[person], speed=Speed.EXACT)[0], dtype=int)
+    ours = np.asarray(host.sample(sampling, [], controls=[person], speed=Speed.EXACT)[0], dtype=int)
     donor = ControlNetModel.from_unet(sdxl.unet)
     donor.load_state_dict(net.state_dict())
     reference = StableDiffusionXLControlNetPipeline(**sdxl.components, controlnet=donor.eval(), add_watermarker=False)
@@ -155,5 +155,5 @@ def test_sdxl_pipelines_give_ffrnet_their_vector(sdxl) -> None:
     ).images[0]  # fmt: skip
     assert np.abs(ours - np.asarray(theirs, dtype=int)).max() <= 2
     assert np.abs(ours - bare).mean() > 5
-    balanced = np.asarray(host.sample(sampling, [], structures=[person])[0], dtype=int)
+    balanced = np.asarray(host.sample(sampling, [], controls=[person])[0], dtype=int)
     assert np.abs(balanced - bare).mean() > 1

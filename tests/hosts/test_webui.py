@@ -74,7 +74,7 @@ class Recorder:
 
     def seen(self, unet, args, output) -> None:
         self.world.standin.watch(unet)
-        running = self.world.host._running
+        running = self.world.host.running
         plan = running[-1].plan if running else None
         rows = () if plan is None or plan.idle else plan.for_batch(len(args[0]))
         self.rows.append([(row.picture, row.cond) for row in rows])
@@ -163,7 +163,7 @@ def test_an_exception_leaves_nothing(world) -> None:
     world.host.enlist(p, prepare(world.person))
     with pytest.raises(ZeroDivisionError):
         sampled(p)
-    assert not world.host._running
+    assert not world.host.running
     assert torch.equal(sampled(processing(world)), bare)  # the fixture looks for hooks
 
 
@@ -175,7 +175,7 @@ def test_interrupt_and_skip(world, monkeypatch, how: str) -> None:
         p.before_step = lambda d, at=at: setattr(world.modules.shared.state, how, d.step >= at - 1)
         world.host.enlist(p, prepare(world.person))
         sampled(p)
-        assert not world.host._running
+        assert not world.host.running
         setattr(world.modules.shared.state, how, False)
 
 

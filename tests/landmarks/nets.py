@@ -1,7 +1,7 @@
 """Small ONNX landmark nets with the signatures of insightface's models and of others, for testing the real
 runners.
 
-Each net answers with the same points whatever its input is; where they land in the picture tells how the
+Each net answers with the same points whatever its input is; where they land in the picture shows how the
 runner cut and placed its crop.
 """
 

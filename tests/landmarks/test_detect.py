@@ -13,7 +13,7 @@ from facesnap.errors import LandmarkError, PackError
 from facesnap.faces import FaceAnalyser
 from facesnap.landmarks import scheme
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.detect import Detection, LandmarkDetector, kind_of, same_points
+from facesnap.landmarks.detect import Detection, LandmarkDetector, kind_of
 from facesnap.landmarks.fitting import fit
 from facesnap.landmarks.pose import rotation
 from facesnap.landmarks.predictor import LandmarkPredictor
@@ -148,8 +148,6 @@ def test_without_a_model_five_points_give_a_pose(tmp_path):
     assert detector.kind == "five"
     result = fit(BASIS, found.observation)
     assert result.pose_only and result.views[0].angles == pytest.approx(POSE, abs=1.5)
-    with pytest.raises(LandmarkError, match="five points"):
-        same_points(found)
 
 
 def test_unusable_folders_and_input(tmp_path):

@@ -48,11 +48,6 @@ def test_ibug_map_is_a_permutation_with_four_derived_points():
     assert set(scheme.DERIVED_POINTS) == {i for i, e in enumerate(scheme.IBUG68) if e == scheme.DERIVED}
 
 
-def test_mediapipe_map_uses_each_vertex_once_and_mirrors():
-    used = [i for entry in scheme.MEDIAPIPE478 for i in entry]
-    assert len(scheme.MEDIAPIPE478) == 72 and len(set(used)) == len(used) == 76 and max(used) < 468
-
-
 def test_106_map_uses_68_different_points():
     points = np.arange(212.0).reshape(106, 2)
     taken = scheme.from_insightface_106(points)
@@ -116,15 +111,7 @@ def test_colours_are_the_papers():
         assert tuple(colours[index]) == colour
 
 
-@pytest.mark.parametrize("convert", [scheme.from_ibug68, scheme.from_insightface_106, scheme.from_mediapipe478])
+@pytest.mark.parametrize("convert", [scheme.from_ibug68, scheme.from_insightface_106])
 def test_wrong_shapes_are_refused(convert):
     with pytest.raises(LandmarkError, match="shape"):
         convert(np.zeros((5, 2)))
-
-
-def test_mediapipe_means():
-    points = np.arange(478 * 2.0).reshape(478, 2)
-    out = scheme.from_mediapipe478(points)
-    assert out[30].tolist() == points[4].tolist()
-    assert out[37].tolist() == points[[246, 161]].mean(0).tolist()
-    np.testing.assert_array_equal(scheme.from_mediapipe478(points[:468]), out)

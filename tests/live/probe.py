@@ -127,7 +127,7 @@ def after_call(unet, args, kwargs, output):
         raise RuntimeError("planted by the probe")
     from facesnap.webui.process import current_host
 
-    running = current_host()._running
+    running = current_host().running
     x, context = args[0], kwargs["context"]
     plan = running[-1].plan if running else None
     rows = plan.for_batch(len(x)) if plan is not None and not plan.idle else ()
@@ -210,7 +210,7 @@ def get_state():
 
     return {
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
-        "running": len(current_host()._running), "unet": id(live_unet()),
+        "running": len(current_host().running), "unet": id(live_unet()),
         "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.kept()),
         "dtype": str(next(live_unet().parameters()).dtype), "axes": axes(),
         "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),

@@ -58,7 +58,7 @@ def test_timms_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ours.class_vector[0] - vector).abs().max() < 1e-5
     for level, values in some.items():
         assert (ours.hidden[level][0, [0, 6, 16], [3, 70, 127]] - torch.tensor(values)).abs().max() < 1e-4
-    for name, change in (("TRAINED_GRID", 4.0), ("EPS", 1e-2), ("THETA", 100.0)):  # each of them tells
+    for name, change in (("TRAINED_GRID", 4.0), ("EPS", 1e-2), ("THETA", 100.0)):  # each of them shows
         with monkeypatch.context() as patch:
             patch.setattr(eva_tower, name, change)
             other = built(state)(pixels, (3,))

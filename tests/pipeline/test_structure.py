@@ -109,7 +109,7 @@ def test_a_second_generation_calls_no_model_of_ours(world, driver: Path, monkeyp
     pipeline = _pipeline(world)
     settings = PersonSettings(pose=PoseSettings(driver))
     view = ControlView((72, 64), 0, 0, 72, 64)
-    first = pipeline.structure(pipeline.identity([world.photo]), settings, SAMPLING.size)
+    first = pipeline.control(pipeline.identity([world.photo]), settings, SAMPLING.size)
     picture = first.draw(view).landmarks
 
     def fail(*_: object, **__: object) -> None:
@@ -123,7 +123,7 @@ def test_a_second_generation_calls_no_model_of_ours(world, driver: Path, monkeyp
     monkeypatch.setattr("facesnap.pipeline.shape.fit", fail)
     monkeypatch.setattr("facesnap.pipeline.shape.render_landmarks", fail)
     changed = dataclasses.replace(settings, structure=0.4, structure_end=0.5, strength=0.2)
-    again = pipeline.structure(pipeline.identity([world.photo]), changed, SAMPLING.size)
+    again = pipeline.control(pipeline.identity([world.photo]), changed, SAMPLING.size)
     assert again.cond is first.cond and again.uncond is first.uncond and again.draw(view).landmarks is picture
     assert (again.strength, again.end) == (0.4, 0.5)
     pipeline.conditioning(pipeline.identity([world.photo]), changed)  # shares the mixer's tokens
@@ -139,29 +139,29 @@ def test_ffrnet_sees_the_token_groups_that_the_checkpoint_names(world) -> None:
     uncond = mixer(torch.zeros(1, 1, 512), nobody)
     for groups in (("mix",), ("id", "mix")):
         adapter = dataclasses.replace(world.adapter, ffrnet_spec=FFRNetSpec(groups, 0.6))
-        structure = _pipeline(world, adapter=adapter).structure(identity)
-        assert structure.strength == 0.6
-        for ours, tokens in ((structure.cond, cond), (structure.uncond, uncond)):
+        control = _pipeline(world, adapter=adapter).control(identity)
+        assert control.strength == 0.6
+        for ours, tokens in ((control.cond, cond), (control.uncond, uncond)):
             theirs = net.project_tokens(torch.cat([tokens[g].tokens for g in groups], dim=1))
             assert len(ours) == len(theirs) == len(net.config.attention_widths())
             for (k, v), (k2, v2) in zip(ours, theirs, strict=True):
                 assert torch.allclose(k, k2, atol=1e-5) and torch.allclose(v, v2, atol=1e-5)
                 assert (k[0, 0, 0] - k[0, 0, -1]).abs().max() > 1e-2
     silent = dataclasses.replace(world.adapter, spec=dataclasses.replace(world.adapter.spec, uncond="none"))
-    assert _pipeline(world, adapter=silent).structure(identity).uncond is None
+    assert _pipeline(world, adapter=silent).control(identity).uncond is None
 
 
 def test_the_network_is_placed_where_the_unet_computes(world) -> None:
     pipeline = _pipeline(world)
     identity = pipeline.identity([world.photo])
-    half = pipeline.structure(identity, dtype=torch.bfloat16)
+    half = pipeline.control(identity, dtype=torch.bfloat16)
     assert half.net.dtype == torch.bfloat16 and world.adapter.ffrnet.dtype == torch.float32
-    assert pipeline.structure(identity).net is world.adapter.ffrnet
-    assert pipeline.structure(identity, dtype=torch.bfloat16).net is half.net  # placed once
+    assert pipeline.control(identity).net is world.adapter.ffrnet
+    assert pipeline.control(identity, dtype=torch.bfloat16).net is half.net  # placed once
     for name, own in world.adapter.ffrnet.named_parameters():
         assert torch.equal(half.net.get_parameter(name), own.bfloat16())
     assert all(k.dtype == v.dtype == torch.float32 for k, v in half.cond)  # the network takes them as it wants them
-    assert pipeline.structure(identity, device="cpu").cond is half.cond  # made once, for any device
+    assert pipeline.control(identity, device="cpu").cond is half.cond  # made once, for any device
 
 
 def test_identity_files_need_no_photo_and_no_face_model(world, tmp_path: Path) -> None:
@@ -220,20 +220,20 @@ def test_what_does_not_suit_is_refused_by_name(world, driver: Path) -> None:
             bare.generate(world.host, SAMPLING, [(identity, settings)])
     unseen = dataclasses.replace(identity, landmarks=None)
     with pytest.raises(LandmarkError, match=r"holds no landmarks.*structure"):
-        pipeline.structure(unseen)
-    assert pipeline.structure(unseen, PersonSettings(structure=0.0)) is None
+        pipeline.control(unseen)
+    assert pipeline.control(unseen, PersonSettings(structure=0.0)) is None
     strange = dataclasses.replace(identity.landmarks, kind="98")
     with pytest.raises(LandmarkError, match="'98'"):
-        pipeline.structure(dataclasses.replace(identity, landmarks=strange))
+        pipeline.control(dataclasses.replace(identity, landmarks=strange))
     with pytest.raises(PackError, match="driver picture"):
-        _pipeline(world, analyser=None).structure(identity, PersonSettings(pose=PoseSettings(driver)))
+        _pipeline(world, analyser=None).control(identity, PersonSettings(pose=PoseSettings(driver)))
     with pytest.raises(SettingsError, match=r"driver is 'photo\.png'"):
         PoseSettings("photo.png")
     with pytest.raises(SettingsError, match="structure strength"):
-        pipeline.structure(identity, PersonSettings(structure=11.0))
+        pipeline.control(identity, PersonSettings(structure=11.0))
     for wrong in (PoseSettings(None, PoseSpec(expression="grin")), PoseSettings(expression_gain=9.0)):
         with pytest.raises(LandmarkError):
-            pipeline.structure(identity, PersonSettings(pose=wrong))
+            pipeline.control(identity, PersonSettings(pose=wrong))
 
 
 def _generate(world, out: Path, *extra: str, adapter: Path | None = None) -> int:

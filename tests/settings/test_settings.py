@@ -297,8 +297,8 @@ def test_neither_gradio_nor_pydantic_nor_the_webui_is_imported() -> None:
     import subprocess
     import sys
 
-    names = ("settings", "columns", "objects")
-    code = "import sys\n" + "".join(f"import facesnap.webui.{name}\n" for name in names)
+    names = ("webui.generation.args", "webui.generation.controls", "settings.api")
+    code = "import sys\n" + "".join(f"import facesnap.{name}\n" for name in names)
     code += "sys.exit(str({'gradio', 'pydantic', 'modules', 'insightface', 'torch'} & set(sys.modules) or '') or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -38,20 +38,20 @@ def parts(tmp_path) -> SimpleNamespace:
 def _inferred(parts: SimpleNamespace) -> torch.Tensor:
     """Three people on three rows through the inference attachment."""
     adapter, x = parts.adapter, parts.inputs
-    people, structures = [], []
+    people, controls = [], []
     with torch.no_grad():
         groups = adapter.mixer(x.f_id, x.hidden)
         for i in range(B):
             only = frozenset({i})
             people.append(Conditioning(adapter.projections.keys_values(groups, i), pictures=only))
             net = adapter.ffrnet
-            structures.append(
+            controls.append(
                 ControlConditioning(net, cond=net.project_tokens(groups["mix"].tokens[i : i + 1]), uncond=None,
                           draw=lambda view, i=i: ControlPictures(landmarks=x.landmarks[i : i + 1]),
                           face=(0.0, 0.0, 1.0, 1.0), pictures=only)
             )  # fmt: skip
         plan = RowPlan([Row(i, True) for i in range(B)])
-        with attach(parts.unet, people, plan, structures, Speed.EXACT):
+        with attach(parts.unet, people, plan, controls, Speed.EXACT):
             return parts.unet(x.latents, x.timesteps, x.text, return_dict=False)[0]
 
 

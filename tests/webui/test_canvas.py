@@ -17,7 +17,7 @@ from facesnap.errors import PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.render import render_landmarks
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
 from facesnap.settings.model import POSE_NUMBERS, Pose
 from facesnap.webui.generation.poses import pose_settings
@@ -32,7 +32,7 @@ from tests.webui.canvas_user import MODEL, PHONE, SCREEN, Canvas
 
 @pytest.fixture(scope="module")
 def shapes(face_pack: Path) -> Shapes:
-    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20), FileDigests())
+    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20))
 
 
 @pytest.fixture(scope="module")
@@ -383,12 +383,12 @@ def test_the_server_always_answers(shapes: Shapes, known: dict[str, Identity]) -
     def broken(*_: Any) -> Identity:
         raise ZeroDivisionError("somewhere")
 
-    nobody = [None] * len(canvas.telling())
-    named = list(nobody)
-    named[[c.name for c in canvas.telling()].index("identity")] = "Zoe"
+    unnamed = [None] * len(canvas.who_is_drawn())
+    named = list(unnamed)
+    named[[c.name for c in canvas.who_is_drawn()].index("identity")] = "Zoe"
     wrong = list(named)
-    wrong[[c.name for c in canvas.telling()].index("face")] = "the nice one"
-    assert canvas.reply(nobody, identities(shapes, known), lambda: shapes)["people"] == []
+    wrong[[c.name for c in canvas.who_is_drawn()].index("face")] = "the nice one"
+    assert canvas.reply(unnamed, identities(shapes, known), lambda: shapes)["people"] == []
     assert "No pack." in canvas.reply(named, identities(shapes, known), no_pack)["error"]
     assert "ZeroDivisionError" in canvas.reply(named, broken, lambda: shapes)["error"]
     (refused,) = canvas.reply(wrong, identities(shapes, known), lambda: shapes)["people"]

@@ -16,7 +16,7 @@ from facesnap.errors import NoFaceError, PictureError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.recombination import PoseSpec
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import REFERENCE, Shapes
 from facesnap.settings.model import POSE_NUMBERS, Pose
 from facesnap.webui.generation.poses import pose_settings
@@ -27,7 +27,7 @@ SIZE = (640, 512)
 
 @pytest.fixture(scope="module")
 def shapes(face_pack: Path) -> Shapes:
-    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20), FileDigests())
+    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.presets import nearest_mix
 from facesnap.landmarks.recombination import FRAMINGS
 from facesnap.landmarks.scheme import POINT_COUNT
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
 from facesnap.settings.field_types import ExpressionMix, expressions
 from facesnap.settings.model import POSE, POSE_NUMBERS, Person, Pose
@@ -51,7 +51,7 @@ def page(browser: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def shapes(face_pack: Path) -> Shapes:
-    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20), FileDigests())
+    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20))
 
 
 @pytest.fixture(scope="module")

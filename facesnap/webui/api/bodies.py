@@ -1,4 +1,4 @@
-"""What the routes take: declared with the same fields as a generation's settings, and read in the same words."""
+"""Bodies of the routes: declared with the same fields as a generation's settings, and read in the same words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands before and after every route: credentials, a bound on the body, errors as answers."""
+"""The guard around every route: credentials, a bound on the body, errors as answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _STATUS: tuple[tuple[type[FaceSnapError], int], ...] = (
 
 
 def credentials(api_auth: str | None) -> dict[bytes, bytes]:
-    """User -> password as utf-8, of "user:password,user:password" as the hosts take it apart; none: anybody may.
+    """User -> password as utf-8, of "user:password,user:password" as the hosts take it apart; none: open to all.
 
     Raises:
         ValueError: a pair is not one user and one password; the hosts do not start with it.
@@ -59,7 +59,7 @@ def may_enter(header: str | None, known: Mapping[bytes, bytes]) -> bool:
         user, _, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
     except (binascii.Error, ValueError):
         return False
-    # All are compared, so that the time tells neither who is known nor how much of a password is right.
+    # All are compared, so that the time betrays neither who is known nor how much of a password is right.
     found = [hmac.compare_digest(user, name) & hmac.compare_digest(password, secret) for name, secret in known.items()]
     return scheme.lower() == "basic" and any(found)
 

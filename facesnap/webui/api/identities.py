@@ -43,9 +43,8 @@ def _identity(service: Service, wanted: IdentityBody) -> Identity:
     source = service.source()
     photos = tuple(source.picture(one, f"reference {n}") for n, one in enumerate(wanted.references, 1))
     with service.queue:
-        loader = service.loader()
-        pipeline = loader.pipeline(wanted.adapter, read_topology(service.host().live_unet()))
-        return loader.seen(pipeline, Person(references=photos, face=wanted.face), 1).identity
+        topology = read_topology(service.host().live_unet())
+        return service.loader().identity(wanted.adapter, topology, Person(references=photos, face=wanted.face), 1)
 
 
 def _entry(entry: SavedIdentity) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from facesnap.attach import read_topology
-from facesnap.errors import FaceSnapError
 from facesnap.settings.model import VERSION
 from facesnap.version import __version__
 from facesnap.webui.api.guard import UnknownResultError
@@ -31,7 +29,7 @@ def add(router: APIRouter, service: Service) -> None:
 
     @router.get("/models", summary="Adapters on this machine")
     def get_models() -> Response:
-        found = entries(service.folders(), _loaded_base(service))
+        found = entries(service.folders(), service.host().loaded_base())
         return JSONResponse({"adapters": [_adapter(entry) for entry in found]})
 
     @router.get("/results", summary="Ids of the last generations, the newest first")
@@ -49,14 +47,6 @@ def add(router: APIRouter, service: Service) -> None:
                 remedy="see the list of results",
             )
         return JSONResponse(found.json())
-
-
-def _loaded_base(service: Service) -> str | None:
-    """Of the checkpoint that is loaded; None where there is none that FaceSnap can use."""
-    try:
-        return read_topology(service.host().live_unet()).base
-    except FaceSnapError:
-        return None
 
 
 def _adapter(entry: ListedAdapter) -> dict[str, Any]:

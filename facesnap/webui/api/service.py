@@ -1,4 +1,4 @@
-"""What the routes work with: the host's options and folders, and face analysis on the CPU, one request at a time."""
+"""Shared by the routes: the host's options and folders, and face analysis on the CPU, one request at a time."""
 
 from __future__ import annotations
 

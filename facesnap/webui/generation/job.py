@@ -151,7 +151,7 @@ def _enlist(host: WebUI, loader: PipelineLoader, p: Any, settings: Settings, opt
         if (settings.on_error or options["facesnap_on_error"]) != "skip":
             raise
         host.release(p)
-        host.tell(p, f"without FaceSnap: {error}")
+        host.warn(p, f"without FaceSnap: {error}")
         p.extra_generation_params.update(infotext.skipped(error))
         return
     prepared = made[topology.sizes]

@@ -16,6 +16,7 @@ from facesnap.faces.analysed import AnalysedIdentity
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face_encoder import FaceEncoder
+from facesnap.faces.identity import Identity
 from facesnap.faces.known import advice
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
 from facesnap.faces.recognisers import RECOGNISERS, require_named
@@ -139,6 +140,14 @@ class PipelineLoader:
             pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card
         )
 
+    def identity(self, adapter: str, topology: Topology, person: Person, number: int) -> Identity:
+        """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks.
+
+        Raises:
+            FaceSnapError: as `prepare`.
+        """
+        return self.seen(self.pipeline(adapter, topology), person, number).identity
+
     def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:
         """The analyser of the pack that the settings page names or, for an adapter, of one with its recogniser.
 
@@ -207,19 +216,19 @@ def _prepared(
     speed: Speed,
     size: tuple[int, int],
 ) -> Prepared:
-    people, structures, owners, doubts = [], [], [], []
+    people, controls, owners, doubts = [], [], [], []
     for n, (known, one) in enumerate(zip(everybody, wanted, strict=True)):
         people.append(pipeline.conditioning(known.identity, one))
         doubtful = [doubt for face in known.faces for doubt in face.quality.doubts]
         if pipeline.adapter.ffrnet is not None:
-            structure = pipeline.structure(known.identity, one, size)
+            control = pipeline.control(known.identity, one, size)
             shape = pipeline.shape(known.identity, one, size)
-            if structure is not None:
-                structures.append(structure)
+            if control is not None:
+                controls.append(control)
                 owners.append(n)
             doubtful += [] if shape is None else shape.doubts
         doubts.append(tuple(dict.fromkeys(doubtful)))
-    parts = Parts(people, structures, speed, pipeline.loras(wanted), owners)
+    parts = Parts(people, controls, speed, pipeline.loras(wanted), owners)
     return Prepared(parts, pipeline, tuple(everybody), tuple(doubts))
 
 

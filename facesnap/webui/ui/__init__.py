@@ -1,1 +1,1 @@
-"""What people see of FaceSnap inside a WebUI."""
+"""The user interface inside a WebUI."""

@@ -15,8 +15,7 @@ from facesnap.settings.infotext import Paster, pasters
 from facesnap.webui import process
 from facesnap.webui.generation.args import Control, controls
 from facesnap.webui.options import MOST_PEOPLE_KEY
-from facesnap.webui.ui import actions, canvas, consent, drawn, lists, weights
-from facesnap.webui.ui import html as html
+from facesnap.webui.ui import actions, canvas, consent, drawn, html, lists, weights
 from facesnap.webui.ui.components import control
 from facesnap.webui.ui.events import in_browser, on_server
 from facesnap.webui.ui.send_to import SendTo
@@ -108,9 +107,9 @@ class _Page:
         """Notice, status, adapter, preset."""
         if consent.is_needed(process.folders().own):
             with gr.Group(elem_id=self.id("consent"), elem_classes=["facesnap-consent"]) as group:
-                self.html("notice", html.notice())
+                self.html("notice", consent.notice())
                 agree = gr.Button("I understand", elem_id=self.id("understood"), size="sm")
-            in_browser(agree.click, "() => facesnapUnderstood()", [], [])
+            in_browser(agree.click, "() => facesnap.dismissNotice()", [], [])
             on_server(agree.click, actions.understood, [], [group])
         with FormRow(elem_classes=["facesnap-row"]):
             self.show("settings", "adapter")
@@ -142,7 +141,7 @@ class _Page:
         self.saving(n)
         files = self.get("person", "references", n)
         on_server(files.change, html.thumbnails, [files], [thumbs])
-        on_server(look.click, actions.show_preview(n, self.people), self.telling(n), [seen], progress=True)
+        on_server(look.click, actions.show_preview(n, self.people), self.shown(n), [seen], progress=True)
         identity = self.get("person", "identity", n)
         on_server(again.click, lambda: actions.refresh_identities(1)[0], [], [identity])
 
@@ -194,14 +193,14 @@ class _Page:
             )  # fmt: skip
 
     def canvas(self) -> None:
-        """The pose canvas, of everybody."""
+        """The pose canvas, of all people."""
         made = {self.by[key].elem_id(self.tab): one for key, one in self.made.items()}
         init = PAGES.init if self.tab == "img2img" else None
         with gr.Accordion("Pose canvas", open=False, elem_id=self.id("posing")):
             canvas.build(self.tab, made, drawn.identity_of, drawn.shapes, init, self.people)
 
-    def telling(self, n: int) -> list[Any]:
-        return [self.get(part, name, n) for part, name in actions.TELLING]
+    def shown(self, n: int) -> list[Any]:
+        return [self.get(part, name, n) for part, name in actions.SHOWN]
 
     def connect(self) -> None:
         """Events between controls of several people."""
@@ -216,13 +215,13 @@ class _Page:
         for n in range(1, self.people + 1):
             box, files = self.names[n], self.get("person", "references", n)
             on_server(
-                self.savers[n].click, actions.save_identity(n, self.people), [box, adapter, *self.telling(n)],
+                self.savers[n].click, actions.save_identity(n, self.people), [box, adapter, *self.shown(n)],
                 [self.status, box, files, *identities], progress=True,
             )  # fmt: skip
             on_server(
                 self.deleters[n].click, actions.delete_identity(self.people),
                 [self.get("person", "identity", n), *identities], [self.status, *identities],
-                first=f"(name, ...others) => [facesnapConfirmed(name), ...others.slice(0, {self.people})]",
+                first=f"(name, ...others) => [facesnap.confirmDeletion(name), ...others.slice(0, {self.people})]",
             )  # fmt: skip
 
     def accordion(self) -> Accordion:

@@ -1,4 +1,4 @@
-"""What the accordion's buttons and lists do on the server. Gradio events call these, never the API's routes.
+"""Actions of the accordion's buttons and lists on the server. Gradio events call these, never the API's routes.
 
 A FaceSnapError becomes text in the page; nothing else is caught, so that a fault of ours is seen as one.
 """
@@ -13,40 +13,38 @@ import gradio as gr
 
 from facesnap.attach import read_topology
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
-from facesnap.faces.identity import Identity
 from facesnap.settings import infotext
 from facesnap.settings.model import PRESETS, Person, Settings
 from facesnap.webui import process
 from facesnap.webui.generation.controls import TITLE_MARK, controls, from_flat, to_flat
-from facesnap.webui.ui import consent, lists
-from facesnap.webui.ui import html as html
+from facesnap.webui.ui import consent, html, lists
 from facesnap.webui.ui.events import warn
 from facesnap.webui.ui.preview import look_at
 
-# (part, name) of the columns that tell who a person is and what a preview shows, in the order of the events' inputs.
-TELLING = (("person", "references"), ("person", "identity"), ("person", "face"), ("pose", "source"), ("pose", "image"))
+# (part, name) of the controls that say who a person is and what a preview shows, in the order of the events' inputs.
+SHOWN = (("person", "references"), ("person", "identity"), ("person", "face"), ("pose", "source"), ("pose", "image"))
 
 
-def person_of(number: int, told: Sequence[Any], most_people: int) -> Person:
-    """A person of the accordion from the values of its TELLING controls; empty where nobody is named.
+def person_of(number: int, values: Sequence[Any], most_people: int) -> Person:
+    """A person of the accordion from the values of its SHOWN controls; empty where no person is named.
 
     Raises:
         SettingsError: a value that its control cannot have.
     """
     flat = to_flat(Settings(), most_people)
     for index, column in enumerate(controls(most_people)):
-        if column.person == number and (column.part, column.name) in TELLING:
-            flat[index] = told[TELLING.index((column.part, column.name))]
+        if column.person == number and (column.part, column.name) in SHOWN:
+            flat[index] = values[SHOWN.index((column.part, column.name))]
     people = from_flat(flat, most_people).people
     return people[0] if people else Person()
 
 
 def show_preview(number: int, most_people: int) -> Callable[..., str]:
-    """TELLING values -> the preview as HTML."""
+    """SHOWN values -> the preview as HTML."""
 
-    def act(*told: Any) -> str:
+    def act(*values: Any) -> str:
         try:
-            person = person_of(number, told, most_people)
+            person = person_of(number, values, most_people)
             person.require(number)
             identity = lists.identities().load(person.identity) if person.identity else None
             needed = person.references or person.pose.image is not None
@@ -58,25 +56,13 @@ def show_preview(number: int, most_people: int) -> Callable[..., str]:
     return act
 
 
-def identity_of(person: Person, number: int, adapter: str) -> Identity:
-    """A person with all that an adapter needs of it: the recogniser's vector, CLIP's states, landmarks.
-
-    Raises:
-        FaceSnapError: nobody is named, no checkpoint is loaded, a pack is missing, a photo shows no face.
-    """
-    person.require(number)
-    loader = process.loader()
-    topology = read_topology(process.current_host().live_unet())
-    return loader.seen(loader.pipeline(adapter, topology), person, number).identity
-
-
 def save_identity(number: int, most_people: int) -> Callable[..., list[Any]]:
-    """(name, adapter, TELLING values) -> status, name box, photos, then the identity lists of everybody."""
+    """(name, adapter, SHOWN values) -> status, name box, photos, then the identity lists of all people."""
 
-    def act(name: str, adapter: str, *told: Any) -> list[Any]:
+    def act(name: str, adapter: str, *values: Any) -> list[Any]:
         unchanged = [gr.update() for _ in range(2 + most_people)]
         try:
-            person = person_of(number, told, most_people)
+            person = person_of(number, values, most_people)
             if person.identity:
                 raise SettingsError(
                     f"Person {number} is the saved identity '{person.identity}' already.",
@@ -84,32 +70,34 @@ def save_identity(number: int, most_people: int) -> Callable[..., list[Any]]:
                     remedy="choose no identity and add photos of the person",
                 )
             settings = from_flat([True, adapter], most_people)
-            identity = identity_of(person, number, settings.adapter)
+            person.require(number)
+            topology = read_topology(process.current_host().live_unet())
+            identity = process.loader().identity(settings.adapter, topology, person, number)
             entry = lists.identities().save(dataclasses.replace(identity, name=name or ""))
         except FaceSnapError as error:
             warn(error)
             return [html.problem(error), *unchanged]
         photos = f"{entry.references} photo{'s' * (entry.references > 1)}"
-        told_now = f"Saved '{entry.name}' from {photos}. Person {number} is this identity now, without photos."
+        saved = f"Saved '{entry.name}' from {photos}. Person {number} is this identity now, without photos."
         choices = lists.identity_choices()
         boxes = [
             gr.update(choices=choices, value=entry.name) if n == number else gr.update(choices=choices)
             for n in range(1, most_people + 1)
         ]
-        return [html.status([told_now]), gr.update(value=""), gr.update(value=None), *boxes]
+        return [html.status([saved]), gr.update(value=""), gr.update(value=None), *boxes]
 
     return act
 
 
 def delete_identity(most_people: int) -> Callable[..., list[Any]]:
-    """(name, the identities that everybody has chosen) -> status, the identity lists. name None: not confirmed."""
+    """(name, the identities chosen for all people) -> status, the identity lists. name None: not confirmed."""
 
     def act(name: str | None, *chosen: str) -> list[Any]:
         unchanged = [gr.update() for _ in range(1 + most_people)]
         if name is None:
             return unchanged
         try:
-            if name in ("", lists.NOBODY):
+            if name in ("", lists.NO_IDENTITY):
                 raise SettingsError(
                     "No saved identity is chosen here.",
                     expected="the identity that is to be deleted",
@@ -121,7 +109,7 @@ def delete_identity(most_people: int) -> Callable[..., list[Any]]:
             return [html.problem(error), *unchanged[1:]]
         choices = lists.identity_choices()
         boxes = [
-            gr.update(choices=choices, value=lists.NOBODY) if one == name else gr.update(choices=choices)
+            gr.update(choices=choices, value=lists.NO_IDENTITY) if one == name else gr.update(choices=choices)
             for one in chosen
         ]
         return [html.status([f"Deleted '{name}'."]), *boxes]
@@ -130,7 +118,7 @@ def delete_identity(most_people: int) -> Callable[..., list[Any]]:
 
 
 def fill_in(preset: str, names: Sequence[str]) -> list[Any]:
-    """What a preset gives the fields of these names."""
+    """Values of a preset for the fields of these names."""
     return [gr.update(value=PRESETS[preset][name]) for name in names]
 
 
@@ -161,7 +149,7 @@ def refresh_identities(count: int) -> list[Any]:
 
 
 def found_adapters() -> str:
-    """How many adapters there are, and what to do where none can be used."""
+    """The number of adapters, and the remedy where none can be used."""
     found = lists.adapters()
     usable = [one for one in found if one.fits]
     if usable:

@@ -22,8 +22,8 @@ from facesnap.webui.ui.scene import Scene, scene
 
 logger = logging.getLogger(__name__)
 
-# (part, name) of the columns that tell who is drawn; the others reach the browser without the server.
-_TELLING = {("person", "references"), ("person", "identity"), ("person", "face"), ("pose", "image")}
+# (part, name) of the controls that say who is drawn; the others reach the browser without the server.
+_WHO = {("person", "references"), ("person", "identity"), ("person", "face"), ("pose", "image")}
 
 
 def build(
@@ -50,7 +50,7 @@ def build(
     load = gr.Button(f"Load the pose canvas ({tab})", visible=False, elem_id=f"{own_id}_scene_load")
     for hidden in (answer, load):
         hidden.do_not_save_to_config = True  # of the WebUI's ui-config.json
-    order = telling(most_people)
+    order = who_is_drawn(most_people)
 
     def respond(*values: Any) -> str:
         first, last = values[: len(order)], values[len(order) :]
@@ -67,9 +67,9 @@ def build(
     )
 
 
-def telling(most_people: int = PEOPLE) -> list[Control]:
+def who_is_drawn(most_people: int = PEOPLE) -> list[Control]:
     """The columns that the scene is made from."""
-    return [column for column in controls(most_people) if (column.part, column.name) in _TELLING]
+    return [column for column in controls(most_people) if (column.part, column.name) in _WHO]
 
 
 def reply(
@@ -80,9 +80,9 @@ def reply(
     *,
     most_people: int = PEOPLE,
 ) -> Scene:
-    """The scene of the values of `telling(most_people)`, or {"error": why there is none}. Never raises.
+    """The scene of the values of `who_is_drawn(most_people)`, or {"error": why there is none}. Never raises.
 
-    "serial" tells each answer from the one before.
+    "serial" is another for each answer.
     """
     serial = {"serial": str(time.time_ns())}
     try:
@@ -98,8 +98,8 @@ def reply(
 
 
 def _people(values: Sequence[Any], most_people: int) -> tuple[list[tuple[int, Person]], list[Scene]]:
-    """Everybody who is named, with the number of their controls; and those whose controls cannot be read."""
-    given = {(c.person, c.part, c.name): value for c, value in zip(telling(most_people), values, strict=True)}
+    """All people who are named, with the number of their controls; and those whose controls cannot be read."""
+    given = {(c.person, c.part, c.name): value for c, value in zip(who_is_drawn(most_people), values, strict=True)}
     people, refused = [], []
     for number in range(1, most_people + 1):
         flat = [given.get((c.person, c.part, c.name)) if c.person == number else None for c in controls(most_people)]

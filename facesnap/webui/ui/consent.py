@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
+
+from facesnap.webui.ui.html import WARNING
 
 TITLE = "Before the first picture"
 TEXT = (
     "FaceSnap makes pictures of a real person from a photo. Use photos of yourself or of people who agreed to it. Do "
-    "not pass the results off as photographs, and do not use them to deceive, to harass or to put anybody into scenes "
+    "not pass the results off as photographs, and do not use them to deceive, to harass or to put a person into scenes "
     "they did not agree to.",
     "Photos stay on this machine. A saved identity holds numbers that describe a face: it is biometric data, keep it "
     "as you keep the photo. Pictures carry the identity's name and a short hash, never the photo.",
@@ -16,6 +19,15 @@ TEXT = (
 )
 VERSION = "1"  # raise it when the text says something new
 FILE = ".consent"
+
+
+def notice() -> str:
+    """The notice as HTML."""
+    texts = "".join(f"<p>{escape(text)}</p>" for text in TEXT)
+    return (
+        f'<div class="facesnap-note facesnap-{WARNING}" data-version="{VERSION}">'
+        f"<p><b>{escape(TITLE)}</b></p>{texts}</div>"
+    )
 
 
 def is_needed(folder: Path) -> bool:

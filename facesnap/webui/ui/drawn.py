@@ -1,11 +1,11 @@
-"""What the pose canvas draws: people with their landmarks, whatever adapter is chosen."""
+"""The people of the pose canvas with their landmarks, whatever adapter is chosen."""
 
 from __future__ import annotations
 
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.face import choose_face
 from facesnap.faces.identity import Identity
-from facesnap.pipeline.cache import ContentCache, FileDigests
+from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
 from facesnap.webui import process
 from facesnap.webui.generation.args import Person
@@ -29,7 +29,7 @@ def shapes() -> Shapes:
         return pipeline.shapes
     analyser = process.analyser()
     if _kept is None or _kept[0] is not analyser:
-        _kept = (analyser, Shapes(analyser, ContentCache(CACHE_BYTES), FileDigests()))
+        _kept = (analyser, Shapes(analyser, ContentCache(CACHE_BYTES)))
     return _kept[1]
 
 
@@ -37,7 +37,7 @@ def identity_of(person: Person, number: int) -> Identity:
     """A saved identity, or one made of the photos with their landmarks; no adapter and no encoder take part.
 
     Raises:
-        FaceSnapError: nobody is named, the pack is missing, or a photo shows no face.
+        FaceSnapError: no person is named, the pack is missing, or a photo shows no face.
     """
     person.require(number)
     if person.identity:

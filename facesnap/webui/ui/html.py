@@ -11,7 +11,6 @@ from PIL import Image
 
 from facesnap.errors import FaceSnapError, PictureError
 from facesnap.faces.picture import read_picture
-from facesnap.webui.ui import consent
 from facesnap.webui.ui.preview import PersonPreview, PhotoPreview
 
 THUMBNAIL, SHOWN = 96, 640  # px of the longer side
@@ -35,17 +34,8 @@ def problem(error: FaceSnapError) -> str:
     )
 
 
-def notice() -> str:
-    """The consent notice."""
-    texts = "".join(f"<p>{escape(text)}</p>" for text in consent.TEXT)
-    return (
-        f'<div class="facesnap-note facesnap-{WARNING}" data-version="{consent.VERSION}">'
-        f"<p><b>{escape(consent.TITLE)}</b></p>{texts}</div>"
-    )
-
-
 def thumbnails(files: Sequence[bytes] | None) -> str:
-    """The photos that were chosen, small; what is no picture says so."""
+    """The photos that were chosen, small; a file that is no picture says so."""
     cells = []
     for n, data in enumerate(files or (), 1):
         try:
@@ -58,7 +48,7 @@ def thumbnails(files: Sequence[bytes] | None) -> str:
 
 
 def preview(seen: PersonPreview, number: int) -> str:
-    """What was understood of one person."""
+    """The analysis of one person."""
     parts = [f'<div class="facesnap-seen" data-person="{number}">']
     parts.append(status(seen.warnings, WARNING))
     if seen.identity is not None:

@@ -1,36 +1,26 @@
-"""What the dropdowns offer, asked at each refresh."""
+"""Choices of the dropdowns, looked for at each refresh."""
 
 from __future__ import annotations
 
-from facesnap.attach import read_topology
-from facesnap.errors import FaceSnapError
 from facesnap.webui import process
 from facesnap.weights.adapters import ListedAdapter, entries
 from facesnap.weights.identities import IdentityStore
 
-AUTOMATIC, NOBODY = "Automatic", "None"  # what the empty name is shown as, see `columns`
-
-
-def loaded_base() -> str | None:
-    """ "sd15" or "sdxl" of the loaded model; None where none is loaded, or one that FaceSnap does not know."""
-    try:
-        return read_topology(process.current_host().live_unet()).base
-    except FaceSnapError:
-        return None
+AUTOMATIC, NO_IDENTITY = "Automatic", "None"  # the empty name as it is shown, see `controls`
 
 
 def adapters() -> list[ListedAdapter]:
     """The adapters of this machine, those that fit the loaded model first."""
-    return entries(process.folders(), loaded_base())
+    return entries(process.folders(), process.current_host().loaded_base())
 
 
 def adapter_names() -> list[str]:
-    """What the adapter axis offers."""
+    """Names for the adapter axis."""
     return [entry.name for entry in adapters()]
 
 
 def adapter_choices(found: list[ListedAdapter]) -> list[str]:
-    """Titles for the dropdown; what `columns` reads of one is the name before its first TITLE_MARK."""
+    """Titles for the dropdown; the part that `controls` reads is the name before its first TITLE_MARK."""
     return [AUTOMATIC, *(entry.title for entry in found)]
 
 
@@ -46,4 +36,4 @@ def identity_names() -> list[str]:
 
 def identity_choices() -> list[str]:
     """For the dropdowns."""
-    return [NOBODY, *identity_names()]
+    return [NO_IDENTITY, *identity_names()]

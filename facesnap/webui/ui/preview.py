@@ -1,4 +1,4 @@
-"""What was understood of a person before anything is generated: which face, how good, how alike the photos are."""
+"""Analysis of a person before anything is generated: which face, how good, how alike the photos are."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class PersonPreview:
 def look_at(
     person: Person, number: int, analyser: FaceAnalyser | None, identity: Identity | None = None
 ) -> PersonPreview:
-    """Analyse a person of the settings. A photo that cannot be used is told of, and the others are looked at.
+    """Analyse a person of the settings. A photo that cannot be used has its error in its place.
 
     Args:
         number: of the person, from 1. analyser: needed for pictures. identity: the person's saved one, loaded.
 
     Raises:
-        SettingsError: nobody is named, or somebody twice. PictureError: a reference is no picture.
+        SettingsError: no person is named, or one twice. PictureError: a reference is no picture.
     """
     person.require(number)
     looks = []

@@ -1,4 +1,4 @@
-"""What the pose canvas draws with: everything of `recombine` but the numbers that the canvas changes.
+"""The data that the pose canvas draws with: everything of `recombine` but the numbers that the canvas changes.
 
 For a person, the picture's size (W, H) and a pose, the browser computes what facesnap.landmarks.recombination does:
 

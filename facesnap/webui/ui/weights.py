@@ -46,20 +46,20 @@ def build(tab: str) -> None:
             start = gr.Button("Download", elem_id=f"facesnap_{tab}_start")
         progress = gr.HTML("", elem_id=f"facesnap_{tab}_progress", elem_classes=css)
     for one in (choice, accept, start):
-        one.do_not_save_to_config = True  # nobody wants a licence accepted beforehand
+        one.do_not_save_to_config = True  # no licence is accepted beforehand
     on_server(choice.change, show, [choice], [licence, accept])
     on_server(start.click, fetch, [choice, accept], [progress])
 
 
 def show(title: str | None) -> list[Any]:
-    """What is known of an item, and the consent taken back: it was for another licence."""
+    """Description of an item, and the consent taken back: it was for another licence."""
     name = _name(title)
     row = next((row for row in table(process.folders()) if row.name == name), None)
     return ["" if row is None else _details(row), gr.update(value=False)]
 
 
 def fetch(title: str | None, accept: bool) -> Iterator[str]:
-    """Start a download and tell how far it is until it ends. It goes on where nobody looks any more."""
+    """Start a download and report its progress until it ends. It goes on after the page is closed."""
     name = _name(title)
     if not name:
         yield html.status(["Choose what to download."], html.WARNING)

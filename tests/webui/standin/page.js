@@ -1,4 +1,5 @@
-// What FaceSnap needs of the hosts' own page script: the root of the page, a call when the UI is there, titles.
+// What FaceSnap needs of the hosts' own page script: the root of the page, a call when the UI is there and 200 ms after
+// it has changed, titles.
 function gradioApp() {
     const app = document.getElementsByTagName("gradio-app")[0];
     return (app && app.shadowRoot) || app || document;
@@ -8,6 +9,12 @@ const uiLoaded = [];
 
 function onUiLoaded(callback) {
     uiLoaded.push(callback);
+}
+
+const uiUpdated = [];
+
+function onAfterUiUpdate(callback) {
+    uiUpdated.push(callback);
 }
 
 document.addEventListener("DOMContentLoaded", () => {
@@ -21,4 +28,9 @@ document.addEventListener("DOMContentLoaded", () => {
         uiLoaded.forEach((callback) => callback());
     });
     observer.observe(gradioApp(), {childList: true, subtree: true});
+    let after = null;
+    new MutationObserver(() => {
+        clearTimeout(after);
+        after = setTimeout(() => uiUpdated.forEach((callback) => callback()), 200);
+    }).observe(gradioApp(), {childList: true, subtree: true});
 });
