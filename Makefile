@@ -1,5 +1,6 @@
-# make demo    the main job once, on a real photo; makes its own environment
-# make test    lint, types and all tests; makes its own environments
+# make demo     the main job once, on a real photo; makes its own environment
+# make test     lint, types and all tests; makes its own environments
+# make nightly  the tests, and then what takes minutes: 2,000 requests, every picture of 40 people
 # PYTHON and TORCH can be set: make demo PYTHON=python3.11 TORCH="torch --index-url ..."
 # The demo's weights belong to the pack that is built here; with another: make demo PACK=buffalo_l DEMO=--untrained
 
@@ -10,10 +11,13 @@ OLD := .venv-old
 FORGE := .venv-forge
 CACHE := .cache
 PACK ?= $(CACHE)/face_pack
-# Tests of the page in a real Chromium: in both environments that have Gradio, and in a run of their own.
-BROWSER := tests/webui/page tests/webui/test_canvas.py tests/webui/test_scene.py
-# A job of their own, so that two jobs at a time end together.
-TRAINING := tests/training tests/tiny tests/evaluation tests/world tests/demo tests/landmarks tests/checkpoints tests/families
+# What needs a long computation of its own; the rest is test-main.
+LAB_TESTS := $(addprefix tests/,training tiny evaluation world demo bench landmarks checkpoints families)
+# What meets the WebUIs' own versions. Their diffusers cannot load a LoRA of FaceID by itself: no reference for that.
+OLD_TESTS := $(addprefix tests/,faces models checkpoints settings weights webui attach/test_removal.py \
+	families/test_families.py families/test_instantid.py test_requirements.py)
+# In a real Chromium, where Gradio is; in runs of their own, for Playwright keeps the thread's event loop.
+PAGE_TESTS := $(addprefix tests/webui/,page test_canvas.py test_scene.py)
 
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -24,30 +28,34 @@ RUN := $(VENV)/$(BIN)/python
 RUN_OLD := $(OLD)/$(BIN)/python
 RUN_FORGE := $(FORGE)/$(BIN)/python
 
-.PHONY: demo components test test-main test-training test-old test-forge lint format clean
+.PHONY: demo components test test-main test-lab test-old test-pages test-forge nightly lint format clean
 
 demo: $(VENV)/.made $(PACK)
 	$(RUN) -m facesnap demo --pack $(PACK) --out out/demo $(DEMO)
 
-test: lint test-main test-training test-old test-forge
+# After the lint the longest first, the short ones last: so the two jobs of `make -j2 test` end together.
+test: lint test-main test-lab test-old test-pages test-forge
 
 test-main: $(VENV)/.tested components
-	$(RUN) -m pytest tests $(addprefix --ignore=,$(BROWSER) $(TRAINING))
+	$(RUN) -m pytest tests $(addprefix --ignore=,$(LAB_TESTS))
 
-test-training: $(VENV)/.tested components
-	$(RUN) -m pytest $(TRAINING)
+test-lab: $(VENV)/.tested components
+	$(RUN) -m pytest $(LAB_TESTS)
 
-# The WebUIs' own versions: transformers 4.30, numpy 1.26, Pillow 9.5, and the insightface that their users have.
-# Their diffusers cannot load a LoRA of FaceID by itself, so it is no reference for that.
+# transformers 4.30, numpy 1.26, Pillow 9.5, Gradio 3, pydantic 1, and the insightface that many users have.
 test-old: $(OLD)/.tested components
-	$(RUN_OLD) -m pytest tests/faces tests/models tests/checkpoints tests/families/test_families.py tests/families/test_instantid.py tests/settings tests/weights tests/webui \
-		tests/test_requirements.py tests/attach/test_removal.py \
-		-k "not own_loader" $(addprefix --ignore=,$(BROWSER))
-	$(RUN_OLD) -m pytest $(BROWSER)
+	$(RUN_OLD) -m pytest $(OLD_TESTS) -k "not own_loader" $(addprefix --ignore=,$(PAGE_TESTS))
 
-# What differs in Forge: Gradio 4 and pydantic 2. Both page tests need a Chromium.
+test-pages: $(OLD)/.tested components
+	$(RUN_OLD) -m pytest $(PAGE_TESTS)
+
+# What differs in Forge: Gradio 4 and pydantic 2.
 test-forge: $(FORGE)/.tested components
-	$(RUN_FORGE) -m pytest $(BROWSER)
+	$(RUN_FORGE) -m pytest $(PAGE_TESTS)
+
+# A real WebUI too, where FACESNAP_WEBUI names one: see tests/live/conftest.py.
+nightly: test
+	$(RUN) -m pytest tests -m thorough
 
 lint: $(VENV)/.tested
 	$(RUN) -m ruff check .
@@ -80,7 +88,8 @@ $(OLD)/.tested: tests/requirements-old.txt tests/requirements-old-nodeps.txt tes
 $(FORGE)/.tested: $(OLD)/.tested tests/requirements-forge.txt
 	$(PYTHON) -m venv $(FORGE)
 	$(RUN_OLD) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $(FORGE)/base.txt
-	$(RUN_FORGE) -c "import shutil, sysconfig; shutil.copy('$(FORGE)/base.txt', sysconfig.get_path('purelib') + '/base.pth')"
+	$(RUN_FORGE) -c "import shutil, sysconfig; \
+		shutil.copy('$(FORGE)/base.txt', sysconfig.get_path('purelib') + '/base.pth')"
 	$(RUN_FORGE) -m pip install -r tests/requirements-forge.txt
 	$(RUN_FORGE) -c "open('$@', 'w').close()"
 

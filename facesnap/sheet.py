@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GROUND, INK = (250, 250, 248), (30, 30, 30)
@@ -43,6 +44,12 @@ def contact_sheet(
                 draw.text((left, top + cell + 2 + i * LINE), line, INK, font)
         top += height
     return sheet
+
+
+def tiled(rows: Sequence[Sequence[np.ndarray] | np.ndarray], scale: int = 2) -> Image.Image:
+    """Rows of as many pictures (S, S, 3) uint8 RGB each under one another, enlarged."""
+    joined = Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+    return joined.resize((joined.width * scale, joined.height * scale), Image.Resampling.LANCZOS)
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

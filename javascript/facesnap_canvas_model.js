@@ -149,7 +149,7 @@
             const height = person.state.framing === "true size" ? this.scene.mean_height : person.height;
             const numbers = facesnap.pose.ofDriver(driver, person.state.framing, this.size, height);
             this.edit(() => {
-                const all = facesnap.pose.tidy(this.scene, numbers);
+                const all = facesnap.pose.tidy(this.scene, {...person.state.numbers, ...numbers}); // its gain stays
                 person.state = {...person.state, source: "canvas", numbers: all, expression: cleaned(driver.mix)};
                 person.problem = "";
             });

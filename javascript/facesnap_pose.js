@@ -28,7 +28,7 @@
 
     /** What the state of a person amounts to on a picture of `size` (W, H).
      *
-     * state: {source, framing, numbers: some of NUMBERS, expression: {preset: amount} or null}. Returns
+     * state: {source, framing, numbers: some of NUMBERS and gain, expression: {preset: amount} or null}. Returns
      * {numbers: all of them, scale, driver, expression}, or null where the source gives nothing to draw.
      */
     function resolve(scene, person, state, size) {
@@ -73,10 +73,11 @@
     }
 
     function expressionOffset(scene, resolved) {
-        if (!resolved.expression) return resolved.driver ? resolved.driver.offset : new Array(3 * POINTS).fill(0);
+        const {gain = 1} = resolved.numbers;
         const offset = new Array(3 * POINTS).fill(0);
+        if (!resolved.expression) return resolved.driver ? resolved.driver.offset.map((value) => gain * value) : offset;
         for (const [name, amount] of Object.entries(resolved.expression)) {
-            (scene.presets[name] || []).forEach((value, n) => { offset[n] += amount * value; });
+            (scene.presets[name] || []).forEach((value, n) => { offset[n] += gain * amount * value; });
         }
         return offset;
     }
@@ -110,6 +111,7 @@
             if (name === "roll") value = ((((value + 180) % 360) + 360) % 360) - 180;
             found[name] = Number(clamp(value, ...scene.ranges[name]).toFixed(DECIMALS[name])) + 0;
         }
+        if (numbers.gain !== undefined) found.gain = numbers.gain;
         return found;
     }
 

@@ -1,10 +1,12 @@
 // The texts of the controls "Pose values" ("yaw=20 x=0.5") and "Expression" ("smile:0.8+wink_left"), read and written
-// as facesnap/webui/generation/controls.py and facesnap/landmarks/presets.py do. A reader throws an Error with words for people.
+// as facesnap/webui/generation/controls.py and facesnap/settings/expressions.py do. A reader throws an Error with words for
+// people.
 
 (function (facesnap) {
     "use strict";
 
     const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+    const MOST = 1.5; // of an expression
     const TERM = /^([a-z][a-z0-9_]*)\s*(?::\s*(\d+(?:\.\d*)?|\.\d+)\s*)?$/;
 
     /** "yaw=20 size=0.5" -> {yaw: 20, size: 0.5} */
@@ -27,7 +29,7 @@
     }
 
     function writeNumbers(numbers) {
-        return facesnap.pose.NUMBERS.filter((name) => numbers[name] !== undefined)
+        return [...facesnap.pose.NUMBERS, "gain"].filter((name) => numbers[name] !== undefined)
             .map((name) => `${name}=${numbers[name]}`).join(" ");
     }
 
@@ -41,7 +43,7 @@
                 throw new Error(`"${part.trim()}" is none of ${names.join(", ")}, each at most once`);
             }
             const amount = match[2] === undefined ? 1 : Number(match[2]);
-            if (amount > 1) throw new Error(`the amount of ${match[1]} is ${match[2]}, not 0 to 1`);
+            if (amount > MOST) throw new Error(`the amount of ${match[1]} is ${match[2]}, not 0 to ${MOST}`);
             found[match[1]] = amount;
         }
         return found;

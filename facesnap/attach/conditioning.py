@@ -11,7 +11,7 @@ from facesnap.models.projections import SiteKV
 
 
 class Rule(str, Enum):
-    """The rule by which the ID output o joins the text output h (as in PuLID, arXiv 2404.16022, attention_processor.py).
+    """Rule by which the ID output o joins the text output h (as in PuLID, arXiv 2404.16022, attention_processor.py).
 
     ADD: h + w o (IP-Adapter, InstantID). ORTHO: h + w (o - P). ORTHO_V2: h + w (o + (m - 1) P), with P the part of o
     parallel to h and m the attention that the first five ID tokens get (PuLID's style and fidelity modes).

@@ -1,4 +1,4 @@
-"""`facesnap bench attach`: what ID tokens cost on an SD1.5-shaped UNet, beside diffusers' own IP-Adapter."""
+"""`facesnap bench attach`: cost of ID tokens on an SD1.5-shaped UNet, beside diffusers' own IP-Adapter."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from facesnap.attach import Attachment, RowPlan, attach, read_topology
 from facesnap.attach.topology import ip_adapter_order
 from facesnap.bench.timing import Variant, ratio, rounds, timed
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
-from facesnap.demo.untrained import draw
 from facesnap.errors import MissingDependencyError
 from facesnap.faces.align import ARCFACE_TEMPLATE
 from facesnap.faces.face import Face, Quality
 from facesnap.faces.identity import Identity
+from facesnap.models.drawn import draw
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config
 from facesnap.models.projections import IDProjections, module_key
 from facesnap.pipeline.pipeline import FaceSnapPipeline
@@ -45,9 +45,9 @@ def run(
         The report; ratios are medians of per-round ratios with quartiles.
     """
     unet = sd15_unet(channels, device, dtype)
-    adapter = _adapter(unet)
+    adapter = make_adapter(unet)
     pipeline = FaceSnapPipeline(adapter)
-    identity = _identity()
+    identity = make_identity()
     conditioning = pipeline.conditioning(identity)
     batch = _batch(latent, device, dtype)
     theirs = _diffusers_ip_adapter(unet, adapter)
@@ -125,14 +125,16 @@ def sd15_unet(channels: int, device: str, dtype: torch.dtype) -> Any:
     return draw(unet, 0).to(device, dtype)
 
 
-def _adapter(unet: nn.Module) -> Adapter:
+def make_adapter(unet: nn.Module) -> Adapter:
+    """An adapter of FaceID's layout for a UNet, drawn."""
     sites = {site.name: site.width or 0 for site in read_topology(unet).sites}
     mixer = draw(FacialAttributeMixer(MixerConfig(Stage1Config(512, 1024, 4, CONTEXT), None)), 1)
     projections = draw(IDProjections(sites, {"id": False}, CONTEXT), 2)
     return Adapter(AdapterSpec("sd15", recogniser="random", strength=STRENGTH), mixer, projections, "random")
 
 
-def _identity() -> Identity:
+def make_identity() -> Identity:
+    """A person of one random vector."""
     vector = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
     one = np.ones(1, np.float32)
     return Identity("random", "random", "random", vector, one, one)
@@ -232,7 +234,7 @@ class _Known:
             raise AssertionError("the reference was analysed again")
         face = Face(
             box=np.array([0, 0, 112, 112], np.float32), kps=ARCFACE_TEMPLATE, score=1.0,
-            embedding=_identity().embeddings[0],
+            embedding=make_identity().embeddings[0],
             recogniser=self.recogniser, alias="random", picture_size=(112, 112), quality=Quality(1, 1, 1, 1),
             found_by="640", source=name, picture=np.zeros((112, 112, 3), np.uint8),
         )  # fmt: skip

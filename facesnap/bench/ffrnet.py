@@ -1,5 +1,4 @@
-"""`facesnap bench ffrnet`: what FFRNet costs on an SD1.5-shaped UNet, beside diffusers' ControlNet, and what its
-speed settings change."""
+"""`facesnap bench ffrnet`: cost of FFRNet on an SD1.5-shaped UNet, beside diffusers' ControlNet, and of its speeds."""
 
 from __future__ import annotations
 
@@ -27,12 +26,12 @@ from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.residual_cache import ResidualCache
 from facesnap.bench.attach import CONTEXT, sd15_unet
 from facesnap.bench.timing import Variant, ratio, rounds
-from facesnap.demo.untrained import draw
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Fit
 from facesnap.landmarks.fitting import View as Pose
 from facesnap.landmarks.predictor import Landmarks
 from facesnap.landmarks.recombination import PoseSpec, recombine
+from facesnap.models.drawn import draw
 from facesnap.models.fidelity import FFRNet
 from facesnap.pipeline.shape import Shape
 from facesnap.pipeline.shape import draw as draw_pictures
@@ -45,7 +44,7 @@ KINDS = ("computed", "reused", "skipped")
 
 
 @dataclass(frozen=True)
-class Bench:
+class Networks:
     """A UNet, diffusers' ControlNet and an FFRNet on the same weights, and a person."""
 
     unet: Any
@@ -100,7 +99,7 @@ def run(
     return report
 
 
-def make(channels: int, latent: int, device: str, dtype: torch.dtype) -> Bench:
+def make(channels: int, latent: int, device: str, dtype: torch.dtype) -> Networks:
     """All networks of one measurement; ControlNet and FFRNet share their tensors."""
     unet = sd15_unet(channels, device, dtype)
     from diffusers import ControlNetModel
@@ -121,20 +120,20 @@ def make(channels: int, latent: int, device: str, dtype: torch.dtype) -> Bench:
     whole = drawn(ControlView((8 * latent, 8 * latent), 0, 0, 8 * latent, 8 * latent)).landmarks
     assert whole is not None
     person = ControlConditioning(net, cond, drawn, uncond, face=shape.landmarks.box)
-    return Bench(unet, controlnet, person, tokens, whole.to(device, dtype))
+    return Networks(unet, controlnet, person, tokens, whole.to(device, dtype))
 
 
 def head(size: tuple[int, int]) -> Shape:
     """The mean face, smiling a little, turned by 20 degrees; height FACE_SIZE of the frame."""
     basis = Basis.load()
     view = Pose(np.zeros(len(basis.expression)), 1.0, np.eye(3), np.zeros(2), size, 0.0)
-    nobody = Fit(np.zeros(len(basis.identity)), (view,), np.zeros_like(basis.mean), 0.0)
+    mean_face = Fit(np.zeros(len(basis.identity)), (view,), np.zeros_like(basis.mean), 0.0)
     pose = PoseSpec(yaw=20.0, position=(0.5, 0.4), size=FACE_SIZE, expression="smile:0.6")
-    return Shape(Landmarks(recombine(basis, nobody, pose, size=size)), size)
+    return Shape(Landmarks(recombine(basis, mean_face, pose, size=size)), size)
 
 
 def count_steps(speed: Speed, steps: int, window: tuple[float, float] = (0.0, 1.0)) -> tuple[int, int, int]:
-    """How many steps of a first-order sampling compute, reuse and skip FFRNet, by the attachment's own rules."""
+    """Counts of steps of a first-order sampling that compute, reuse and skip FFRNet, by the attachment's own rules."""
     reuse: ResidualCache[None] = ResidualCache()
     active = 0
     for i in range(steps):
@@ -148,7 +147,7 @@ def count_steps(speed: Speed, steps: int, window: tuple[float, float] = (0.0, 1.
 
 
 def _time(
-    bench: Bench, count: int, latent: int, schedule: dict[Speed, tuple[int, int, int]]
+    bench: Networks, count: int, latent: int, schedule: dict[Speed, tuple[int, int, int]]
 ) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
     """Seconds of every kind of step, interleaved round by round, and what the UNet gave."""
     unet, device, dtype = bench.unet, bench.unet.device, bench.unet.dtype
@@ -227,7 +226,7 @@ def _mean_step(seconds: dict[str, np.ndarray], speed: Speed, schedule: tuple[int
 def differences(
     channels: int, latent: int, steps: int, window: tuple[float, float], device: str, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """How far the final latents of each setting lie from those of `exact`, on a real sampling with DDIM and CFG.
+    """Distance of the final latents of each setting from those of `exact`, on a real sampling with DDIM and CFG.
 
     Random weights make the worst case: nothing in them makes neighbouring steps alike or guidance gentle. `off`
     (no FFRNet at all) gives the scale. `cond_rows` is exact without FFRNet on uncond rows, which balanced and fast
@@ -235,9 +234,9 @@ def differences(
     """
     bench = make(channels, latent, device, dtype)
     person = replace(bench.person, start=window[0], end=window[1])
-    latents = {speed.value: _sample(bench, [person], speed, latent, steps) for speed in Speed}
-    latents["cond_rows"] = _sample(bench, [replace(person, uncond=None)], Speed.EXACT, latent, steps)
-    latents["off"] = _sample(bench, [], Speed.EXACT, latent, steps)
+    latents = {speed.value: sample(bench, [person], speed, latent, steps) for speed in Speed}
+    latents["cond_rows"] = sample(bench, [replace(person, uncond=None)], Speed.EXACT, latent, steps)
+    latents["off"] = sample(bench, [], Speed.EXACT, latent, steps)
     exact = latents["exact"]
     report: dict[str, Any] = {name: _difference(x, exact) for name, x in latents.items() if name != "exact"}
     report["balanced_from_cond_rows"] = _difference(latents["balanced"], latents["cond_rows"])
@@ -253,7 +252,7 @@ def _difference(a: Tensor, b: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _sample(bench: Bench, people: list[ControlConditioning], speed: Speed, latent: int, steps: int) -> Tensor:
+def sample(bench: Networks, people: list[ControlConditioning], speed: Speed, latent: int, steps: int) -> Tensor:
     """Final latents (1, 4, latent, latent) float32."""
     from diffusers import DDIMScheduler
 

@@ -1,4 +1,4 @@
-"""`facesnap bench landmarks`: how fast and how true the Landmark Predictor is."""
+"""`facesnap bench landmarks`: speed and error of the Landmark Predictor."""
 
 from __future__ import annotations
 

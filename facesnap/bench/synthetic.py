@@ -56,7 +56,7 @@ def outside_span(basis: Basis, heads: np.ndarray) -> float:
 def _picture(
     head: np.ndarray, sigma: float, rng: np.random.Generator
 ) -> tuple[Observation, np.ndarray, float, np.ndarray]:
-    """What a detector with `sigma` per coordinate would give of a head in a random pose, and that pose."""
+    """Observation of a head in a random pose by a detector with `sigma` per coordinate, and that pose."""
     turn = rotation(*(rng.uniform(-limit, limit) for limit in _LARGEST.values()))
     scale, place = _PIXELS * rng.uniform(0.8, 1.25), np.array(SIZE) / 2 + rng.uniform(-40, 40, 2)
     clean = scale * head @ turn[:2].T + place

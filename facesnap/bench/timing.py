@@ -27,7 +27,7 @@ def _finish() -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is timed, and the context (not timed) in which it is."""
+    """A function to time, and the context (not timed) in which it runs."""
 
     function: Callable[[], object]
     context: Callable[[], AbstractContextManager[object]] = nullcontext

@@ -1,14 +1,17 @@
-"""`facesnap analyse PHOTO...`: what FaceSnap sees in photos."""
+"""`facesnap analyse PHOTO...`: the faces in photos, as FaceSnap finds them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
-from facesnap.faces import Face, FaceAnalyser, choose_face
+
+if TYPE_CHECKING:
+    from facesnap.faces import Face, FaceAnalyser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from facesnap.faces import choose_face
+
     if args.draw and len(args.photos) > 1:
         raise SettingsError("--draw with several photos.", expected="one photo.", remedy="call once for each photo.")
     analyser = analyser_from(args)
@@ -45,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(analyser: FaceAnalyser, found: dict[str, list[Face]], chosen: dict[str, Face]) -> dict:
-    """What --json prints."""
+    """The object that --json prints."""
     photos = [
         {
             "photo": photo,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-
-import torch
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,27 +47,20 @@ def run(args: argparse.Namespace) -> int:
 def _attach(args: argparse.Namespace) -> dict[str, object]:
     from facesnap.bench import attach
 
-    return attach.run(
-        count=args.rounds,
-        latent=args.latent,
-        channels=args.channels,
-        device=args.device,
-        dtype=getattr(torch, args.dtype),
-    )
+    return attach.run(**_unet_options(args))
 
 
 def _ffrnet(args: argparse.Namespace) -> dict[str, object]:
     from facesnap.bench import ffrnet
 
-    return ffrnet.run(
-        count=args.rounds,
-        latent=args.latent,
-        channels=args.channels,
-        steps=args.steps,
-        diff_channels=args.diff_channels,
-        device=args.device,
-        dtype=getattr(torch, args.dtype),
-    )
+    return ffrnet.run(**_unet_options(args), steps=args.steps, diff_channels=args.diff_channels)
+
+
+def _unet_options(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    return {"count": args.rounds, "latent": args.latent, "channels": args.channels, "device": args.device,
+            "dtype": getattr(torch, args.dtype)}  # fmt: skip
 
 
 def _landmarks(args: argparse.Namespace) -> dict[str, object]:

@@ -48,18 +48,18 @@ def run(args: argparse.Namespace) -> int:
     from facesnap.hosts.diffusers import DiffusersHost, Sampling
 
     rows = [TableRow.parse(text) for text in args.rows]
-    sitters, asked = _sitters(args)
+    people, asked = _people(args)
     host = DiffusersHost.load(args.base, device=args.device)
     judges = Judges(analyser_from(args), load_recogniser(args.recogniser))
     if args.judges is not None:
-        from facesnap.tiny.attributes import AttributeJudge
-        from facesnap.tiny.landmarks import LandmarkJudge
+        from facesnap.evaluation.attribute_judge import AttributeJudge
+        from facesnap.evaluation.landmark_judge import LandmarkJudge
 
         judges.points = LandmarkJudge.load(args.judges / "landmarks" / "landmarks.safetensors")
         judges.attributes = AttributeJudge.load(args.judges / "attributes" / "attributes.safetensors")
     sampling = Sampling("", sampler=args.sampler, steps=args.steps, cfg=args.cfg, size=(args.size, args.size))
     evaluation = Evaluation(
-        args.out, host, sitters, judges, sampling, asked=asked, say=lambda line: print(line, flush=True)
+        args.out, host, people, judges, sampling, asked=asked, say=lambda line: print(line, flush=True)
     )
     if args.encoder:
         evaluation.encoder = load_encoder(find_encoder(args.encoder, args.model_dir), args.model_dir)
@@ -69,19 +69,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sitters(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """Who is asked for, and what settings.json keeps of that."""
+def _people(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """People of the evaluation, and what settings.json keeps of the choice."""
     from facesnap.errors import SettingsError
-    from facesnap.evaluation.cases import folder_sitters, world_sitters
+    from facesnap.evaluation.cases import folder_people, world_people
 
     if args.photos is None:
         world = {"first": args.first, "people": args.people, "pictures": args.pictures}
-        return world_sitters(**world, size=args.size), {"world": world}
+        return world_people(**world, size=args.size), {"world": world}
     if args.prompts is None or args.judges is not None:
         raise SettingsError(
             "--photos without --prompts." if args.prompts is None else "--photos with --judges.",
             expected="prompts, and no judges that know the synthetic world alone",
             remedy="give --prompts FILE, and leave --judges out",
         )
-    sitters = folder_sitters(args.photos, args.prompts, args.references)
-    return sitters, {"photos": args.photos.name, "references": args.references}
+    people = folder_people(args.photos, args.prompts, args.references)
+    return people, {"photos": args.photos.name, "references": args.references}

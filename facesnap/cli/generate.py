@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +14,26 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from facesnap.attach import Speed
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.cli.landmarks import add_pose_arguments, pose_of
+from facesnap.cli.landmarks import add_pose_arguments
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
 from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture
 from facesnap.faces.tower import load_encoder
-from facesnap.families.pulid import MODES
 from facesnap.families.registry import FAMILIES, load_adapter
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
-from facesnap.pipeline.infotext import infotext, save_png
-from facesnap.pipeline.person import PersonSettings
-from facesnap.pipeline.pipeline import FaceSnapPipeline, Portrait
-from facesnap.pipeline.shape import REFERENCE, PoseSettings, Shape
+from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.pipeline.portrait import Portrait
+from facesnap.pipeline.shape import Shape
+from facesnap.settings import arguments
+from facesnap.settings.fields import Field
+from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Pose, Settings
 from facesnap.sheet import contact_sheet
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_STRUCTURE = ("structure", "structure_start", "structure_end")
 logger = logging.getLogger("facesnap")
 
 
@@ -51,32 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--offload", choices=("none", "model", "sequential"), default="none", help="for small cards")
     person = parser.add_argument_group("person")
     who = person.add_mutually_exclusive_group(required=True)
-    who.add_argument("--reference", nargs="+", type=Path, metavar="PHOTO", help="one or several photos of the person")
-    who.add_argument("--identity", type=Path, metavar="FILE", help="identity saved by `facesnap identity make`")
+    arguments.add(who, PERSON, ["references", "identity"])
     add_pack_arguments(person)
     add_choose_argument(person)
     person.add_argument("--score", action="store_true", help="measure the results' similarity to an --identity too")
-    person.add_argument("--strength", type=float, help="of the ID tokens, 0 to 10 (the adapter's suggestion)")
-    person.add_argument("--s-struct", type=float, default=1.0, help="of the CLIP branch, 0 to 5 (PlusV2 form only)")
-    person.add_argument("--window", type=_window, default=(0.0, 1.0), metavar="A-B", help="part of the sampling, 0-1")
-    person.add_argument("--block-strength", type=_block, action="append", default=[], metavar="BLOCK=W",
-                        help="factor for sites below BLOCK (input.4, middle, output.3.1.0)")  # fmt: skip
-    person.add_argument("--lora", type=float, default=1.0, help="strength of the LoRA inside a FaceID file, 0 to 10")
-    person.add_argument("--lora-in-region", action="store_true", help="that LoRA changes the region only")
-    person.add_argument("--pulid-mode", choices=MODES, help="style leaves more of the prompt's style (fidelity)")
-    person.add_argument("--match-model-card", action="store_true",
-                        help="follow the official example where it differs (see `facesnap inspect`)")  # fmt: skip
-    person.add_argument("--region", type=Path, help="grey picture: where the person is, white is everywhere")
+    arguments.add(person, SETTINGS, ["preset"])
+    arguments.add(person, PERSON, [name for name in _offered(PERSON) if name not in ("references", "identity", "face")
+                                   and name not in _STRUCTURE])  # fmt: skip
+    arguments.add(person, SETTINGS, ["pulid_mode", "model_card"])
     structure = parser.add_argument_group("structure", "the face's shape through FFRNet, where the adapter brings one")
-    structure.add_argument("--structure", type=float, metavar="W", help="0 (off) to 10 (the adapter's suggestion)")
-    structure.add_argument(
-        "--structure-window", type=_window, default=(0.0, 1.0), metavar="A-B", help="part of the sampling, 0-1"
-    )
-    structure.add_argument(
-        "--driver", type=Path, metavar="PHOTO", help="photo whose largest face gives pose and expression"
-    )
-    structure.add_argument("--speed", choices=[s.value for s in Speed], default=Speed.BALANCED.value,
-                           help="exact: every row, every step; fast: only around the face (%(default)s)")  # fmt: skip
+    arguments.add(structure, PERSON, _STRUCTURE)
+    arguments.add(structure, POSE, ["image"])
+    arguments.add(structure, SETTINGS, ["speed"])
     add_pose_arguments(parser)
     picture = parser.add_argument_group("picture")
     picture.add_argument("--prompt", required=True)
@@ -93,9 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    asked = arguments.settings(args)
     adapter = load_adapter(args.adapter, args.family)
-    pose = _pose(args)
-    _check_structure(args, adapter)
+    person = asked.people[0]
+    if adapter.ffrnet is None:
+        _check_structure(args)
+        person = replace(person, structure=None, pose=Pose())
+    person = _decoded(person)
+    settings = replace(asked, people=(person,))
     host = DiffusersHost.load(
         args.base,
         device=args.device,
@@ -109,27 +102,27 @@ def run(args: argparse.Namespace) -> int:
     if args.identity:
         identity = Identity.load(args.identity)
     else:
+        names = [str(photo) for photo in args.reference]
         name = args.reference[0].stem
-        identity = pipeline.identity(args.reference, args.choose, name, match_model_card=args.match_model_card)
-    settings = PersonSettings(
-        strength=args.strength,
-        s_struct=args.s_struct,
-        start=args.window[0],
-        end=args.window[1],
-        block_strengths=dict(args.block_strength),
-        region=_region(args.region) if args.region else None,
-        lora=args.lora,
-        lora_in_region=args.lora_in_region,
-        pulid_mode=args.pulid_mode,
-        match_model_card=args.match_model_card,
-        structure=args.structure,
-        structure_start=args.structure_window[0],
-        structure_end=args.structure_window[1],
-        pose=pose,
-    )
+        identity = pipeline.identity(person.references, person.face, name, names, settings.model_card)
+    for text in person.empty_windows(adapter.ffrnet is not None):
+        logger.warning("%s", text)
     report = make_pictures(args, host, pipeline, identity, settings)
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")
     return 0
+
+
+def _offered(fields: Mapping[str, Field]) -> list[str]:
+    return [name for name, field in fields.items() if field.option]
+
+
+def _decoded(person: Person) -> Person:
+    """The person with every picture as an array; the region as a grey one (H, W)."""
+    pose = person.pose
+    if pose.image is not None:
+        pose = replace(pose, image=read_picture(pose.image))
+    region = _region(person.region) if isinstance(person.region, Path) else person.region
+    return replace(person, references=[read_picture(one) for one in person.references], region=region, pose=pose)
 
 
 def sees_faces(args: argparse.Namespace) -> bool:
@@ -142,14 +135,14 @@ def make_pictures(
     host: DiffusersHost,
     pipeline: FaceSnapPipeline,
     identity: Identity,
-    settings: PersonSettings,
+    settings: Settings,
 ) -> dict[str, object]:
     """Sample batch after batch; write PNGs, the contact sheet, and return the report."""
     size = args.size or ((512, 512) if host.topology.base == "sd15" else (1024, 1024))
     files: list[dict[str, object]] = []
     portraits: list[Portrait] = []
-    speed = Speed(args.speed)
-    shape = pipeline.shape(identity, settings, size)
+    person = settings.people[0]
+    shape = pipeline.shape(identity, person, size)
     args.out.mkdir(parents=True, exist_ok=True)
     for first in range(0, args.count, args.batch):
         sampling = Sampling(
@@ -158,39 +151,44 @@ def make_pictures(
         )  # fmt: skip
         label = f"{first + 1}-{first + sampling.count} of {args.count}"
         with tqdm(total=sampling.steps, desc=f"sampling {label}", unit="step") as bar:
-            made = pipeline.generate(host, sampling, [(identity, settings)], _advance(bar), speed)
+            made = pipeline.generate(host, sampling, [(identity, person)], _advance(bar), settings)
         for portrait in made:
             path = args.out / f"{portrait.seed:010d}.png"
-            text = infotext(sampling, host.name, pipeline.adapter, [(identity, settings)], portrait, speed)
-            save_png(portrait.image, path, text)
+            portrait.save(path)
             files.append({"file": str(path), "seed": portrait.seed, "similarity": portrait.similarity[0]})
         portraits += made
     sheet = args.out / "contact_sheet.png"
-    _sheet(args, pipeline.adapter, identity, portraits, shape).save(sheet)
+    _sheet(args, pipeline.adapter, identity, person, portraits, shape).save(sheet)
     report = {"identity": identity.name, "references": identity.references, "pictures": files, "sheet": str(sheet)}
     if identity.preparation:
         report["encoder pictures"] = identity.preparation
     if shape is not None:
-        report["structure"] = _save_landmarks(args, shape)
+        report["structure"] = _save_landmarks(args, shape) | {"speed": settings.speed}
     return report
 
 
 def _save_landmarks(args: argparse.Namespace, shape: Shape) -> dict[str, object]:
-    """Write the landmark picture beside the results; returns what the report says of it."""
+    """Write the landmark picture beside the results; returns its part of the report."""
     file = args.out / "landmarks.png"
     shape.picture().save(file)
     box = [round(side, 4) for side in shape.landmarks.box]
-    return {"landmarks": str(file), "box": box, "speed": args.speed, "doubts": list(shape.doubts)}
+    return {"landmarks": str(file), "box": box, "doubts": list(shape.doubts)}
 
 
 def _sheet(
-    args: argparse.Namespace, adapter: Adapter, identity: Identity, portraits: list[Portrait], shape: Shape | None
+    args: argparse.Namespace,
+    adapter: Adapter,
+    identity: Identity,
+    person: Person,
+    portraits: list[Portrait],
+    shape: Shape | None,
 ) -> Image.Image:
     """References, driver and landmark picture, then the results; five in a row."""
-    cells = [(Image.fromarray(read_picture(photo)), f"reference\n{photo.name}") for photo in (args.reference or [])[:4]]
+    photos = zip(person.references[:4], args.reference or [], strict=False)
+    cells = [(Image.fromarray(pixels), f"reference\n{photo.name}") for pixels, photo in photos]
     if shape is not None:
-        if args.driver:
-            cells.append((Image.fromarray(read_picture(args.driver)), f"driver\n{args.driver.name}"))
+        if person.pose.image is not None:
+            cells.append((Image.fromarray(person.pose.image), f"driver\n{args.driver.name}"))
         cells.append((shape.picture(), "landmarks: the reference's shape\nin the pose asked for"))
     for portrait in portraits:
         score = portrait.similarity[0]
@@ -202,31 +200,12 @@ def _sheet(
     return contact_sheet(rows, title=title)
 
 
-def _pose(args: argparse.Namespace) -> PoseSettings | None:
-    """None, the reference's own pose, unless something was asked for; numbers alone are of a frontal face."""
-    numbers = pose_of(args)
-    asked = args.driver is not None or not numbers.empty
-    if not asked and args.framing == PoseSettings().framing and args.expression_gain == PoseSettings().expression_gain:
-        return None
-    driver = args.driver or (None if asked else REFERENCE)
-    return PoseSettings(driver, numbers, args.framing, args.expression_gain)
-
-
-def _check_structure(args: argparse.Namespace, adapter: Adapter) -> None:
-    """Raise SettingsError where something is asked of FFRNet and the adapter brings none."""
-    plain = PoseSettings()
-    asked = {
-        "--structure": bool(args.structure),
-        "--structure-window": args.structure_window != (0.0, 1.0),
-        "--speed": args.speed != Speed.BALANCED.value,
-        "--driver": args.driver is not None,
-        "--framing": args.framing != plain.framing,
-        "--expression-gain": args.expression_gain != plain.expression_gain,
-    }
-    numbers = ("yaw", "pitch", "roll", "position", "face_size", "expression")
-    asked |= {f"--{name.replace('_', '-')}": getattr(args, name) is not None for name in numbers}
-    given = [option for option, is_given in asked.items() if is_given]
-    if adapter.ffrnet is None and given:
+def _check_structure(args: argparse.Namespace) -> None:
+    """Raise SettingsError where something is asked of FFRNet, which the adapter does not bring."""
+    names = [name for name in _STRUCTURE if name != "structure" or args.structure != 0]
+    given = arguments.asked(args, PERSON, names) + arguments.asked(args, SETTINGS, ["speed"])
+    given += arguments.asked(args, POSE, POSE)
+    if given:
         raise SettingsError(
             f"{', '.join(given)} was given, but {args.adapter.name} brings no FFRNet.",
             expected="an adapter with an FFRNet, which gives the face's shape",
@@ -242,22 +221,6 @@ def _advance(bar: tqdm) -> Callable[[int, int], None]:
     return on_step
 
 
-def _window(text: str) -> tuple[float, float]:
-    start, _, end = text.partition("-")
-    try:
-        return float(start), float(end)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no window such as 0-0.8") from error
-
-
-def _block(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no block strength such as output.3=0.5") from error
-
-
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     try:
@@ -266,13 +229,13 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512x768") from error
 
 
-def _region(path: Path) -> torch.Tensor:
-    """A mask file as a map (H, W), 0..1."""
-    grey = np.asarray(Image.fromarray(read_picture(path)).convert("L"), dtype=np.float32) / 255
+def _region(path: Path) -> np.ndarray:
+    """A mask file as grey (H, W), uint8."""
+    grey = np.asarray(Image.fromarray(read_picture(path)).convert("L"))
     if not grey.any():
         raise SettingsError(
             f"The region {path.name} is black everywhere.",
             expected="white where the person is to be",
             remedy="give another mask, or none",
         )
-    return torch.from_numpy(grey)
+    return grey

@@ -18,16 +18,19 @@ from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
 from facesnap.landmarks.fitting import Fit, fit
 from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
-from facesnap.landmarks.recombination import FRAMINGS, PoseSpec
+from facesnap.landmarks.recombination import PoseSpec
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.sheet import contact_sheet
+from facesnap.pipeline.shape import pose_spec
+from facesnap.settings import arguments
+from facesnap.settings.model import POSE, Pose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", nargs="+", required=True, metavar="PHOTO", help="photos of the person; more are better"
     )
-    parser.add_argument("--driver", metavar="PHOTO", help="photo that gives pose and expression")
+    arguments.add(parser, POSE, ["image"])
     parser.add_argument("--size", type=picture_size, default=(1024, 1024), metavar="WxH", help="of the picture drawn")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.png", help="landmark picture to write")
     parser.add_argument("--five", type=Path, metavar="OUT.png", help="also write InstantID's five-point picture")
@@ -43,19 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that set a pose; without a driver and without any of them the reference's own pose is kept."""
     group = parser.add_argument_group("pose and expression; over a driver picture they replace its own")
-    group.add_argument("--yaw", type=float, metavar="DEG", help="-90..90, positive to the picture's right")
-    group.add_argument("--pitch", type=float, metavar="DEG", help="-60..60, positive up")
-    group.add_argument("--roll", type=float, metavar="DEG", help="-180..180, positive tilts to the picture's right")
-    group.add_argument("--position", type=position, metavar="X,Y", help="centre of the face, fractions of the picture")
-    group.add_argument("--face-size", type=float, metavar="F", help="brows to chin, fraction of the shorter side")
-    group.add_argument("--expression", metavar="MIX", help='presets such as "smile:0.8+wink_left" (the person\'s left)')
-    group.add_argument("--expression-gain", type=float, default=1.0, metavar="G", help="0..1.5 (%(default)s)")
-    group.add_argument("--framing", choices=FRAMINGS, default=FRAMINGS[0], help="(%(default)s)")
-
-
-def pose_of(args: argparse.Namespace) -> PoseSpec:
-    """The PoseSpec of the options of `add_pose_arguments`."""
-    return PoseSpec(args.yaw, args.pitch, args.roll, args.position, args.face_size, args.expression)
+    arguments.add(group, POSE, [name for name in POSE if name not in ("source", "image")])
 
 
 def picture_size(text: str) -> tuple[int, int]:
@@ -65,16 +56,9 @@ def picture_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def position(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form X,Y, such as 0.5,0.4") from None
-    return x, y
-
-
 def run(args: argparse.Namespace) -> int:
-    if args.sheet and (args.driver or args.five or not pose_of(args).empty):
+    pose = arguments.pose(args)
+    if args.sheet and (args.five or pose.source != "reference"):
         raise SettingsError(
             "--sheet together with a driver, a pose or --five.",
             expected="--sheet with references alone.",
@@ -90,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet:
         _save(contact_sheet(predictor.basis, source, faces[0].picture), args.out)
     else:
-        landmarks = _predict(args, analyser, predictor, source, report)
+        landmarks = _predict(args, pose, analyser, predictor, source, report)
         _save(render_landmarks(landmarks.points, args.size, draw_point_49=not args.no_point_49), args.out)
         if args.five:
             _save(render_five_points(landmarks.five, args.size), args.five)
@@ -106,31 +90,32 @@ def run(args: argparse.Namespace) -> int:
 
 def _predict(
     args: argparse.Namespace,
+    pose: Pose,
     analyser: FaceAnalyser,
     predictor: LandmarkPredictor,
     source: Fit,
     report: dict[str, Any],
 ) -> Landmarks:
-    spec = pose_of(args)
+    spec = pose_spec(pose)
     driver: Fit | PoseSpec = spec
     if args.driver:
-        detection = predictor.detect(_face(analyser, args.driver, args.choose))
+        detection = predictor.detect(_face(analyser, str(args.driver), args.choose))
         driver = fit(predictor.basis, detection.observation)
-        report["driver"] = describe([args.driver], [detection], driver)
-    elif spec.empty:
+        report["driver"] = describe([str(args.driver)], [detection], driver)
+    elif pose.source == "reference":
         driver = source
     return predictor.predict(
         source,
         driver,
         args.size,
         override=spec if isinstance(driver, Fit) else None,
-        expression_gain=args.expression_gain,
-        framing=args.framing,
+        expression_gain=pose.expression_gain,
+        framing=pose.framing,
     )
 
 
 def describe(photos: list[str], found: list[Detection], result: Fit) -> dict[str, Any]:
-    """What --json says of a fit."""
+    """A fit as --json reports it."""
     pictures = []
     for photo, detection, view in zip(photos, found, result.views, strict=True):
         yaw, pitch, roll = (round(angle, 2) for angle in view.angles)

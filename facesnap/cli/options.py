@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from facesnap.faces import FaceAnalyser
+if TYPE_CHECKING:
+    from facesnap.faces import FaceAnalyser
+from facesnap.settings import arguments
+from facesnap.settings.model import PERSON
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 
@@ -16,13 +20,12 @@ def add_pack_arguments(parser: Options) -> None:
 
 
 def add_choose_argument(parser: Options) -> None:
-    parser.add_argument(
-        "--choose",
-        default="largest",
-        help="largest, leftmost, central, first (the detector is surest), or an index from the largest (0) down",
-    )
+    arguments.add(parser, PERSON, ["face"])
+    parser.set_defaults(choose=PERSON["face"].default)
 
 
 def analyser_from(args: argparse.Namespace) -> FaceAnalyser:
     """The analyser that `add_pack_arguments` asks for."""
+    from facesnap.faces import FaceAnalyser
+
     return FaceAnalyser(args.pack, args.provider, args.model_dir)

@@ -31,27 +31,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    # After the arguments are known: the imports load torch, transformers and anny.
     from facesnap.tiny import stages
 
     if args.stage == "ship":
         return _ship(args)
     wanted = stages.STAGES if args.stage == "all" else (args.stage,)
-    work = stages.Work(
+    workspace = stages.Workspace(
         state=args.state, people=args.people, held_out=args.held_out, pictures=args.pictures, workers=args.workers,
         hours=args.hours, steps=args.steps, seed=args.seed, say=lambda line: print(line, flush=True),
     )  # fmt: skip
     if {"autoencoder", "landmarks"} & set(wanted):
-        work.analyser = analyser_from(args)
+        workspace.analyser = analyser_from(args)
     for stage in wanted:
-        stages.run(stage, work)
+        stages.run(stage, workspace)
     return 0
 
 
 def _ship(args: argparse.Namespace) -> int:
+    from facesnap.demo.ship import ship
     from facesnap.demo.shipped import WEIGHTS
     from facesnap.errors import SettingsError
-    from facesnap.tiny.ship import ship
 
     if args.adapter is None:
         raise SettingsError(

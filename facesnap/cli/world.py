@@ -8,11 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from facesnap.cli.options import add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
-from facesnap.faces.drawing import save_png
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (%(default)s)")
     parser.add_argument("--sheet", type=Path, metavar="OUT.png", help="also draw all pictures on one sheet")
     parser.add_argument(
-        "--measure", action="store_true", help="instead: how the face pack tells held-out people apart, as a table"
+        "--measure",
+        action="store_true",
+        help="instead: how the face pack distinguishes held-out people, as a table",
     )
     parser.add_argument("--json", action="store_true", help="with --measure: JSON in place of the table")
     add_pack_arguments(parser)
@@ -40,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.measure:
         return _measure(args)
-    # After the arguments are known: the imports load torch and anny.
+    from tqdm import tqdm
+
+    from facesnap.faces.drawing import save_png
     from facesnap.world.dataset import Dataset, mosaic
     from facesnap.world.splits import people
 
@@ -63,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from facesnap.world.measure import measure, table
 
     analyser = analyser_from(args)

@@ -15,10 +15,7 @@ from facesnap.demo.shipped import Shipped
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
-from facesnap.landmarks.recombination import PoseSpec
-from facesnap.pipeline.infotext import infotext, save_png
-from facesnap.pipeline.pipeline import PersonSettings, Portrait
-from facesnap.pipeline.shape import PoseSettings
+from facesnap.settings.model import Person, Pose
 from facesnap.sheet import contact_sheet
 from facesnap.version import __version__
 
@@ -29,14 +26,14 @@ TRAINED = (
 )
 PROMPTS = {  # with the face that they ask for
     "a photo of a person with short brown hair, wearing a blue t-shirt, grey background, soft light, smiling, "
-    "facing the camera": PoseSpec(size=0.46, expression="smile:1"),
+    "facing the camera": Pose("canvas", size=0.46, expression="smile:1"),
     "an oil painting of a person with long red hair, wearing a green hoodie, beige background, warm light, "
-    "neutral face, facing the camera": PoseSpec(size=0.46),
+    "neutral face, facing the camera": Pose("canvas", size=0.46),
 }
 POSED = "a photo of a person with short brown hair, wearing a blue t-shirt, grey background, soft light"
 POSES = {
-    "turned to the right, smiling": PoseSpec(yaw=25.0, size=0.46, expression="smile:1"),
-    "turned to the left, open mouth": PoseSpec(yaw=-25.0, size=0.46, expression="open_mouth:1"),
+    "turned to the right, smiling": Pose("canvas", yaw=25.0, size=0.46, expression="smile:1"),
+    "turned to the left, open mouth": Pose("canvas", yaw=-25.0, size=0.46, expression="open_mouth:1"),
 }
 STEPS, CFG = 20, 3.0
 ENLARGED = 2
@@ -65,7 +62,7 @@ def run_trained(
     rows: list[list[Cell]] = []
     entries: list[dict[str, Any]] = []
     began = time.perf_counter()
-    # All of them first: a photo without a face is told before minutes are spent on the others.
+    # All of them first: a photo without a face is reported before minutes are spent on the others.
     identities = {name: miniature.pipeline.identity([file], name=name) for name, file in people.items()}
     for number, (name, file) in enumerate(people.items()):
         identity = identities[name]
@@ -83,31 +80,27 @@ def run_trained(
     return report
 
 
-def _wanted(miniature: Shipped) -> list[tuple[str, str, str, PersonSettings]]:
+def _wanted(miniature: Shipped) -> list[tuple[str, str, str, Person]]:
     """(kind, file name, prompt, settings) of each picture of a person."""
     structure = None if miniature.pipeline.adapter.ffrnet is not None else 0.0
-    nothing = PersonSettings(strength=0.0, structure=0.0)
+    nothing = Person(strength=0.0, structure=0.0)
     wanted = []
     for n, (prompt, front) in enumerate(PROMPTS.items(), 1):
-        something = PersonSettings(structure=structure, pose=PoseSettings(None, front))
+        something = Person(structure=structure, pose=front)
         wanted += [("without", f"prompt{n}_without", prompt, nothing), ("with", f"prompt{n}_with", prompt, something)]
     if structure is None:
-        for n, (name, spec) in enumerate(POSES.items(), 1):
-            pose = PersonSettings(pose=PoseSettings(None, spec))
-            wanted.append((f"posed: {name}", f"pose{n}", POSED, pose))
+        for n, (name, pose) in enumerate(POSES.items(), 1):
+            wanted.append((f"posed: {name}", f"pose{n}", POSED, Person(pose=pose)))
     return wanted
 
 
 def _one(
-    out: Path, miniature: Shipped, who: Identity, seed: int, kind: str, stem: str, prompt: str, settings: PersonSettings
+    out: Path, miniature: Shipped, who: Identity, seed: int, kind: str, stem: str, prompt: str, person: Person
 ) -> tuple[Cell, dict[str, Any]]:
     sampling = Sampling(prompt, seed=seed, steps=STEPS, cfg=CFG, size=(miniature.size, miniature.size))
-    people = [(who, settings)]
-    portrait: Portrait = miniature.pipeline.generate(miniature.host, sampling, people)[0]
+    portrait = miniature.pipeline.generate(miniature.host, sampling, [(who, person)])[0]
     file = out / f"{who.name}_{stem}.png"
-    save_png(
-        portrait.image, file, infotext(sampling, miniature.host.name, miniature.pipeline.adapter, people, portrait)
-    )
+    portrait.save(file)
     found = portrait.similarity[0]
     likeness = "no face found" if found is None else f"similarity {found:.2f}"
     entry = {"file": file.name, "person": who.name, "kind": kind, "prompt": prompt, "similarity": found}

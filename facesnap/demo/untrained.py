@@ -7,48 +7,24 @@ through the same code as a user's own checkpoints. Its pictures show noise: noth
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from facesnap.attach.topology import read_topology
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
+from facesnap.models.drawn import draw
 from facesnap.models.fidelity import FFRNet
-from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
 from facesnap.models.projections import IDProjections
+from facesnap.tiny.text import byte_alphabet
+from facesnap.training.encoder_shape import config_of
 
 CONTEXT = 64
 CLIP_WIDTH = 64
 CLIP_LEVEL = 1  # a shallow hidden state of the encoder beside its penultimate one
-
-
-@torch.no_grad()
-def draw(module: Any, seed: int, gain: float = 1.0) -> Any:
-    """Draw all parameters of a torch module so that activations keep a magnitude of about 1.
-
-    Args:
-        gain: further factor of the weights; SiLU without a norm halves what goes through it, which 1.7 makes up for.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim <= 1:
-            parameter.copy_(1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise)
-        else:
-            parameter.copy_(gain * noise / math.sqrt(parameter[0].numel()))
-    return module.eval()
-
-
-def byte_alphabet() -> list[str]:
-    """One printable character a byte, as CLIP's byte-pair encoding has it: printable bytes stand for themselves."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
 
 
 def save_pipeline(folder: Path, seed: int = 0) -> Path:
@@ -108,21 +84,7 @@ def save_encoder(file: Path, seed: int = 10) -> Path:
 
 def make_ffrnet(unet: Any, seed: int) -> FFRNet:
     """An untrained FFRNet for a diffusers UNet of SD1.5's or SDXL's layout; its zero convolutions are drawn too."""
-    c, channels = unet.config, tuple(unet.config.block_out_channels)
-    layers, heads = c.transformer_layers_per_block, c.attention_head_dim  # diffusers' name for the number of heads
-    layers = (layers,) * len(channels) if isinstance(layers, int) else tuple(layers)
-    depth = tuple(
-        (n if "CrossAttn" in kind else 0,) * c.layers_per_block
-        for kind, n in zip(c.down_block_types, layers, strict=True)
-    )
-    net = FFRNet(
-        FFRNetConfig(
-            channels, depth, mid_depth=layers[-1], context_dim=c.cross_attention_dim,
-            linear_projection=bool(c.use_linear_projection), adm_dim=c.projection_class_embeddings_input_dim,
-            time_dim=4 * channels[0], heads=heads if isinstance(heads, int) else None,
-            head_dim=None if isinstance(heads, int) else channels[0] // heads[0],
-        )
-    )  # fmt: skip
+    net = FFRNet(config_of(unet))
     draw(net, seed)
     draw(net.controlnet_cond_embedding, seed + 1, gain=1.7)
     return net.requires_grad_(False)

@@ -20,11 +20,8 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.landmarks.recombination import PoseSpec
-from facesnap.pipeline.infotext import infotext, save_png
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
-from facesnap.pipeline.shape import PoseSettings
+from facesnap.settings.model import Person, Pose
 from facesnap.sheet import contact_sheet
 from facesnap.version import __version__
 
@@ -37,9 +34,9 @@ UNTRAINED = (
 STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = ("portrait photo of a person", "oil painting of a person in a garden")
 POSES = {
-    "as in the photo": None,
-    "yaw 35, smile": PoseSettings(None, PoseSpec(yaw=35.0, expression="smile:1")),
-    "yaw -25, pitch 15, open mouth": PoseSettings(None, PoseSpec(yaw=-25.0, pitch=15.0, expression="open_mouth:1")),
+    "as in the photo": Pose(),
+    "yaw 35, smile": Pose("canvas", yaw=35.0, expression="smile:1"),
+    "yaw -25, pitch 15, open mouth": Pose("canvas", yaw=-25.0, pitch=15.0, expression="open_mouth:1"),
 }
 SIZE = (256, 256)
 
@@ -111,13 +108,13 @@ def _pictures(
         row: list[tuple[Image.Image, str]] = []
         sampling = Sampling(prompt, seed=seed, steps=12, size=SIZE)
         for strength in STRENGTHS:
-            people = [(identity, PersonSettings(strength=strength, structure=0.0))]
+            people = [(identity, Person(strength=strength, structure=0.0))]
             began = time.perf_counter()
             portrait = pipeline.generate(host, sampling, people)[0]
             seconds = time.perf_counter() - began
             change = _mean_change(portrait.image, row[0][0] if row else portrait.image)
             path = out / f"prompt{n + 1}_strength{strength:.1f}.png"
-            save_png(portrait.image, path, infotext(sampling, host.name, pipeline.adapter, people, portrait))
+            portrait.save(path)
             row.append((portrait.image, f"{prompt}\nstrength {strength}, mean change {change:.1f} of 255"))
             entries.append(
                 {"file": path.name, "prompt": prompt, "strength": strength, "mean_change": round(change, 3),
@@ -134,17 +131,17 @@ def _shapes(
     row: list[tuple[Image.Image, str]] = []
     entries: list[dict[str, Any]] = []
     sampling = Sampling(PROMPTS[0], seed=seed, steps=6, size=SIZE)
-    without = pipeline.generate(host, sampling, [(identity, PersonSettings(structure=0.0))])[0].image
+    without = pipeline.generate(host, sampling, [(identity, Person(structure=0.0))])[0].image
     for n, (name, pose) in enumerate(POSES.items()):
-        people = [(identity, PersonSettings(pose=pose))]
-        shape = pipeline.shape(identity, people[0][1], SIZE)
+        person = Person(pose=pose)
+        shape = pipeline.shape(identity, person, SIZE)
         assert shape is not None  # the demo's adapter brings an FFRNet
         began = time.perf_counter()
-        portrait = pipeline.generate(host, sampling, people)[0]
+        portrait = pipeline.generate(host, sampling, [(identity, person)])[0]
         seconds = time.perf_counter() - began
         landmarks, path = out / f"pose{n + 1}_landmarks.png", out / f"pose{n + 1}.png"
         shape.picture((512, 512)).save(landmarks)
-        save_png(portrait.image, path, infotext(sampling, host.name, pipeline.adapter, people, portrait))
+        portrait.save(path)
         change = _mean_change(portrait.image, without)
         row.append((Image.open(landmarks), f"landmarks: {name}"))
         row.append((portrait.image, f"with FFRNet, mean change {change:.1f} of 255"))

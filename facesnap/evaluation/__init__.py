@@ -1,1 +1,1 @@
-"""Evaluation: what adapters are worth on people that they never saw, measured by networks that they never met."""
+"""Evaluation: adapters on people that they were not trained on, measured by independent networks."""

@@ -1,4 +1,4 @@
-"""What is asked for: people, and for each of them pictures with a prompt, a seed and, in the world, a truth."""
+"""Cases of an evaluation: people, and for each of them pictures with a prompt, a seed and, in the world, a truth."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from facesnap.errors import SettingsError
 from facesnap.faces.picture import read_picture
+from facesnap.files import PICTURE_SUFFIXES
 from facesnap.world import Look, SyntheticPerson, World, caption
 from facesnap.world.splits import SPLITS, split_of
 
-PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 REFERENCE_YAW = 12.0  # degrees; people give photos that show them
 
 
@@ -45,7 +45,7 @@ class EvaluatedPerson:
     cases: list[Case] = field(default_factory=list)
 
 
-def world_sitters(
+def world_people(
     first: int, people: int, pictures: int, size: int, world: World | None = None
 ) -> list[EvaluatedPerson]:
     """People of the synthetic world.
@@ -68,26 +68,26 @@ def world_sitters(
         look = Look.sample(0, person)
         view = replace(look.view, yaw=float(np.clip(look.view.yaw, -REFERENCE_YAW, REFERENCE_YAW)))
         plain = replace(look, style="photo", glasses="none", light="soft", view=view)
-        sitter = EvaluatedPerson(str(seed), [world.render(person, plain, size).image])
+        evaluated = EvaluatedPerson(str(seed), [world.render(person, plain, size).image])
         for number in range(1, pictures + 1):
             picture = world.render(person, Look.sample(number, person), size)
             asked = picture.truth
-            sitter.cases.append(
+            evaluated.cases.append(
                 Case(
-                    f"{seed}-{number}", caption(asked.look), _seed(sitter.name, number), picture.image,
+                    f"{seed}-{number}", caption(asked.look), _seed(evaluated.name, number), picture.image,
                     asked.points.astype(np.float64), asked.look.attributes(),
                 )
             )  # fmt: skip
-        out.append(sitter)
+        out.append(evaluated)
     return out
 
 
-def folder_sitters(folder: Path, prompts: Path, references: int = 1) -> list[EvaluatedPerson]:
+def folder_people(folder: Path, prompts: Path, references: int = 1) -> list[EvaluatedPerson]:
     """People of a folder with one sub-folder of photos each; the first photos by name are the references.
 
     Args:
         prompts: text file, one prompt a line. references: how many photos are references; the next one, where there
-            is one, is the true picture that copying is told from likeness with.
+            is one, is the true picture that distinguishes copying from likeness.
 
     Raises:
         SettingsError: no people, no photos or no prompts. PictureError: a photo cannot be read.
@@ -102,7 +102,7 @@ def folder_sitters(folder: Path, prompts: Path, references: int = 1) -> list[Eva
         )
     out = []
     for person in people:
-        photos = sorted(file for file in person.iterdir() if file.suffix.lower() in PHOTOS)
+        photos = sorted(file for file in person.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
         if len(photos) < references:
             raise SettingsError(
                 f"{person} holds {len(photos)} photos.",

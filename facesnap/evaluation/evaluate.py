@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from facesnap.evaluation.measure import Judges, measured
 from facesnap.evaluation.recognisers import require_independent
 from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
+from facesnap.files import write_atomically
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.predictor import Landmarks
 from facesnap.pipeline.cache import ContentCache
-from facesnap.pipeline.pipeline import FaceSnapPipeline, PersonSettings
-from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
+from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.pipeline.shape import Shape, Shapes
+from facesnap.settings.model import Person, Pose
 
 CACHE_BYTES = 64 << 20
 _ROW = re.compile(
@@ -72,15 +75,15 @@ class Evaluation:
     """One evaluation.
 
     Attributes:
-        out: folder. host: the base. sitters: who, and what is asked for. judges: who measures.
+        out: folder. host: the base. people: who, and what is asked for. judges: who measures.
         sampling: of all pictures; prompt and seed come from each case.
         encoder: the image encoder, where an adapter looks at pictures.
-        asked: what the sitters came from, for settings.json. say: takes progress lines.
+        asked: what the people came from, for settings.json. say: takes progress lines.
     """
 
     out: Path
     host: DiffusersHost
-    sitters: Sequence[EvaluatedPerson]
+    people: Sequence[EvaluatedPerson]
     judges: Judges
     sampling: Sampling
     encoder: FaceEncoder | None = None
@@ -117,13 +120,13 @@ class Evaluation:
 
     def _settings(self) -> dict[str, Any]:
         sampling = {k: v for k, v in asdict(self.sampling).items() if k not in ("prompt", "seed", "count")}
-        cases = [[case.name, case.prompt, case.seed] for sitter in self.sitters for case in sitter.cases]
+        cases = [[case.name, case.prompt, case.seed] for person in self.people for case in person.cases]
         return json.loads(json.dumps({"base": _mark(self.host), "sampling": sampling, "cases": cases, **self.asked}))
 
     def sampling_of(self, case: Case) -> Sampling:
         return Sampling(**{**vars(self.sampling), "prompt": case.prompt, "seed": case.seed, "count": 1})
 
-    def _bare(self, sitter: EvaluatedPerson, case: Case) -> Image.Image:
+    def _bare(self, person: EvaluatedPerson, case: Case) -> Image.Image:
         return self.host.sample(self.sampling_of(case), [])[0]
 
     def _pictures(
@@ -132,15 +135,13 @@ class Evaluation:
         """The files of a row, case by case; those that are missing are made."""
         folder = self.out / "rows" / re.sub(r"[^\w+.-]", "_", name)
         _claim(folder / "row.json", {"row": name, **record})
-        files = {case.name: folder / f"{case.name}.png" for sitter in self.sitters for case in sitter.cases}
-        for number, sitter in enumerate(self.sitters, 1):
-            missing = [case for case in sitter.cases if not files[case.name].is_file()]
+        files = {case.name: folder / f"{case.name}.png" for person in self.people for case in person.cases}
+        for number, person in enumerate(self.people, 1):
+            missing = [case for case in person.cases if not files[case.name].is_file()]
             for case in missing:
-                part = files[case.name].with_suffix(".part")
-                make(sitter, case).save(part, format="PNG")
-                part.replace(files[case.name])
+                write_atomically(files[case.name], partial(make(person, case).save, format="PNG"))
             if missing:
-                self.say(f"{name}: {number} of {len(self.sitters)} people")
+                self.say(f"{name}: {number} of {len(self.people)} people")
         return files
 
     def _report(self, files: dict[str, dict[str, Path]]) -> dict[str, Any]:
@@ -148,20 +149,20 @@ class Evaluation:
         folder = self.out / "truth"
         folder.mkdir(parents=True, exist_ok=True)
         references: list[np.ndarray | None] = []
-        for sitter in self.sitters:
+        for person in self.people:
             looks = [
-                measured(self.judges, key, picture, None, folder / f"{sitter.name}-reference-{n}.json")
-                for n, picture in enumerate(sitter.references)
+                measured(self.judges, key, picture, None, folder / f"{person.name}-reference-{n}.json")
+                for n, picture in enumerate(person.references)
             ]
             vectors = [np.array(one["embedding"]) for one in looks if one["found"]]
             references.append(np.mean(vectors, axis=0) if vectors else None)
-        cases = [case for sitter in self.sitters for case in sitter.cases]
+        cases = [case for person in self.people for case in person.cases]
         truths = {
             case.name: measured(self.judges, key, case.truth, case, folder / f"{case.name}.json")
             for case in cases
             if case.truth is not None
         }
-        looked: dict[str, reports.Looked] = {reports.TRUTH: truths} if truths else {}
+        looked: dict[str, reports.Measurements] = {reports.TRUTH: truths} if truths else {}
         for name, of_row in files.items():
             self.say(f"measuring {name}")
             looked[name] = {
@@ -171,11 +172,11 @@ class Evaluation:
                 for case in cases
             }
         tables = {
-            name: reports.table_of(self.sitters, found, references, truths, judge) for name, found in looked.items()
+            name: reports.table_of(self.people, found, references, truths, judge) for name, found in looked.items()
         }
         report = {
             **self._settings_shown(len(cases)),
-            "calibration": reports.calibration(self.sitters, references, truths, judge),
+            "calibration": reports.calibration(self.people, references, truths, judge),
             **reports.summary(tables),
         }
         self._write(report, files, looked, references)
@@ -183,20 +184,20 @@ class Evaluation:
 
     def _settings_shown(self, pictures: int) -> dict[str, Any]:
         return {
-            "people": len(self.sitters), "pictures": pictures, "base": self.host.name,
+            "people": len(self.people), "pictures": pictures, "base": self.host.name,
             "recogniser": self.judges.recogniser.name, "recogniser_sha256": self.judges.recogniser.sha256,
             "detector": f"that of {self.judges.analyser.pack.name}", "sampling": self._settings()["sampling"],
         }  # fmt: skip
 
     def _write(
-        self, report: dict[str, Any], files: dict[str, dict[str, Path]], looked: dict[str, reports.Looked],
+        self, report: dict[str, Any], files: dict[str, dict[str, Path]], looked: dict[str, reports.Measurements],
         references: Sequence[np.ndarray | None],
     ) -> None:  # fmt: skip
         text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
         (self.out / "report.json").write_text(text, encoding="utf-8")
         (self.out / "report.md").write_text(reports.markdown(report), encoding="utf-8")
         title = f"The number is the likeness to the reference by {report['recogniser']}."
-        sheet = reports.sheet(self.sitters, files, looked, references, self.judges.recogniser, title)
+        sheet = reports.sheet(self.people, files, looked, references, self.judges.recogniser, title)
         sheet.save(self.out / "sheet.png")
 
 
@@ -206,19 +207,19 @@ class _Attached:
     def __init__(self, evaluation: Evaluation, row: TableRow, adapter: Adapter) -> None:
         self.evaluation = evaluation
         looks = bool(adapter.mixer.config.clip_levels)
-        own = all(case.points is None for sitter in evaluation.sitters for case in sitter.cases)
+        own = all(case.points is None for person in evaluation.people for case in person.cases)
         self.shapes = None if own else AskedShapes(evaluation.judges.analyser)
         encoder = evaluation.encoder if looks else None
         self.pipeline = FaceSnapPipeline(adapter, evaluation.judges.analyser, encoder, shapes=self.shapes)
-        self.settings = PersonSettings(strength=row.strength, structure=row.structure)
+        self.person = Person(strength=row.strength, structure=row.structure)
 
-    def __call__(self, sitter: EvaluatedPerson, case: Case) -> Image.Image:
-        names = [f"reference {n} of {sitter.name}" for n in range(len(sitter.references))]
-        identity = self.pipeline.identity(sitter.references, name=sitter.name, names=names)
+    def __call__(self, person: EvaluatedPerson, case: Case) -> Image.Image:
+        names = [f"reference {n} of {person.name}" for n in range(len(person.references))]
+        identity = self.pipeline.identity(person.references, name=person.name, names=names)
         if self.shapes is not None:
             self.shapes.ask(case)
         sampling = self.evaluation.sampling_of(case)
-        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.settings)])[0].image
+        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.person)])[0].image
 
 
 class AskedShapes(Shapes):
@@ -231,7 +232,7 @@ class AskedShapes(Shapes):
     def ask(self, case: Case) -> None:
         self._case = case
 
-    def shape(self, identity: Identity, pose: PoseSettings, size: tuple[int, int]) -> Shape:
+    def shape(self, identity: Identity, pose: Pose, size: tuple[int, int]) -> Shape:
         if self._case is None or self._case.points is None:
             raise LandmarkError(
                 "No landmarks were asked for.",
@@ -253,10 +254,8 @@ def _claim(file: Path, wanted: dict[str, Any]) -> None:
     """Write what a folder is for, or check that it is for this."""
     wanted = json.loads(json.dumps(wanted))
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(file)
+        text = json.dumps(wanted, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
         return
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What is measured on one picture, by judges that had no part in making it."""
+"""Measurements on one picture, by judges that had no part in making it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 
 from facesnap.errors import NoFaceError
+from facesnap.evaluation.attribute_judge import AttributeJudge, obedience
 from facesnap.evaluation.cases import Case
+from facesnap.evaluation.landmark_judge import LandmarkJudge, nme
 from facesnap.evaluation.recognisers import Recogniser
 from facesnap.faces.align import aligned_crop
 from facesnap.faces.analyser import FaceAnalyser
+from facesnap.files import write_atomically
 from facesnap.pipeline.pipeline import SCORE_STEPS
-from facesnap.tiny.attributes import AttributeJudge, obedience
-from facesnap.tiny.landmarks import LandmarkJudge, nme
 
 HOG = {"orientations": 8, "pixels_per_cell": (16, 16), "cells_per_block": (1, 1)}  # of the aligned crop of 112 px
 
 
 @dataclass
 class Judges:
-    """Those at hand; `points` and `attributes` know the synthetic world alone."""
+    """Networks that measure; `points` and `attributes` know the synthetic world alone."""
 
     analyser: FaceAnalyser
     recogniser: Recogniser
@@ -104,7 +105,6 @@ def measured(judges: Judges, key: str, picture: np.ndarray, case: Case | None, s
         if kept.get("of") == mark:
             return kept["measured"]
     found = judges.look(picture, case)
-    part = sidecar.with_suffix(".part")
-    part.write_text(json.dumps({"of": mark, "measured": found}), encoding="utf-8")
-    part.replace(sidecar)
+    text = json.dumps({"of": mark, "measured": found})
+    write_atomically(sidecar, lambda part: part.write_text(text, encoding="utf-8"))
     return found

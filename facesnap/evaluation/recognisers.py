@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ import numpy as np
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, PackError
 from facesnap.faces.align import aligned_crop
 from facesnap.faces.analyser import FaceAnalyser
+from facesnap.files import sha256_of
 
 DLIB_NETWORK = "dlib_face_recognition_resnet_model_v1.dat"
 DLIB_POINTS = "shape_predictor_5_face_landmarks.dat"
@@ -32,7 +32,7 @@ class Recogniser(Protocol):
         ...
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> float:
-        """How alike two faces are by their vectors."""
+        """Likeness of two faces by their vectors."""
         ...
 
 
@@ -61,7 +61,7 @@ class DlibRecogniser:
         self._dlib: Any = dlib
         files = [folder / DLIB_POINTS, folder / DLIB_NETWORK]
         try:
-            self.sha256 = hashlib.sha256(files[1].read_bytes()).hexdigest()
+            self.sha256 = sha256_of(files[1])
             self._points = dlib.shape_predictor(str(files[0]))
             self._network = dlib.face_recognition_model_v1(str(files[1]))
         except (OSError, RuntimeError) as error:

@@ -32,7 +32,7 @@ METRICS: dict[str, tuple[str, float, str]] = {
 PAIRED = ("face_sim", "nme72", "obedience")
 SHEET_PEOPLE = 8
 
-Looked = dict[str, dict[str, Any]]  # case name -> what was measured
+Measurements = dict[str, dict[str, Any]]  # case name -> what was measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,10 @@ class Table:
 
 
 def table_of(
-    sitters: Sequence[EvaluatedPerson],
-    looked: Looked,
+    people: Sequence[EvaluatedPerson],
+    looked: Measurements,
     references: Sequence[np.ndarray | None],
-    truths: Looked,
+    truths: Measurements,
     judge: Recogniser,
 ) -> Table:
     """One row's numbers.
@@ -56,14 +56,14 @@ def table_of(
         looked: of this row's pictures. references: the vector of each person's reference, None where it shows no face.
         truths: of the true pictures, for M_CP.
     """
-    pictures = max(len(sitter.cases) for sitter in sitters)
-    grids = {name: np.full((len(sitters), pictures), np.nan) for name in METRICS if name != "diversity"}
-    spread = np.full(len(sitters), np.nan)
+    pictures = max(len(person.cases) for person in people)
+    grids = {name: np.full((len(people), pictures), np.nan) for name in METRICS if name != "diversity"}
+    spread = np.full(len(people), np.nan)
     right: dict[str, list[float]] = {}
-    for i, sitter in enumerate(sitters):
+    for i, person in enumerate(people):
         hogs = []
-        shown = {id(case.truth): case.name for case in sitter.cases}  # a photo may be the truth of many prompts
-        for j, case in enumerate(sitter.cases):
+        shown = {id(case.truth): case.name for case in person.cases}  # a photo may be the truth of many prompts
+        for j, case in enumerate(person.cases):
             one, truth = looked.get(case.name), truths.get(case.name, {})
             if one is None:
                 continue
@@ -84,9 +84,9 @@ def table_of(
 
 
 def _named(one: dict[str, Any], own: int, references: Sequence[np.ndarray | None], judge: Recogniser) -> float:
-    """1 where a picture is more like its person's reference than like anybody else's, else 0; also without a face.
+    """1 where a picture is more like its person's reference than like any other person's, else 0; also without a face.
 
-    NaN where there is nobody to mistake the person for, or no reference.
+    NaN where there is no other person, or no reference.
     """
     reference = references[own]
     others = [other for j, other in enumerate(references) if j != own and other is not None]
@@ -113,15 +113,15 @@ def _compare(
 
 
 def calibration(
-    sitters: Sequence[EvaluatedPerson], references: Sequence[np.ndarray | None], truths: Looked, judge: Recogniser
+    people: Sequence[EvaluatedPerson], references: Sequence[np.ndarray | None], truths: Measurements, judge: Recogniser
 ) -> dict[str, Any]:
     """The judge's scale on true pictures: `same` person's reference and others; `different` people's; and EER."""
     from facesnap.world.measure import equal_error_rate
 
     same: list[float] = []
     different: list[float] = []
-    for i, sitter in enumerate(sitters):
-        for case in {id(c.truth): c for c in sitter.cases}.values():  # one photo may be the truth of many prompts
+    for i, person in enumerate(people):
+        for case in {id(c.truth): c for c in person.cases}.values():  # one photo may be the truth of many prompts
             one = truths.get(case.name, {})
             if not one.get("found"):
                 continue
@@ -160,7 +160,7 @@ def _plain(found: Estimate | None) -> dict[str, Any] | None:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report as tables; metrics that nobody could be measured by are left out."""
+    """The report as tables; metrics without any value are left out."""
     rows, pairs, scale = report["rows"], report["differences"], report["calibration"]
     shown = [name for name in METRICS if any(row[name] for row in rows.values())]
     floor = (rows.get(TRUTH) or {}).get("nme72")
@@ -201,7 +201,7 @@ def _number(value: float | None) -> str:
 
 
 def sheet(
-    sitters: Sequence[EvaluatedPerson], files: dict[str, dict[str, Path]], looked: dict[str, Looked],
+    people: Sequence[EvaluatedPerson], files: dict[str, dict[str, Path]], looked: dict[str, Measurements],
     references: Sequence[np.ndarray | None], judge: Recogniser, title: str,
 ) -> Image.Image:  # fmt: skip
     """A row a person: reference, true picture, and their first picture of every row with its likeness.
@@ -210,9 +210,9 @@ def sheet(
         files: row -> case -> picture. looked: row -> measurements.
     """
     lines = []
-    for i, sitter in enumerate(sitters[:SHEET_PEOPLE]):
-        case = sitter.cases[0]
-        cells = [(Image.fromarray(sitter.references[0]), f"reference {sitter.name}")]
+    for i, person in enumerate(people[:SHEET_PEOPLE]):
+        case = person.cases[0]
+        cells = [(Image.fromarray(person.references[0]), f"reference {person.name}")]
         if case.truth is not None:
             cells.append((Image.fromarray(case.truth), case.prompt))
         for name, of_row in files.items():

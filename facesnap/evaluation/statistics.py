@@ -25,7 +25,7 @@ class Estimate:
 
 
 def estimate(values: np.ndarray, seed: int = 0) -> Estimate | None:
-    """The mean of people's values (P,), NaN where a person has none; None where nobody has one.
+    """The mean of people's values (P,), NaN where a person has none; None where all lack one.
 
     People are drawn with replacement: pictures of one person are not independent, people are.
     """

@@ -10,8 +10,8 @@ import numpy as np
 
 from facesnap.errors import NoFaceError, SettingsError
 from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
+from facesnap.settings.words import FACES
 
-CHOICES = ("largest", "leftmost", "central", "first")
 Choice = str | int
 # Variance of the Laplacian of a 112 px crop (grey 0..255) at which sharpness counts one half: a face that is
 # visibly out of focus lies below it, an ordinary portrait several times above.
@@ -161,7 +161,7 @@ def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
         return max(faces, key=lambda face: face.score)
     raise SettingsError(
         f"Choice of face '{choose}'.",
-        expected=f"{', '.join(CHOICES)} or an index.",
+        expected=f"{', '.join(FACES)} or an index.",
         remedy="use one of these.",
     )
 

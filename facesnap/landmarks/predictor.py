@@ -11,7 +11,7 @@ import numpy as np
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
 from facesnap.landmarks.fitting import Fit, fit
-from facesnap.landmarks.recombination import Framing, PoseSpec, recombine
+from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.landmarks.scheme import five_points
 
 
@@ -72,7 +72,7 @@ class LandmarkPredictor:
         *,
         override: PoseSpec | None = None,
         expression_gain: float = 1.0,
-        framing: Framing = "keep framing",
+        framing: str = "keep framing",
     ) -> Landmarks:
         """The source's landmarks in the driver's pose and expression; see `recombine`."""
         return Landmarks(

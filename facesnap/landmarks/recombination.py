@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -12,14 +11,13 @@ from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Fit, View
 from facesnap.landmarks.pose import angles, rotation
-from facesnap.landmarks.presets import Expression, parse_expression
+from facesnap.settings.expressions import Expression, parse_expression
+from facesnap.settings.words import FRAMINGS
 
-Framing = Literal["keep framing", "true size"]
-FRAMINGS: tuple[Framing, ...] = ("keep framing", "true size")
 GAIN_RANGE = (0.0, 1.5)
 _DEFAULT_SIZE, _DEFAULT_POSITION = 0.5, (0.5, 0.5)
 # option -> (lowest, highest); beyond them the 72 points no longer show a face
-_RANGES = {"yaw": (-90.0, 90.0), "pitch": (-60.0, 60.0), "roll": (-180.0, 180.0), "size": (0.02, 2.0)}
+RANGES = {"yaw": (-90.0, 90.0), "pitch": (-60.0, 60.0), "roll": (-180.0, 180.0), "size": (0.02, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class PoseSpec:
     expression: Expression | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and low <= value <= high):
                 raise _out_of_range(name, value, f"{low:g} to {high:g}")
@@ -70,7 +68,7 @@ def recombine(
     override: PoseSpec | None = None,
     expression_gain: float = 1.0,
     residual_gain: float | None = None,
-    framing: Framing = "keep framing",
+    framing: str = "keep framing",
 ) -> np.ndarray:
     """U = s' R_d [S(a_src, g b_drv) + rho e_src] + t_d: the source's face, the driver's pose.
 
@@ -121,7 +119,7 @@ def expression_offset(basis: Basis, expression: Expression) -> np.ndarray:
     return offset
 
 
-def _pose_of_driver(basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: Framing) -> View:
+def _pose_of_driver(basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: str) -> View:
     """The driver's pose on a picture of `size`, its own picture fitted inside and centred."""
     view = driver.views[0]
     zoom = min(size[0] / view.size[0], size[1] / view.size[1])

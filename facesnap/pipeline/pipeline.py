@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,10 @@ from facesnap.models.tensors import copied_to
 from facesnap.models.unet_blocks import KeyValue
 from facesnap.pipeline.cache import ContentCache, content_digest
 from facesnap.pipeline.id_tokens import check_encoder_kind, check_identity, mix, rule_of
-from facesnap.pipeline.person import PersonSettings
-from facesnap.pipeline.shape import PoseSettings, Shape, Shapes
+from facesnap.pipeline.portrait import Portrait, infotext, resolved
+from facesnap.pipeline.region import region_map
+from facesnap.pipeline.shape import Shape, Shapes
+from facesnap.settings.model import SETTINGS, Person, Pose, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +48,6 @@ CACHE_BYTES = 256 << 20
 # s_struct, the parts of the official example that are followed, references where tokens are joined
 Variant = tuple[float, OfficialPreprocessing, int]
 SCORE_STEPS = 3  # of the detection ladder: portraits made are upright, and a picture without a face must cost little
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """One picture made.
-
-    Attributes:
-        image: RGB. seed: its own. similarity: per person, cosine of the recogniser's vectors of reference and
-            picture, -1..1, or None where the picture shows no face.
-    """
-
-    image: Image.Image
-    seed: int
-    similarity: tuple[float | None, ...] = ()
 
 
 class FaceSnapPipeline:
@@ -113,7 +101,7 @@ class FaceSnapPipeline:
         Args:
             photos: files, or RGB uint8 (H, W, 3). choose: which face of each. name: of the person.
             names: what messages call the photos; by default files by their path.
-            match_model_card: as in `PersonSettings`.
+            match_model_card: as `Settings.model_card`.
 
         Raises:
             PackError: no analyser. PictureError, NoFaceError: a photo cannot be used.
@@ -166,47 +154,59 @@ class FaceSnapPipeline:
         """Raise IdentityMismatchError or EncoderError where an identity does not suit the adapter."""
         check_identity(self.adapter, identity)
 
-    def conditioning(self, identity: Identity, settings: PersonSettings | None = None) -> Conditioning:
-        """Keys and values of a person at every site, made once, with the settings of this generation."""
-        settings = settings or PersonSettings()
+    def conditioning(
+        self, identity: Identity, person: Person | None = None, settings: Settings | None = None
+    ) -> Conditioning:
+        """Keys and values of a person at every site, made once, with the settings of this generation.
+
+        Args:
+            person: how much, where and when; its references are not looked at.
+            settings: of the whole generation; of these `model_card` and `pulid_mode` count.
+
+        Raises:
+            IdentityMismatchError, EncoderError: the identity does not suit the adapter.
+            SettingsError: PuLID's mode is asked of another adapter.
+        """
+        person, settings = person or Person(), settings or Settings()
         self.check(identity)
-        spec, variant = self.adapter.spec, self._variant(identity, settings)
+        spec, variant = self.adapter.spec, self._variant(identity, person, settings)
         cond = self._cache.get(("kv", identity.digest, variant), lambda: self._project(identity, variant), _kv_bytes)
         uncond = None
         if spec.uncond != "none":
             uncond = self._cache.get(("uncond", "", variant), lambda: self._project(None, variant), _kv_bytes)
-        rule, zero_tokens = rule_of(self.adapter, settings.pulid_mode)
+        plain = settings.pulid_mode == SETTINGS["pulid_mode"].default
+        rule, zero_tokens = rule_of(self.adapter, None if plain else settings.pulid_mode)
         return Conditioning(
             cond,
             uncond,
-            strength=spec.strength if settings.strength is None else settings.strength,
-            start=settings.start,
-            end=settings.end,
-            block_strengths=settings.block_strengths,
-            region=settings.region,
-            pictures=settings.pictures,
+            strength=spec.strength if person.strength is None else person.strength,
+            start=person.start,
+            end=person.end,
+            block_strengths=person.blocks,
+            region=region_map(person.region),
             rule=rule,
             zero_tokens=zero_tokens,
         )
 
-    def shape(self, identity: Identity, settings: PersonSettings, size: tuple[int, int]) -> Shape | None:
+    def shape(self, identity: Identity, person: Person, size: tuple[int, int]) -> Shape | None:
         """The landmarks that FFRNet gets for a picture of a size (width, height); None where it is off.
 
         Raises:
             SettingsError: structure or a pose is asked of an adapter without FFRNet.
             LandmarkError, PackError, PictureError, NoFaceError: see `facesnap.pipeline.shape.Shapes.shape`.
         """
-        if self._structure_strength(settings) == 0.0:
+        if self._structure_strength(person) == 0.0:
             return None
-        return self.shapes.shape(identity, settings.pose or PoseSettings(), size)
+        return self.shapes.shape(identity, person.pose, size)
 
     def control(
         self,
         identity: Identity,
-        settings: PersonSettings | None = None,
+        person: Person | None = None,
         size: tuple[int, int] = (512, 512),
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        settings: Settings | None = None,
     ) -> ControlConditioning | None:
         """FFRNet's part of a person for a picture of a size (width, height); None where it is off.
 
@@ -216,16 +216,17 @@ class FaceSnapPipeline:
             device, dtype: where and in what the network computes, best those of the UNet; the adapter's own stays
                 where it is. None: the adapter's own network, on the CPU in the dtype of its file, for hosts that
                 place it themselves (`facesnap.hosts.memory`).
+            person, settings: as in `conditioning`.
 
         Raises:
             As `shape`; IdentityMismatchError or EncoderError where the identity does not suit the adapter.
         """
-        settings = settings or PersonSettings()
-        shape = self.shape(identity, settings, size)
+        person, settings = person or Person(), settings or Settings()
+        shape = self.shape(identity, person, size)
         if shape is None:
             return None
         self.check(identity)
-        variant = self._variant(identity, settings)
+        variant = self._variant(identity, person, settings)
 
         def kept(key: str, who: Identity | None) -> list[KeyValue]:
             full = ("ffrnet", key, variant)
@@ -238,28 +239,26 @@ class FaceSnapPipeline:
             uncond=kept("", None) if self.adapter.spec.uncond != "none" else None,
             draw=lambda view: self.shapes.pictures(shape, view, net.config),
             face=shape.landmarks.box,
-            strength=self._structure_strength(settings),
-            start=settings.structure_start,
-            end=settings.structure_end,
-            region=settings.region,
-            pictures=settings.pictures,
+            strength=self._structure_strength(person),
+            start=person.structure_start,
+            end=person.structure_end,
+            region=region_map(person.region),
         )
 
-    def loras(self, people: Sequence[PersonSettings]) -> list[LoraPart]:
+    def loras(self, people: Sequence[Person]) -> list[LoraPart]:
         """The adapter's LoRA, once for all of its people: with the strongest strength that one of them asks for, and,
         where all of them keep it to their regions, inside these regions."""
-        strength = max((settings.lora for settings in people), default=0.0)
+        strength = max((person.lora for person in people), default=0.0)
         if self.adapter.lora is None or strength == 0.0:
             return []
-        wanted = [settings for settings in people if settings.lora != 0.0]
-        region = union([settings.region if settings.lora_in_region else None for settings in wanted])
+        wanted = [person for person in people if person.lora != 0.0]
+        region = union([region_map(person.region) if person.lora_in_region else None for person in wanted])
         return [LoraPart(self.adapter.lora, strength=strength, region=region)]
 
-    def _structure_strength(self, settings: PersonSettings) -> float:
-        spec = self.adapter.ffrnet_spec
-        if spec is not None:
-            return spec.strength if settings.structure is None else settings.structure
-        if settings.structure or settings.pose is not None:
+    def _structure_strength(self, person: Person) -> float:
+        if self.adapter.ffrnet_spec is not None:
+            return 0.0 if person.pose.source == "none" else resolved(person, self.adapter).structure or 0.0
+        if person.structure or replace(person.pose, image=None) not in (Pose(), Pose("none")):
             raise SettingsError(
                 f"Structure or a pose was asked of the adapter {self.adapter.spec.name!r}, which brings no FFRNet.",
                 expected="an adapter with an FFRNet",
@@ -302,44 +301,66 @@ class FaceSnapPipeline:
 
         return self._cache.get(key, make, _tokens_bytes)
 
-    def _variant(self, identity: Identity, settings: PersonSettings) -> Variant:
+    def _variant(self, identity: Identity, person: Person, settings: Settings) -> Variant:
         """All of the settings that ID tokens depend on: a key of caches."""
-        official = self._official(settings.match_model_card)
-        return settings.s_struct, official, identity.references if official.joins else 1
+        official = self._official(settings.model_card)
+        return person.s_struct, official, identity.references if official.joins else 1
 
     def generate(
         self,
         host: DiffusersHost,
         sampling: Sampling,
-        people: Sequence[tuple[Identity, PersonSettings]],
+        people: Sequence[Person | tuple[Identity, Person]],
         on_step: Callable[[int, int], None] | None = None,
-        speed: Speed = Speed.BALANCED,
+        settings: Settings | None = None,
     ) -> list[Portrait]:
         """Make one batch of pictures with these people in them.
 
         Args:
-            speed: how much of FFRNet is computed.
+            people: each with reference photos, or after an Identity, made or loaded before, that stands for them.
+            on_step: called after each step with the steps done and those in all.
+            settings: of the whole generation: `speed`, `model_card` and `pulid_mode` count, its people do not.
 
         Raises:
             CheckpointError: the adapter was made for another base than the host's UNet.
-            Errors of `conditioning` and `control`.
+            SettingsError: a person has neither photos nor an Identity.
+            Errors of `analyse`, `conditioning` and `control`.
         """
+        settings = settings or Settings()
         self.adapter.check_unet(host.topology)
-        conditionings = [self.conditioning(identity, settings) for identity, settings in people]
-        found = [self.control(who, settings, sampling.size, host.device, host.dtype) for who, settings in people]
+        asked = [self._known(one, n, settings) for n, one in enumerate(people, 1)]
+        known = [(who, replace(person, region=region_map(person.region))) for who, person in asked]  # mapped once
+        conditionings = [self.conditioning(who, person, settings) for who, person in known]
+        found = [self.control(who, person, sampling.size, host.device, host.dtype, settings) for who, person in known]
         controls = [control for control in found if control is not None]
-        loras = self.loras([settings for _, settings in people])
+        loras = self.loras([person for _, person in known])
         doubled = self.family.loras_in_prompt(sampling.prompt) if loras else []
         if doubled:
             logger.warning(
                 "The prompt asks for the LoRA %s, and %s brings one of its own: it is applied twice. Take it out of "
                 "the prompt, or set the adapter's LoRA strength to 0.", ", ".join(doubled), self.adapter.spec.name,
             )  # fmt: skip
-        images = host.sample(sampling, conditionings, on_step, controls, speed, loras)
-        return [
-            Portrait(image, sampling.seed + i, tuple(self.similarity(image, who) for who, _ in people))
-            for i, image in enumerate(images)
-        ]
+        images = host.sample(sampling, conditionings, on_step, controls, Speed(settings.speed), loras)
+        made = []
+        for i, image in enumerate(images):
+            one = Portrait(image, sampling.seed + i, tuple(self.similarity(image, who) for who, _ in asked))
+            text = infotext(sampling, host.name, self.adapter, asked, settings, one)
+            made.append(replace(one, infotext=text))
+        return made
+
+    def _known(self, one: Person | tuple[Identity, Person], number: int, settings: Settings) -> tuple[Identity, Person]:
+        """A person with the identity that stands for the photos."""
+        if not isinstance(one, Person):
+            return one
+        if not one.references:
+            raise SettingsError(
+                f"Person {number} has no reference photos.",
+                expected="photos, or a pair (Identity, Person)",
+                remedy="give references=[Path(...)], or load the identity with Identity.load",
+            )
+        photos = [p if isinstance(p, (Path, np.ndarray)) else read_picture(p) for p in one.references]
+        name = photos[0].stem if isinstance(photos[0], Path) else f"person {number}"
+        return self.identity(photos, one.face, name, match_model_card=settings.model_card), one
 
     def similarity(self, image: Image.Image, identity: Identity) -> float | None:
         """Largest cosine between a person and the faces of a picture; None without a face or an analyser."""

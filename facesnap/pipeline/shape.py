@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -21,57 +21,23 @@ from torch import Tensor
 from facesnap.attach import ControlPictures, ControlView
 from facesnap.errors import LandmarkError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
-from facesnap.faces.face import Choice, Face
+from facesnap.faces.face import Face
 from facesnap.faces.identity import Identity
+from facesnap.faces.picture import read_picture
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, Kind, LandmarkDetector
 from facesnap.landmarks.fitting import Fit, fit
 from facesnap.landmarks.predictor import Landmarks
-from facesnap.landmarks.recombination import Framing, PoseSpec, recombine
+from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.landmarks.render import DOT_RADIUS, render_five_points, render_landmarks, side_of
 from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.pipeline.cache import ContentCache, content_digest
+from facesnap.settings.model import Pose
 
 logger = logging.getLogger(__name__)
 
-REFERENCE: Literal["reference"] = "reference"
 LARGEST_DOT = 0.49  # of the side of what is drawn; only pieces of enormous frames come near
-
-
-@dataclass(frozen=True, eq=False)
-class PoseSettings:
-    """Where pose and expression come from.
-
-    Attributes:
-        driver: a picture (file or RGB array), "reference" for the first reference's own, or None for a frontal,
-            neutral face in the middle.
-        numbers: replace the driver's, as sliders over a picture do.
-        framing: "keep framing" or "true size"; see facesnap.landmarks.recombination.
-        expression_gain: 0..1.5, of the driver's or the numbers' expression.
-        choose: which face of the driver picture.
-    """
-
-    driver: Path | np.ndarray | Literal["reference"] | None = REFERENCE
-    numbers: PoseSpec = field(default_factory=PoseSpec)
-    framing: Framing = "keep framing"
-    expression_gain: float = 1.0
-    choose: Choice = "largest"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.driver, str) and self.driver != REFERENCE:
-            raise SettingsError(
-                f"The driver is {self.driver!r}.",
-                expected="a Path, a picture, 'reference' or None",
-                remedy="pass a Path",
-            )
-
-    @property
-    def driver_digest(self) -> str:
-        """sha256 of the driver picture's content (file or pixels), "" without one."""
-        if self.driver is None or isinstance(self.driver, str):
-            return ""
-        return content_digest(self.driver)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +70,12 @@ def draw(shape: Shape, view: ControlView, config: FFRNetConfig) -> ControlPictur
         landmarks=_tensor(_dots(shape, view)) if dots else None,
         five_points=_tensor(_five_points(shape, view)) if five else None,
     )
+
+
+def pose_spec(pose: Pose) -> PoseSpec:
+    """The numbers and the expression of a pose; None where they are not given."""
+    position = None if pose.x is None and pose.y is None else (pose.x, pose.y)
+    return PoseSpec(pose.yaw, pose.pitch, pose.roll, position, pose.size, pose.expression)
 
 
 def landmarks_of(detector: LandmarkDetector, faces: Sequence[Face]) -> StoredLandmarks:
@@ -166,14 +138,18 @@ class Shapes:
         """The landmarks of references, for an identity."""
         return landmarks_of(self.detector, faces)
 
-    def shape(self, identity: Identity, pose: PoseSettings, size: tuple[int, int]) -> Shape:
+    def shape(self, identity: Identity, pose: Pose, size: tuple[int, int]) -> Shape:
         """The person's landmarks in the pose that is asked for.
+
+        Numbers and expression of the pose replace the source's own. The source "canvas" has no driver: values that
+        are left out are those of a frontal, neutral face of half the picture's shorter side in its middle.
 
         Args:
             size: (width, height) of the picture to be made.
 
         Raises:
-            LandmarkError: the identity holds no landmarks, or a value of the pose is out of its range.
+            SettingsError: the pose comes from a picture that is not given, or from none.
+            LandmarkError: the identity holds no landmarks.
             PackError, PictureError, NoFaceError: the driver picture cannot be used.
         """
         source, driver = self.fits(identity, pose)
@@ -182,23 +158,23 @@ class Shapes:
             source,
             driver or PoseSpec(),
             size=size,
-            override=pose.numbers,
+            override=pose_spec(pose),
             expression_gain=pose.expression_gain,
             framing=pose.framing,
         )
         doubts = source.doubts + (driver.doubts if driver is not None and driver is not source else ())
         return Shape(Landmarks(points), size, tuple(dict.fromkeys(doubts)))
 
-    def fits(self, identity: Identity, pose: PoseSettings) -> tuple[Fit, Fit | None]:
-        """What `shape` recombines: the person's fit, and the driver's, None for a pose by numbers alone.
+    def fits(self, identity: Identity, pose: Pose) -> tuple[Fit, Fit | None]:
+        """The fits that `shape` recombines: the person's, and the driver's or None for a pose by numbers alone.
 
         Raises:
             As `shape` does.
         """
         source = self._source(identity)
-        if pose.driver is None:
-            return source, None
-        return source, source if isinstance(pose.driver, str) else self._driver(pose, pose.driver)
+        if pose.source == "reference":
+            return source, source
+        return source, None if pose.source == "canvas" else self._driver(pose)
 
     def pictures(self, shape: Shape, view: ControlView, config: FFRNetConfig) -> ControlPictures:
         """`draw`, kept by content."""
@@ -220,16 +196,25 @@ class Shapes:
 
         return self._cache.get(("fit", stored.content), make, _fit_bytes)
 
-    def _driver(self, pose: PoseSettings, picture: Path | np.ndarray) -> Fit:
-        analyser = self._needed_analyser()
-        in_memory = isinstance(picture, np.ndarray)
+    def _driver(self, pose: Pose) -> Fit:
+        """The fit of the largest face of the pose picture."""
+        analyser, picture = self._needed_analyser(), pose.image
+        if pose.source != "picture" or picture is None or isinstance(picture, str):
+            raise SettingsError(
+                f"The pose comes from {pose.source!r}, and its picture is {picture!r}.",
+                expected="a pose picture as path, Pillow image or array",
+                remedy="give image=, or another source",
+            )
+        if not isinstance(picture, (Path, np.ndarray)):
+            picture = read_picture(picture, name="the driver picture")
+        name = None if isinstance(picture, Path) else "the driver picture"
 
         def make() -> Fit:
-            face = analyser.face(picture, pose.choose, name="the driver picture" if in_memory else None)
+            face = analyser.face(picture, name=name)
             found = self.detector.detect(face.picture, face.box, face.kps)
             return _with_warnings(fit(self.basis, found.observation), f"driver {face.source}")
 
-        return self._cache.get(("driver", content_digest(picture), pose.choose, self.detector.model), make, _fit_bytes)
+        return self._cache.get(("driver", content_digest(picture), self.detector.model), make, _fit_bytes)
 
     def _needed_analyser(self) -> FaceAnalyser:
         if self.analyser is None:

@@ -1,4 +1,8 @@
-"""The API's object S: settings from it, settings as it, and its JSON schema."""
+"""The API's object S: read, written, and its JSON schema.
+
+A key that is absent takes the preset's value or the default. null does too, except where it is a value of its own:
+the adapter's suggestion for strengths, the source's own for the numbers of a pose.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from typing import Any
 from facesnap.errors import SettingsError
 from facesnap.settings.field_types import Json, require_keys, wrong
 from facesnap.settings.fields import Field
-from facesnap.settings.model import PEOPLE, PERSON, POSE, PRESET, PRESETS, SETTINGS, Person, Pose, Settings
+from facesnap.settings.model import PEOPLE, PERSON, POSE, SETTINGS, Person, Pose, Settings, check_windows
+from facesnap.settings.words import PRESET, PRESETS
 
 _PERSON_KEYS = (*PERSON, "pose")
 
@@ -30,7 +35,7 @@ def from_api(given: Mapping[str, Any], most_people: int = PEOPLE) -> Settings:
     if not isinstance(nested, (list, tuple)):
         raise wrong("people", nested, "a list of objects, one a person")
     _check_count(len(nested), most_people)
-    preset = _read(SETTINGS["preset"], given.get("preset"), PRESET)
+    preset = _read(SETTINGS["preset"], given, PRESET)
     values = _read_all(SETTINGS, {"enabled": True, **given}, "", preset)
     where = "people[{}]" if given.get("people") is not None else ""
     people = tuple(_person(one, where.format(n), preset) for n, one in enumerate(nested))
@@ -39,14 +44,12 @@ def from_api(given: Mapping[str, Any], most_people: int = PEOPLE) -> Settings:
 
 def to_api(settings: Settings) -> Json:
     """The API object that gives these settings; pictures stay as they are."""
-    person = [
-        {**_as_json(PERSON, person), "pose": _as_json(POSE, person.pose)} for person in settings.people
-    ]  # fmt: skip
-    return {**_as_json(SETTINGS, settings), "people": person}
+    people = [{**_as_json(PERSON, person), "pose": _as_json(POSE, person.pose)} for person in settings.people]
+    return {**_as_json(SETTINGS, settings), "people": people}
 
 
 def with_preset(settings: Settings, preset: str) -> Settings:
-    """These settings with everything that the preset fills in taken from it."""
+    """These settings with the preset's values in all fields that presets fill in."""
     preset = SETTINGS["preset"].kind.read(preset, "preset")
     chosen = PRESETS[preset]
     people = tuple(
@@ -90,33 +93,22 @@ def _person(given: Any, where: str, preset: str) -> Person:
     if pose is not None and not isinstance(pose, Mapping):
         raise wrong(name, pose, f"an object with the keys {', '.join(POSE)}")
     require_keys(pose or {}, list(POSE), name)
-    person = Person(**values, pose=Pose(**_read_all(POSE, pose or {}, name, preset)))
-    check_person(person, where)
-    return person
-
-
-def check_person(person: Person, where: str) -> None:
-    """Raise a SettingsError where settings of one person contradict each other."""
-    for start, end in (("start", "end"), ("structure_start", "structure_end")):
-        if getattr(person, start) > getattr(person, end):
-            raise SettingsError(
-                f"{_join(where, start)} is {getattr(person, start):g}, {_join(where, end)} {getattr(person, end):g}.",
-                expected=f"{start} not after {end}",
-                remedy=f"correct {start} or {end}",
-            )
+    check_windows(values, lambda key: _join(where, key))
+    return Person(**values, pose=Pose(**_read_all(POSE, pose or {}, name, preset)))
 
 
 def _read_all(fields: Mapping[str, Field], given: Mapping[str, Any], where: str, preset: str) -> Json:
-    return {
-        name: _read(field, given.get(name), PRESETS[preset][name] if field.preset else field.default, where)
-        for name, field in fields.items()
-    }
+    return {name: _read(field, given, preset, where) for name, field in fields.items()}
 
 
-def _read(field: Field, value: Any, default: Any, where: str = "") -> Any:
-    if value is None:
-        return dict(default) if isinstance(default, dict) else default
-    return field.kind.read(value, _join(where, field.name))
+def _read(field: Field, given: Mapping[str, Any], preset: str, where: str = "") -> Any:
+    value = given.get(field.name)
+    if value is not None:
+        return field.kind.read(value, _join(where, field.name))
+    if field.optional and field.name in given:
+        return None
+    default = PRESETS[preset][field.name] if field.preset else field.default
+    return dict(default) if isinstance(default, dict) else default
 
 
 def _as_json(fields: Mapping[str, Field], value: Any) -> Json:

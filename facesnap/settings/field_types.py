@@ -1,4 +1,4 @@
-"""Kinds of values that a setting may be, each with its form in JSON, in the UI and in an infotext."""
+"""Types of a setting's values, each with its form in JSON, in the UI and in an infotext."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
 
 from facesnap.errors import LandmarkError, SettingsError
+from facesnap.settings.expressions import AMOUNTS, format_expression, parse_expression
+from facesnap.settings.words import EXPRESSIONS, FACES
 
 Json = dict[str, Any]
 BLOCK = re.compile(r"(input|middle|output)(\.\d{1,3}){0,3}", re.ASCII)
 MOST_BLOCKS = 100
-_SHOWN, _BEGINNING = 60, 12  # a longer wrong value may be a photo, of which no message tells more than the beginning
+_SHOWN, _BEGINNING = 60, 12  # a longer wrong value may be a photo: messages show its beginning alone
 
 
 class FieldType(ABC):
-    """What a setting may be. `read` gives the value in one form or raises; the forms below are derived from it."""
+    """The values of a setting. `read` gives a value in its one form or raises; the forms below are derived from it."""
+
+    @property
+    @abstractmethod
+    def allowed(self) -> str:
+        """The values in words, for help and documentation."""
 
     @abstractmethod
     def read(self, value: Any, name: str) -> Any:
@@ -37,7 +43,7 @@ class FieldType(ABC):
         """JSON schema of what `read` takes, without null."""
 
     def json(self, value: Any) -> Any:
-        """What `read` turns into `value` again, as JSON has it (pictures as they are)."""
+        """The value as JSON has it (pictures as they are); `read` turns it into `value` again."""
         return value
 
     def text(self, value: Any) -> str:
@@ -52,6 +58,8 @@ class FieldType(ABC):
 @dataclass(frozen=True)
 class Switch(FieldType):
     """True or false; numbers and words are neither."""
+
+    allowed = "true, false"
 
     def read(self, value: Any, name: str) -> bool:
         if not isinstance(value, bool):
@@ -76,10 +84,14 @@ class Number(FieldType):
     high: float
     step: float = 0.05
 
+    @property
+    def allowed(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
     def read(self, value: Any, name: str) -> float:
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not real or not self.low <= value <= self.high:  # NaN and infinity fail the comparison
-            raise wrong(name, value, f"a number from {self.low:g} to {self.high:g}")
+            raise wrong(name, value, f"a number from {self.allowed}")
         return float(value) + 0.0  # no -0.0
 
     def schema(self) -> Json:
@@ -92,7 +104,7 @@ class Number(FieldType):
         try:
             value = float(text)
         except ValueError:
-            raise wrong(name, text, f"a number from {self.low:g} to {self.high:g}") from None
+            raise wrong(name, text, f"a number from {self.allowed}") from None
         return self.read(value, name)
 
 
@@ -101,6 +113,10 @@ class Choice(FieldType):
     """One of a few words; case does not matter."""
 
     options: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(self.options)
 
     def read(self, value: Any, name: str) -> str:
         found = [o for o in self.options if isinstance(value, str) and o.lower() == value.strip().lower()]
@@ -119,6 +135,8 @@ class Text(FieldType):
     nothing: tuple[str, ...] = ()
     longest: int = 200
 
+    allowed = "text"
+
     def read(self, value: Any, name: str) -> str:
         expected = f"one line of text of at most {self.longest} characters"
         if not isinstance(value, str) or len(value) > self.longest or not all(c.isprintable() for c in value):
@@ -134,8 +152,12 @@ class Text(FieldType):
 class FaceChoice(FieldType):
     """Which face of a picture: a word, or an index from the largest (0) down."""
 
-    words: tuple[str, ...] = ("largest", "leftmost", "central")
+    words: tuple[str, ...] = FACES
     most: int = 99
+
+    @property
+    def allowed(self) -> str:
+        return f"{', '.join(self.words)}, 0, 1, ..."
 
     def read(self, value: Any, name: str) -> str:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= self.most:
@@ -152,14 +174,16 @@ class FaceChoice(FieldType):
         return {
             "anyOf": [
                 {"type": "integer", "minimum": 0, "maximum": self.most},
-                {"type": "string", "pattern": r"^(largest|leftmost|central|\d{1,2})$"},
+                {"type": "string", "pattern": rf"^({'|'.join(self.words)}|\d{{1,2}})$"},
             ]
         }
 
 
 @dataclass(frozen=True)
 class PictureType(FieldType):
-    """One picture: base64 or a data URL as text, or what the UI hands over (PIL or numpy). Decoded elsewhere."""
+    """One picture: base64 or a data URL as text, a Pillow image or an array, or a path. Decoded elsewhere."""
+
+    allowed = "base64 or data URL"
 
     def read(self, value: Any, name: str) -> Any:
         if not _is_picture(value):
@@ -175,6 +199,8 @@ class PicturesType(FieldType):
     """Some pictures, in a list or one alone; empty places of the UI are passed over."""
 
     most: int = 16
+
+    allowed = "list of base64 or data URLs"
 
     def read(self, value: Any, name: str) -> tuple[Any, ...]:
         items = list(value) if isinstance(value, (list, tuple)) else [value]
@@ -214,6 +240,8 @@ _SIDES = ("x", "y", "w", "h")
 class RegionType(FieldType):
     """Where a person is: a box by fractions, as {x, y, w, h} or "x y w h", or a mask picture."""
 
+    allowed = "{x, y, w, h} in 0..1, or a mask picture"
+
     def read(self, value: Any, name: str) -> Any:
         if isinstance(value, Box):
             value = dataclasses.asdict(value)
@@ -251,6 +279,7 @@ class Blocks(FieldType):
     """Factors 0..10 by block or site: {"middle": 0.5}, as text "middle=0.5 output.3=0.8"."""
 
     factor = Number(0.0, 10.0)
+    allowed = 'object such as {"middle": 0.5}, each 0 to 10'
 
     def read(self, value: Any, name: str) -> dict[str, float]:
         if isinstance(value, str):
@@ -281,59 +310,49 @@ class Blocks(FieldType):
         return self.read(found, name)
 
 
-NEUTRAL = {"neutral": 1.0}  # what an empty mix is; no mix at all is the pose source's own expression
+NEUTRAL = {"neutral": 1.0}  # an empty mix; no mix at all is the pose source's own expression
 
 
 @dataclass(frozen=True)
 class ExpressionMix(FieldType):
-    """A mix of expression presets 0..1: {"smile": 0.8}, as text "smile:0.8+wink_left"."""
+    """A mix of expressions with amounts 0..1.5: {"smile": 0.8}, as text "smile:0.8+wink_left"."""
 
-    amount = Number(0.0, 1.0)
+    amount = Number(*AMOUNTS)
+    allowed = f"object of {', '.join(EXPRESSIONS)}, each {amount.allowed}"
 
     def read(self, value: Any, name: str) -> dict[str, float]:
         if isinstance(value, str):
             return self.parse_text(value, name)
         if not isinstance(value, Mapping):
             raise wrong(name, value, 'an object such as {"smile": 0.8}')
-        require_keys(value, expressions(), name)
+        require_keys(value, EXPRESSIONS, name)
         return {key: self.amount.read(value[key], f"{name}.{key}") for key in sorted(value)} or dict(NEUTRAL)
 
     def schema(self) -> Json:
-        amounts = {key: self.amount.schema() for key in expressions()}
+        amounts = {key: self.amount.schema() for key in EXPRESSIONS}
         return {"type": "object", "properties": amounts, "additionalProperties": False}
 
     def text(self, value: Mapping[str, float]) -> str:
-        return "+".join(f"{key}:{_decimal(amount)}" for key, amount in sorted(value.items()))
+        return format_expression(value)
 
     def parse_text(self, text: str, name: str) -> dict[str, float]:
-        from facesnap.landmarks.presets import parse_expression
-
         if len(text) > 1000:
             raise wrong(name, text, 'a mix such as "smile:0.8+wink_left"')
         try:
-            return self.read(parse_expression(text, expressions()), name)
+            return self.read(parse_expression(text), name)
         except LandmarkError as error:
             raise wrong(name, text, error.expected) from error
-
-
-@lru_cache(maxsize=1)
-def expressions() -> tuple[str, ...]:
-    """Names of the expression presets of the built-in face basis."""
-    from facesnap.landmarks.basis import Basis
-
-    return tuple(Basis.load().presets)
-
-
-def _decimal(value: float) -> str:
-    """Without an exponent, which the expression's text does not know; reads back as the same number."""
-    return format(Decimal(repr(value)), "f").removesuffix(".0")
 
 
 def _is_picture(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value.strip())
-    # What is neither plain data nor a picture (a file object of the UI, say) has no pixels to offer.
-    return hasattr(value, "getbands") or (hasattr(value, "shape") and len(getattr(value, "shape", ())) in (2, 3))
+    # A file object of the UI, which is neither plain data nor a picture, has no pixels to offer.
+    return (
+        isinstance(value, PurePath)
+        or hasattr(value, "getbands")
+        or (hasattr(value, "shape") and len(getattr(value, "shape", ())) in (2, 3))
+    )
 
 
 def require_keys(value: Mapping[Any, Any], allowed: Sequence[str], name: str) -> None:

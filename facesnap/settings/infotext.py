@@ -1,24 +1,33 @@
 """Settings <-> the text that travels inside a picture: defaults omitted, people by name and short hash, no photo.
 
-Fields are handed to the WebUI as plain texts (`p.extra_generation_params`), which quotes them itself; `quote`,
-`line` and `parse_parameters` do as the WebUI does, for the command line and the tests.
+Fields are handed to the WebUI as plain texts (`p.extra_generation_params`), which quotes them itself; `parameters`,
+`line` and `parse_parameters` do as the WebUI does, for the command line. Keys of older command lines are read too.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from facesnap.errors import SettingsError
-from facesnap.settings.api import check_person
-from facesnap.settings.field_types import Box, PicturesType, PictureType, RegionType, Text
+from facesnap.settings.field_types import Box, RegionType, Text
 from facesnap.settings.fields import Field
-from facesnap.settings.model import PEOPLE, PERSON, POSE, PRESET, PRESETS, SETTINGS, Person, Pose, Settings
-from facesnap.version import __version__
-from facesnap.webui.generation.controls import Control, controls, to_flat
+from facesnap.settings.model import (
+    MOST_PEOPLE,
+    PEOPLE,
+    PERSON,
+    POSE,
+    SETTINGS,
+    WINDOWS,
+    Person,
+    Pose,
+    Settings,
+    check_windows,
+)
+from facesnap.settings.words import PRESET, PRESETS
 
 NAME = "FaceSnap"
 VERSION, SKIPPED = f"{NAME} version", f"{NAME} skipped"
@@ -30,7 +39,7 @@ _SIZE = re.compile(r"\d+x\d+")  # the WebUI takes such a value apart into two
 
 @dataclass(frozen=True)
 class Named:
-    """A thing by name and hash, as texts tell it: `Zoe [0123456789]`."""
+    """A thing by name and hash, as texts write it: `Zoe [0123456789]`."""
 
     name: str = ""
     digest: str = ""
@@ -50,7 +59,7 @@ class Named:
 
 @dataclass(frozen=True)
 class PersonFacts:
-    """What a generation found out about one person, beyond the settings.
+    """Facts about one person of a generation, beyond the settings.
 
     Attributes:
         digest: of the Identity. references: how many photos it was made of.
@@ -65,12 +74,15 @@ class PersonFacts:
     pose_picture: str = ""
 
 
-def fields(settings: Settings, adapter: Named | None = None, seen: Sequence[PersonFacts] = ()) -> dict[str, str]:
+def fields(
+    settings: Settings, adapter: Named | None = None, seen: Sequence[PersonFacts] = (), *, version: str
+) -> dict[str, str]:
     """Keys and texts of one generation; empty where FaceSnap is off.
 
     Args:
-        adapter: the one really used; None writes what the settings say.
+        adapter: the one really used; None writes the settings' own.
         seen: one for each of the settings' people, as far as known.
+        version: FaceSnap's own.
     """
     if not settings.enabled:
         return {}
@@ -82,7 +94,7 @@ def fields(settings: Settings, adapter: Named | None = None, seen: Sequence[Pers
         written |= _who(prefix, person, seen[n] if n < len(seen) else PersonFacts(references=len(person.references)))
         written |= _changed(PERSON, person, prefix, settings.preset, skip=("identity", "region"))
         written |= _changed(POSE, person.pose, prefix, settings.preset)
-    return {**written, VERSION: __version__}
+    return {**written, VERSION: version}
 
 
 def skipped(error: Exception) -> dict[str, str]:
@@ -110,13 +122,13 @@ def _who(prefix: str, person: Person, seen: PersonFacts) -> dict[str, str]:
 def _changed(
     table: Mapping[str, Field], value: Any, prefix: str, preset: str, skip: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Fields that differ from their default or, where the preset fills them in, from the preset's."""
+    """Fields that differ from their default or, where presets fill them in, from the preset's value."""
     written = {}
     for name, declared in table.items():
         one = getattr(value, name)
         default = PRESETS[preset][name] if declared.preset else declared.default
         if declared.infotext and name not in skip and one != default:
-            written[f"{prefix} {declared.infotext}"] = declared.kind.text(one)
+            written[f"{prefix} {declared.infotext}"] = declared.text(one)
     return written
 
 
@@ -126,11 +138,11 @@ def key_prefix(n: int) -> str:
 
 @dataclass(frozen=True)
 class Pasted:
-    """What a text restores.
+    """The settings that a text restores.
 
     Attributes:
         settings: off where the text has no FaceSnap in it. People whose photos cannot travel are empty.
-        missing: what is not on this machine or does not travel (identities, photos, masks), for people to read.
+        missing: identities, photos and masks that are not on this machine or do not travel, one sentence each.
         problems: values that cannot be taken; they are left at their defaults.
     """
 
@@ -152,13 +164,13 @@ def read(params: Mapping[str, Any], most_people: int = PEOPLE, identities: Mappi
         identities: name -> digest of those on this machine; an identity of another name but the same hash is taken.
             None: names are taken as they are.
     """
-    texts = {str(key): str(value) for key, value in params.items()}
+    texts = _renamed({str(key): str(value) for key, value in params.items()})
     if VERSION not in texts or SKIPPED in texts:
         return Pasted(Settings())
     notes = _Notes()
-    values = _restore(SETTINGS, texts, NAME, PRESET, notes, skip=("enabled", "adapter", "speed"))
+    values = _restore(SETTINGS, texts, NAME, notes, skip=("enabled", "adapter", "speed"))
     preset = values.get("preset", PRESET)
-    values |= {"speed": PRESETS[preset]["speed"], **_restore({"speed": SETTINGS["speed"]}, texts, NAME, preset, notes)}
+    values |= {"speed": PRESETS[preset]["speed"], **_restore({"speed": SETTINGS["speed"]}, texts, NAME, notes)}
     adapter = _named(texts, f"{NAME} adapter", notes)
     values["adapter"] = adapter.name or adapter.digest  # both are names that the API takes
     people = []
@@ -171,6 +183,18 @@ def read(params: Mapping[str, Any], most_people: int = PEOPLE, identities: Mappi
     return Pasted(settings, tuple(notes.missing), tuple(notes.problems))
 
 
+def _renamed(texts: dict[str, str]) -> dict[str, str]:
+    """The same texts, with those that older command lines wrote under the keys of today."""
+    for prefix in map(key_prefix, range(MOST_PEOPLE)):
+        if f"{prefix} LoRA" in texts:
+            texts.setdefault(f"{prefix} lora", texts[f"{prefix} LoRA"])
+        if texts.get(f"{prefix} LoRA region") == "masked":
+            texts.setdefault(f"{prefix} lora in region", "true")
+        if f"{prefix} PuLID mode" in texts:
+            texts.setdefault(f"{NAME} PuLID mode", texts[f"{prefix} PuLID mode"])
+    return texts
+
+
 def _count(texts: Mapping[str, str]) -> int:
     numbers = [int(m[1] or 1) for key in texts if (m := re.fullmatch(rf"{NAME}(?: (\d))? (?:identity|photos)", key))]
     return max(numbers, default=0)
@@ -181,7 +205,7 @@ def _restore_person(
 ) -> Person:
     prefix, who = key_prefix(n), f"person {n + 1}"
     given = {name: PRESETS[preset][name] for name, declared in PERSON.items() if declared.preset}
-    given |= _restore(PERSON, texts, prefix, preset, notes, skip=("identity",))
+    given |= _restore(PERSON, texts, prefix, notes, skip=("identity",))
     named = _named(texts, f"{prefix} identity", notes)
     if named != Named():
         given["identity"] = _identity(named, who, identities, notes)
@@ -190,15 +214,12 @@ def _restore_person(
         notes.missing.append(f"{who}: the reference photos ({photos}) do not travel in a picture, give them again")
     if f"{prefix} pose picture" in texts:
         notes.missing.append(f"{who}: the pose picture does not travel in a picture, give it again")
-    pose = Pose(**_restore(POSE, texts, prefix, preset, notes))
-    person = Person(**given, pose=pose)
     try:
-        check_person(person, who)
+        check_windows(given, lambda name: f"{prefix} {PERSON[name].infotext}")
     except SettingsError as error:
         notes.problems.append(str(error))
-        window = {name: PERSON[name].default for name in ("start", "end", "structure_start", "structure_end")}
-        person = replace(person, **window)
-    return person
+        given |= {name: PRESETS[preset][name] for window in WINDOWS for name in window}
+    return Person(**given, pose=Pose(**_restore(POSE, texts, prefix, notes)))
 
 
 def _named(texts: Mapping[str, str], key: str, notes: _Notes) -> Named:
@@ -224,9 +245,8 @@ def _identity(named: Named, who: str, identities: Mapping[str, str] | None, note
 
 
 def _restore(
-    table: Mapping[str, Field], texts: Mapping[str, str], prefix: str, preset: str, notes: _Notes,
-    skip: Sequence[str] = (),
-) -> dict[str, Any]:  # fmt: skip
+    table: Mapping[str, Field], texts: Mapping[str, str], prefix: str, notes: _Notes, skip: Sequence[str] = ()
+) -> dict[str, Any]:
     """The fields that a text gives; others are left to their defaults."""
     found: dict[str, Any] = {}
     for name, declared in table.items():
@@ -237,57 +257,21 @@ def _restore(
             notes.missing.append(f"{prefix}: the region mask does not travel in a picture, give it again")
             continue
         try:
-            found[name] = declared.kind.parse_text(texts[key], key)
+            found[name] = declared.parse_text(texts[key], key)
         except SettingsError as error:
             notes.problems.append(str(error))
     return found
 
 
-def paste_values(pasted: Pasted, order: Sequence[Control]) -> list[Any]:
-    """One value a control; None leaves it as it is, as pictures are, and everything where FaceSnap is off."""
-    if not pasted.settings.enabled:
-        return [False if column.name == "enabled" else None for column in order]
-    most = max(column.person for column in order)
-    shown = to_flat(pasted.settings, most)
-    return [
-        None if isinstance(column.field.kind, (PictureType, PicturesType)) else value
-        for column, value in zip(order, shown, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class Paster:
-    """What a text gives one control: the function of a pair in the WebUI's `infotext_fields`.
-
-    Equal in both tabs, so that "Send to img2img" finds the control of the same place there: put the pasters into
-    `paste_field_names` too.
-
-    Attributes:
-        index: place in `controls(people)`. identities: as in `read`, asked at each paste.
-    """
-
-    index: int
-    people: int = PEOPLE
-    identities: Callable[[], Mapping[str, str]] | None = field(default=None, compare=False)
-
-    def __call__(self, params: Mapping[str, Any]) -> Any:
-        known = self.identities() if self.identities else None
-        return paste_values(read(params, self.people, known), controls(self.people))[self.index]
-
-
-def pasters(people: int = PEOPLE, identities: Callable[[], Mapping[str, str]] | None = None) -> list[Paster]:
-    """One for each control, in the order of `controls(people)`."""
-    return [Paster(index, people, identities) for index in range(len(controls(people)))]
-
-
-def quote(text: str) -> str:
-    """A value as the WebUI writes it: as JSON where a comma, colon or line break would end it."""
-    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
+def parameters(prompt: str, negative_prompt: str, params: Mapping[str, Any]) -> str:
+    """The whole text of a picture: prompt, negative prompt where there is one, then the parameters in one line."""
+    lines = [prompt, f"Negative prompt: {negative_prompt}"] if negative_prompt else [prompt]
+    return "\n".join([*lines, line(params)])
 
 
 def line(params: Mapping[str, Any]) -> str:
     """The last line of an infotext."""
-    return ", ".join(f"{key}: {quote(str(value))}" for key, value in params.items())
+    return ", ".join(f"{key}: {_quoted(str(value))}" for key, value in params.items())
 
 
 def parse_parameters(text: str) -> dict[str, str]:
@@ -296,6 +280,11 @@ def parse_parameters(text: str) -> dict[str, str]:
     for key, value in _PARAMETER.findall(text.strip().split("\n")[-1]):
         found[key] = _unquote(value)
     return found
+
+
+def _quoted(text: str) -> str:
+    """A value as the WebUI writes it: as JSON where a comma, colon or line break would end it."""
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
 
 
 def _unquote(text: str) -> str:

@@ -1,99 +1,17 @@
-"""The attribute judge: what a picture shows of all that a prompt names, learned on training people alone."""
+"""The attribute judge's training: pictures moved and degraded, and the loss."""
 
 from __future__ import annotations
-
-import json
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from facesnap.errors import CheckpointError
-from facesnap.tiny.crops import degraded, plain
+from facesnap.evaluation.attribute_judge import VALUES, AttributeJudge, fitted, named
+from facesnap.evaluation.blocks import to_tensor
+from facesnap.tiny.crops import degraded
 from facesnap.tiny.data import Portraits
-from facesnap.tiny.judge import load_frozen, metadata_of, save_weights
-from facesnap.tiny.landmarks import Block, stem
 from facesnap.tiny.loop import Draws, Losses
-from facesnap.world import captions, look, palette
-
-# Attribute -> its values, from the world's own tables: a judge must not depend on which values its data happen to show.
-VALUES: dict[str, tuple[str, ...]] = {
-    "hair": tuple(look.HAIR), "hair_colour": tuple(look.HAIR_COLOURS), "glasses": tuple(look.GLASSES),
-    "beard": tuple(look.BEARDS), "garment": tuple(look.GARMENTS), "clothing_colour": tuple(palette.CLOTHES),
-    "background": tuple(palette.BACKGROUNDS), "light": tuple(look.LIGHTS), "style": tuple(look.STYLES),
-}  # fmt: skip
-COLOURS = ("hair_colour", "clothing_colour", "background")  # a colourless style shows none of them
-SIDE = 128
-WIDTHS = (24, 48, 96, 128, 160)
-BATCH = 64
-
-
-def named(attributes: Mapping[str, Any]) -> list[str]:
-    """Those attributes of a look that its caption names, and so a picture can obey."""
-    silent = set(COLOURS) if attributes["style"] in captions.COLOURLESS else set()
-    if attributes["hair"] == "bald":
-        silent.add("hair_colour")
-    # A caption without glasses or beard asks for a face without them.
-    return [name for name in VALUES if name not in silent]
-
-
-class AttributeJudge(nn.Module):
-    """Pictures (B, 3, 128, 128) RGB in 0..1 -> logits (B, values) of each attribute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = pairwise(WIDTHS)
-        self.body = nn.Sequential(stem(WIDTHS[0]), *(Block(inner, outer, 2) for inner, outer in widths))
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * WIDTHS[-1], len(values)) for name, values in VALUES.items()})
-
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        seen = self.body(pictures * 2 - 1)  # (B, 160, 4, 4)
-        pooled = torch.cat([seen.mean((2, 3)), seen.amax((2, 3))], dim=1)
-        return {name: head(pooled).float() for name, head in self.heads.items()}
-
-    @classmethod
-    def load(cls, file: Path) -> AttributeJudge:
-        """Read what `save` wrote, frozen.
-
-        Raises:
-            CheckpointError: it is another file, or made for other values of the attributes.
-        """
-        model = load_frozen(cls(), file, "attributes")
-        if (found := json.loads(metadata_of(file).get("values", "null"))) != (wanted := _plain_values()):
-            raise CheckpointError(
-                f"{file} knows other attributes: {found}.",
-                expected=str(wanted),
-                remedy="train it again with `facesnap tiny attributes`.",
-            )
-        return model
-
-    def save(self, file: Path) -> None:
-        save_weights(self, file, {"values": json.dumps(_plain_values())})
-
-    @torch.no_grad()
-    def values(self, images: np.ndarray) -> dict[str, list[str]]:
-        """Pictures (N, H, W, 3) uint8 RGB -> the likeliest value of each attribute."""
-        chosen: dict[str, list[str]] = {name: [] for name in VALUES}
-        for start in range(0, len(images), BATCH):
-            for name, logits in self(fitted(plain(images[start : start + BATCH]))).items():
-                chosen[name] += [VALUES[name][i] for i in logits.argmax(1).tolist()]
-        return chosen
-
-
-def _plain_values() -> dict[str, list[str]]:
-    return {name: list(values) for name, values in VALUES.items()}
-
-
-def fitted(pictures: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) at the judge's side."""
-    if pictures.shape[-2:] == (SIDE, SIDE):
-        return pictures
-    return F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
 
 
 class AttributeLoss:
@@ -110,7 +28,7 @@ class AttributeLoss:
     def __call__(self, step: int, draws: Draws) -> Losses:
         count = len(self.portraits)
         rows = draws.rows(count, self.batch)
-        logits = self.model(degraded(moved(fitted(plain(self.portraits.images[rows])), draws), draws))
+        logits = self.model(degraded(moved(fitted(to_tensor(self.portraits.images[rows])), draws), draws))
         losses, right = [], []
         for name, found in logits.items():
             target = self.targets[name][torch.from_numpy(rows)]
@@ -128,20 +46,3 @@ def moved(pictures: Tensor, draws: Draws) -> Tensor:
     affine[:, :, 2] = rng.normal(0, 0.03, (count, 2))
     grid = F.affine_grid(torch.from_numpy(affine).float(), list(pictures.shape), align_corners=False)
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-
-
-def obedience(shown: Mapping[str, Sequence[str]], wanted: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Whether pictures show what was asked for.
-
-    Args:
-        shown: the judge's values of N pictures. wanted: the N looks' attributes.
-
-    Returns:
-        By attribute (N,) float: 1 right, 0 wrong, NaN where the prompt does not name it.
-    """
-    return {
-        name: np.array(
-            [float(values[i] == look[name]) if name in named(look) else np.nan for i, look in enumerate(wanted)]
-        )
-        for name, values in shown.items()
-    }

@@ -4,7 +4,7 @@ Hair, clothes and backgrounds are named by their colours, and a latent of few ch
 a term of its own, yellow came back orange and green black.
 
 The layout is diffusers' AutoencoderKL without attention. At this size the eyes are a few pixels wide: with the four
-channels of Stable Diffusion an eighth of the size blurs exactly what tells people apart, and a quarter of the size,
+channels of Stable Diffusion an eighth of the size blurs exactly what distinguishes people, and a quarter of the size,
 which does not, makes a picture cost the UNet three times as much. The inner level is grown last: see `grow`.
 """
 
@@ -61,7 +61,7 @@ def to_images(values: Tensor) -> np.ndarray:
 
 
 def importance(points: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """How much an error counts at each pixel: 1, more in the face, most at brows, nose, eyes and mouth.
+    """Weight of an error at each pixel: 1, more in the face, most at brows, nose, eyes and mouth.
 
     Args:
         points: (B, 72, 2) px. boxes: (B, 4) px. side: of the pictures.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from facesnap.evaluation.blocks import to_tensor
 from facesnap.tiny.loop import Draws
 
 TURN, ZOOM, SHIFT = math.radians(8), 0.08, 0.06  # deviations of the detector's points from the true ones, and more
@@ -25,7 +26,7 @@ def varied(crops: np.ndarray, draws: Draws) -> Tensor:
 
     A mirrored face counts as the same person: the heads' asymmetries are small.
     """
-    values = torch.from_numpy(np.array(crops)).permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
+    values = to_tensor(crops)  # (B, 3, S, S)
     count, rng = len(values), draws.numpy
     turn, zoom = rng.normal(0, TURN, count), 1 + rng.normal(0, ZOOM, count)
     mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
@@ -46,7 +47,7 @@ def varied(crops: np.ndarray, draws: Draws) -> Tensor:
 def recoloured(pictures: Tensor, draws: Draws) -> Tensor:
     """Pictures (B, 3, S, S) in 0..1 with other colours: paler or more vivid, tinted, darker or lighter in the middle.
 
-    Skin alone tells the world's people apart well enough to train on, so a recogniser looks at little else unless it
+    Skin alone distinguishes the world's people well enough to train on, so a recogniser looks at little else unless it
     cannot rely on colours; recognisers of photographs are not like that.
     """
     rng, count = draws.numpy, len(pictures)
@@ -70,11 +71,6 @@ def degraded(pictures: Tensor, draws: Draws) -> Tensor:
     contrast, brightness = _column(rng.normal(1, GAIN, count)), _column(rng.normal(0, LIGHTNESS, count))
     grain = _column(rng.uniform(0, GRAIN, count))
     return ((values - 0.5) * contrast + 0.5 + brightness + grain * draws.noise(values)).clamp(0, 1)
-
-
-def plain(crops: np.ndarray) -> Tensor:
-    """Crops (B, S, S, 3) uint8 -> (B, 3, S, S) float32 in 0..1."""
-    return torch.from_numpy(np.array(crops)).permute(0, 3, 1, 2).float() / 255
 
 
 def people_and_pictures(labels: np.ndarray, batch: int, draws: Draws, each: int = 2) -> np.ndarray:

@@ -40,14 +40,14 @@ def transplant(outer: Any, whole: Any) -> None:
 
 
 def freeze_outer_encoder(whole: Any) -> None:
-    """What the latent is made from stays: only what is made of it goes on to learn."""
+    """Freeze what the latent is made from: only what is made of it goes on to learn."""
     for module in outer_encoder(whole, len(whole.encoder.down_blocks) - 1):
         module.requires_grad_(False)
 
 
 @torch.no_grad()
 def features(outer: Any, images: np.ndarray) -> tuple[Tensor, Tensor]:
-    """What the inner levels get, and what they should give: (B, C, S / 4, S / 4) both, of (B, S, S, 3) uint8.
+    """Features that the inner levels get, and those to give: (B, C, S / 4, S / 4) both, of (B, S, S, 3) uint8.
 
     The first is what the encoder's last level has of the pictures, the second what the decoder's middle makes of it.
     """
@@ -61,7 +61,7 @@ def features(outer: Any, images: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def carried(whole: Any, given: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """What the inner levels make of features (B, C, h, w), through the latent; and its KL divergence, (B,)."""
+    """Features that the inner levels make of others (B, C, h, w), through the latent; and its KL divergence, (B,)."""
     encoder, decoder = whole.encoder, whole.decoder
     for layer in encoder.down_blocks[-2].downsamplers:
         given = layer(given)

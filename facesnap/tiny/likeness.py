@@ -1,4 +1,4 @@
-"""What a person looks like as numbers: the truth that the world knows of every face in it.
+"""A person's looks as numbers: the truth that the world knows of every face in it.
 
 A few thousand people teach a network little when all that it hears is "the same" and "another"; where each of a
 person's landmarks lies, and which colours the person has, says in which way they differ.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
+from facesnap.files import write_atomically
 
 Say = Callable[[str], None]
 Losses = dict[str, Tensor]
@@ -30,7 +31,7 @@ REPORT_EVERY = 50  # steps
 
 @dataclass(frozen=True)
 class Budget:
-    """What a stage may spend.
+    """Steps, pictures and learning rate of a stage.
 
     Attributes:
         steps: of the optimiser. batch: pictures a step. rate: peak learning rate.
@@ -195,8 +196,6 @@ class Loop:
 
     def save(self) -> None:
         """Write the checkpoint; it replaces the one before only when it is whole."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(".part")
         state = {
             "context": self._context,
             "step": self.step,
@@ -206,8 +205,7 @@ class Loop:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        torch.save(state, part)
-        part.replace(self.file)
+        write_atomically(self.file, lambda part: torch.save(state, part))
 
     def _restore(self) -> None:
         try:

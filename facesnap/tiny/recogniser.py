@@ -1,4 +1,4 @@
-"""The recogniser of the identity loss: a small residual network with ArcFace's margin, on the training people alone.
+"""The recogniser's training: ArcFace's margin on the training people alone.
 
 It is another network than the conditioning one, so that the adapter is not rewarded for pleasing its own eyes. Colours
 are varied in the end of its training, so that it looks at a face's shape: that is what is hard to teach an adapter.
@@ -6,80 +6,19 @@ are varied in the end of its training, so that it looks at a face's shape: that 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facesnap.faces.align import RECOGNISER_SIZE
-from facesnap.tiny.crops import plain, recoloured, varied
+from facesnap.evaluation.blocks import to_tensor
+from facesnap.tiny.crops import recoloured, varied
 from facesnap.tiny.data import Portraits
-from facesnap.tiny.judge import load_frozen, save_weights
 from facesnap.tiny.loop import Draws, Losses
+from facesnap.training.tiny_recogniser import WIDTH, TinyRecogniser
 
-WIDTH = 256  # of the embedding
-STAGES = (24, 48, 96, 192)
 MARGIN, SCALE = 0.3, 24.0  # ArcFace (arXiv 1801.07698) with a smaller margin: few pictures of each person
 BATCH = 64
-
-
-class Residual(nn.Module):
-    """IResNet's block: norm, convolution, norm, PReLU, convolution, norm, and the shortcut.
-
-    The first convolution has the stride, not the second: that takes half the time.
-    """
-
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.BatchNorm2d(inner),
-            nn.Conv2d(inner, outer, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outer),
-            nn.PReLU(outer),
-            nn.Conv2d(outer, outer, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outer),
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inner != outer:
-            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) + self.shortcut(x)
-
-
-class TinyRecogniser(nn.Module):
-    """Aligned crops (B, 3, 112, 112) RGB in -1..1 -> embeddings (B, 256), not normalised; differentiable."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, STAGES[0], 3, 2, 1, bias=False), nn.BatchNorm2d(STAGES[0]), nn.PReLU(STAGES[0])
-        )
-        widths = (STAGES[0], *STAGES)
-        self.stages = nn.Sequential(
-            *(Residual(widths[i], widths[i + 1], 1 if i == 0 else 2) for i in range(len(STAGES))),
-        )
-        side = RECOGNISER_SIZE // 2 ** len(STAGES)
-        self.head = nn.Sequential(
-            nn.BatchNorm2d(STAGES[-1]), nn.Flatten(), nn.Linear(STAGES[-1] * side**2, WIDTH), nn.BatchNorm1d(WIDTH)
-        )
-
-    def forward(self, crops: Tensor) -> Tensor:
-        return self.head(self.stages(self.stem(crops)))
-
-    @classmethod
-    def load(cls, file: Path) -> TinyRecogniser:
-        """Read what `save` wrote, frozen.
-
-        Raises:
-            CheckpointError: it is another file.
-        """
-        return load_frozen(cls(), file, "recogniser")
-
-    def save(self, file: Path) -> None:
-        save_weights(self, file)
 
 
 class Classifier(nn.Module):
@@ -126,5 +65,5 @@ class RecogniserLoss:
 def embed(model: TinyRecogniser, crops: np.ndarray) -> np.ndarray:
     """Crops (N, 112, 112, 3) uint8 RGB -> embeddings (N, 256) float32."""
     model.eval()
-    parts = (plain(crops[start : start + BATCH]) * 2 - 1 for start in range(0, len(crops), BATCH))
+    parts = (to_tensor(crops[start : start + BATCH]) * 2 - 1 for start in range(0, len(crops), BATCH))
     return np.concatenate([model(part).float().numpy() for part in parts])

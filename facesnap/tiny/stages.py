@@ -22,7 +22,6 @@ trained on training people alone and measured on held-out people.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -33,16 +32,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from PIL import Image
 from torch import Tensor, nn
 
 from facesnap.errors import SettingsError
+from facesnap.evaluation.attribute_judge import AttributeJudge, obedience
+from facesnap.evaluation.landmark_judge import LandmarkJudge, by_band, nme
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.drawing import save_png
+from facesnap.files import sha256_of
+from facesnap.sheet import tiled
 from facesnap.tiny import attributes, autoencoder, grow, landmarks, recogniser, text, unet, vit
 from facesnap.tiny.data import Portraits, pack
-from facesnap.tiny.judge import boxes_found, identity_kept
-from facesnap.tiny.loop import Budget, Loop, Say, channels_last
+from facesnap.tiny.loop import Budget, Draws, Loop, Losses, Say, channels_last
+from facesnap.tiny.measure import boxes_found, identity_kept
+from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.world.dataset import Dataset
 from facesnap.world.measure import separation
 from facesnap.world.splits import SPLITS
@@ -64,8 +67,8 @@ PREDICTIONS = 64  # held-out batches for the UNet's measure
 
 
 @dataclass
-class Work:
-    """What all stages share.
+class Workspace:
+    """The state folder, and the settings that all stages share.
 
     Attributes:
         state: folder. people, held_out, pictures, size: of the data. workers: processes that render.
@@ -109,6 +112,10 @@ class Work:
             self.say(f"{stage}: goes on from step {loop.step} of {loop.budget.steps}")
         return loop
 
+    def train(self, loop: Loop, loss: Callable[[int, Draws], Losses]) -> None:
+        """Run a loop to its end, or until the hours are over."""
+        loop.run(loss, seconds=self.hours * 3600, say=self.say)
+
     def report(self, stage: str, loop: Loop | None, measured: dict[str, Any]) -> dict[str, Any]:
         """Write STATE/STAGE/measurements.json."""
         record: dict[str, Any] = {"stage": stage, "measured": measured}
@@ -125,7 +132,7 @@ class Work:
         return record
 
 
-def run(stage: str, work: Work) -> dict[str, Any]:
+def run(stage: str, workspace: Workspace) -> dict[str, Any]:
     """Run one stage, or go on with it.
 
     Returns:
@@ -134,96 +141,98 @@ def run(stage: str, work: Work) -> dict[str, Any]:
     Raises:
         SettingsError: an unknown stage, an earlier one is missing, or the settings are not those of its checkpoint.
     """
-    stages: dict[str, Callable[[Work], dict[str, Any]]] = {
+    stages: dict[str, Callable[[Workspace], dict[str, Any]]] = {
         "data": make_data, "outer": train_outer, "inner": train_inner, "autoencoder": train_autoencoder,
         "recogniser": train_recogniser, "encoder": train_encoder, "unet": train_unet, "landmarks": train_landmarks,
         "attributes": train_attributes,
     }  # fmt: skip
     if stage not in stages:
         raise SettingsError(f"Stage {stage!r}.", expected=", ".join(stages), remedy="choose one of these.")
-    return stages[stage](work)
+    return stages[stage](workspace)
 
 
-def make_data(work: Work) -> dict[str, Any]:
+def make_data(workspace: Workspace) -> dict[str, Any]:
     """Render what is missing and unpack it."""
     measured = {}
-    for split, people in (("held_out", work.held_out), ("train", work.people)):
-        dataset = Dataset(SPLITS[split].start, people, work.pictures, work.size)
+    for split, people in (("held_out", workspace.held_out), ("train", workspace.people)):
+        dataset = Dataset(SPLITS[split].start, people, workspace.pictures, workspace.size)
 
         def progress(done: Iterable[Path], count: int, split: str = split) -> Iterable[Path]:
             for i, shard in enumerate(done, 1):
-                work.say(f"data: shard {i} of {count} of {split}")
+                workspace.say(f"data: shard {i} of {count} of {split}")
                 yield shard
 
-        shards = dataset.write(work.state / "world" / split, workers=work.workers, progress=progress)
-        found = pack(shards, work.state / "data" / split, people * work.pictures, work.size)
+        shards = dataset.write(workspace.state / "world" / split, workers=workspace.workers, progress=progress)
+        found = pack(shards, workspace.state / "data" / split, people * workspace.pictures, workspace.size)
         measured[split] = {"pictures": len(found), "people": len(np.unique(found.people))}
-    return work.report("data", None, measured)
+    return workspace.report("data", None, measured)
 
 
-def train_outer(work: Work) -> dict[str, Any]:
-    torch.manual_seed(work.seed)
-    loop = work.loop("outer", autoencoder.make_outer())
+def train_outer(workspace: Workspace) -> dict[str, Any]:
+    torch.manual_seed(workspace.seed)
+    loop = workspace.loop("outer", autoencoder.make_outer())
     crops = int(0.9 * loop.budget.steps)
-    loss = autoencoder.AutoencoderLoss(loop.module, work.portraits("train"), loop.budget.batch, crops)
-    loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    return work.report("outer", loop, _keep_vae(work, "outer", loop.averaged)[0])
+    loss = autoencoder.AutoencoderLoss(loop.module, workspace.portraits("train"), loop.budget.batch, crops)
+    workspace.train(loop, loss)
+    return workspace.report("outer", loop, _keep_vae(workspace, "outer", loop.averaged)[0])
 
 
-def train_inner(work: Work) -> dict[str, Any]:
-    outer, weights = _vae(work, "outer")
-    train = work.portraits("train")
-    torch.manual_seed(work.seed)
+def train_inner(workspace: Workspace) -> dict[str, Any]:
+    outer, weights = _vae(workspace, "outer")
+    train = workspace.portraits("train")
+    torch.manual_seed(workspace.seed)
     whole = autoencoder.make()
     grow.transplant(outer, whole)
-    loop = work.loop("inner", whole, weights)
+    loop = workspace.loop("inner", whole, weights)
     rows = np.linspace(0, len(train) - 1, min(len(train), KEPT)).astype(int)
-    side = work.size // autoencoder.OUTER_FACTOR
+    side = workspace.size // autoencoder.OUTER_FACTOR
     shape = (autoencoder.WIDTHS[-2], side, side)
     batches = (grow.features(outer, train.images[some]) for some in np.array_split(rows, len(rows) // 16 + 1))
-    kept = _kept(work.state / "inner" / f"features-{weights[:16]}", ("given", "wanted"), (len(rows), *shape), batches)
+    kept = _kept(
+        workspace.state / "inner" / f"features-{weights[:16]}", ("given", "wanted"), (len(rows), *shape), batches
+    )
     loss = grow.InnerLoss(loop.module, train, rows, kept, loop.budget.batch)
-    loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    return work.report("inner", loop, _keep_vae(work, "inner", loop.averaged)[0])
+    workspace.train(loop, loss)
+    return workspace.report("inner", loop, _keep_vae(workspace, "inner", loop.averaged)[0])
 
 
-def train_autoencoder(work: Work) -> dict[str, Any]:
-    whole, weights = _vae(work, "inner")
+def train_autoencoder(workspace: Workspace) -> dict[str, Any]:
+    whole, weights = _vae(workspace, "inner")
     grow.freeze_outer_encoder(whole)
-    loop = work.loop("autoencoder", channels_last(whole), weights)
-    loss = autoencoder.AutoencoderLoss(loop.module, work.portraits("train"), loop.budget.batch, crops=0)
-    loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    measured, rebuilt = _keep_vae(work, "autoencoder", loop.averaged)
-    if work.analyser is not None:
-        measured["identity"] = identity_kept(work.analyser, work.portraits("held_out"), rebuilt)
-    return work.report("autoencoder", loop, measured)
+    loop = workspace.loop("autoencoder", channels_last(whole), weights)
+    loss = autoencoder.AutoencoderLoss(loop.module, workspace.portraits("train"), loop.budget.batch, crops=0)
+    workspace.train(loop, loss)
+    measured, rebuilt = _keep_vae(workspace, "autoencoder", loop.averaged)
+    if workspace.analyser is not None:
+        measured["identity"] = identity_kept(workspace.analyser, workspace.portraits("held_out"), rebuilt)
+    return workspace.report("autoencoder", loop, measured)
 
 
-def _vae(work: Work, stage: str) -> tuple[Any, str]:
+def _vae(workspace: Workspace, stage: str) -> tuple[Any, str]:
     """The AutoencoderKL that a stage left, and its weights' sha256."""
     from diffusers import AutoencoderKL
 
-    folder = work.state / stage / "vae"
+    folder = workspace.state / stage / "vae"
     if not (folder / "config.json").is_file():
         raise SettingsError(
             f"There is no autoencoder in {folder}.",
             expected="a trained one.",
             remedy=f"run `facesnap tiny {stage}` with the same --state first.",
         )
-    weights = (folder / "diffusion_pytorch_model.safetensors").read_bytes()
-    return AutoencoderKL.from_pretrained(folder).eval(), hashlib.sha256(weights).hexdigest()
+    weights = sha256_of(folder / "diffusion_pytorch_model.safetensors")
+    return AutoencoderKL.from_pretrained(folder).eval(), weights
 
 
-def _keep_vae(work: Work, stage: str, model: Any) -> tuple[dict[str, Any], np.ndarray]:
+def _keep_vae(workspace: Workspace, stage: str, model: Any) -> tuple[dict[str, Any], np.ndarray]:
     """Save an autoencoder and a sheet of it; measurements, and the held-out pictures (N, S, S, 3) through it."""
-    train, held_out = work.portraits("train"), work.portraits("held_out")
+    train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
     some = train.images[:: max(len(train) // 512, 1)]
     spread = torch.cat([mean for mean, _ in autoencoder.latents(model, some)]).std().item()
     model.register_to_config(scaling_factor=1 / spread)
-    model.save_pretrained(work.state / stage / "vae", safe_serialization=True)
+    model.save_pretrained(workspace.state / stage / "vae", safe_serialization=True)
     rebuilt = autoencoder.reconstructions(model, held_out.images)
     chosen = np.linspace(0, len(rebuilt) - 1, SHEET).astype(int)
-    _sheet([held_out.images[chosen], rebuilt[chosen]], work.state / stage / "sheet.png")
+    save_png(tiled([held_out.images[chosen], rebuilt[chosen]]), workspace.state / stage / "sheet.png")
     return {
         "pictures": len(rebuilt), "people": len(np.unique(held_out.people)), "scaling_factor": 1 / spread,
         "psnr": autoencoder.psnr(rebuilt, held_out.images),
@@ -231,97 +240,97 @@ def _keep_vae(work: Work, stage: str, model: Any) -> tuple[dict[str, Any], np.nd
     }, rebuilt  # fmt: skip
 
 
-def train_recogniser(work: Work) -> dict[str, Any]:
-    train, held_out = work.portraits("train"), work.portraits("held_out")
-    torch.manual_seed(work.seed)
-    loop = work.loop("recogniser", channels_last(recogniser.Classifier(int(train.labels[-1]) + 1)))
+def train_recogniser(workspace: Workspace) -> dict[str, Any]:
+    train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
+    torch.manual_seed(workspace.seed)
+    loop = workspace.loop("recogniser", channels_last(recogniser.Classifier(int(train.labels[-1]) + 1)))
     plain = int(0.6 * loop.budget.steps)
     loss = recogniser.RecogniserLoss(loop.module, train, loop.budget.batch, plain)  # type: ignore[arg-type]
-    loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    model: recogniser.TinyRecogniser = loop.averaged.recogniser
-    model.save(work.state / "recogniser" / "recogniser.safetensors")
+    workspace.train(loop, loss)
+    model: TinyRecogniser = loop.averaged.recogniser
+    model.save(workspace.state / "recogniser" / "recogniser.safetensors")
     embeddings = recogniser.embed(model, held_out.crops)
-    return work.report("recogniser", loop, vars(separation(embeddings, list(held_out.people))))
+    return workspace.report("recogniser", loop, vars(separation(embeddings, list(held_out.people))))
 
 
-def train_encoder(work: Work) -> dict[str, Any]:
-    train, held_out = work.portraits("train"), work.portraits("held_out")
-    torch.manual_seed(work.seed)
+def train_encoder(workspace: Workspace) -> dict[str, Any]:
+    train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
+    torch.manual_seed(workspace.seed)
     values = vit.attribute_values(train)
-    loop = work.loop("encoder", vit.Learner(values))
+    loop = workspace.loop("encoder", vit.EncoderWithHeads(values))
     loss = vit.EncoderLoss(loop.module, train, values, loop.budget.batch)  # type: ignore[arg-type]
-    loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    model: vit.Learner = loop.averaged
-    vit.save(model.encoder, work.state / "encoder")
+    workspace.train(loop, loss)
+    model: vit.EncoderWithHeads = loop.averaged
+    vit.save(model.encoder, workspace.state / "encoder")
     projections, guesses, chosen = vit.look_at(model, held_out.crops)
     measured: dict[str, Any] = dict(vars(separation(projections, list(held_out.people))))
     measured["likeness"] = vit.explained(guesses, held_out, train)
     measured["attributes"] = vit.accuracy(held_out, values, chosen)
-    return work.report("encoder", loop, measured)
+    return workspace.report("encoder", loop, measured)
 
 
-def train_unet(work: Work) -> dict[str, Any]:
-    vae, weights = _vae(work, "autoencoder")
-    train, held_out = work.portraits("train"), work.portraits("held_out")
-    tokenizer = text.make_tokenizer(train.captions, work.state / "unet" / "words")
-    torch.manual_seed(work.seed)
-    model = unet.Denoiser(unet.make_unet(work.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
-    loop = work.loop("unet", model, weights)
+def train_unet(workspace: Workspace) -> dict[str, Any]:
+    vae, weights = _vae(workspace, "autoencoder")
+    train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
+    tokenizer = text.make_tokenizer(train.captions, workspace.state / "unet" / "words")
+    torch.manual_seed(workspace.seed)
+    model = unet.Denoiser(unet.make_unet(workspace.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
+    loop = workspace.loop("unet", model, weights)
 
     def loss_on(portraits: Portraits, network: Any) -> unet.DenoiserLoss:
-        moments = _latents(vae, portraits, work.state / "unet" / f"latents-{weights[:16]}-{portraits.split}")
+        moments = _latents(vae, portraits, workspace.state / "unet" / f"latents-{weights[:16]}-{portraits.split}")
         tokens, empty = text.tokenise(tokenizer, portraits.captions), text.tokenise(tokenizer, [""])[0]
         boxes = torch.from_numpy(np.array(portraits.boxes)) / portraits.images.shape[1]
         return unet.DenoiserLoss(network, moments, tokens, empty, boxes, loop.budget.batch)
 
-    loop.run(loss_on(train, model), seconds=work.hours * 3600, say=work.say)
+    workspace.train(loop, loss_on(train, model))
     average = loop.averaged
-    unet.save_pipeline(average, vae, tokenizer, work.state / "unet" / "pipeline")
+    unet.save_pipeline(average, vae, tokenizer, workspace.state / "unet" / "pipeline")
     batches = min(PREDICTIONS, max(loop.budget.steps, 1))
     measured: dict[str, Any] = {
-        split: unet.prediction_error(loss_on(work.portraits(split), average), batches, work.seed)
+        split: unet.prediction_error(loss_on(workspace.portraits(split), average), batches, workspace.seed)
         for split in ("train", "held_out")
     }
     measured["unet_parameters"] = sum(p.numel() for p in average.unet.parameters())
-    pictures = unet.samples(work.state / "unet" / "pipeline", held_out.captions[:SHEET], work.size)
-    _sheet([held_out.images[:SHEET], pictures], work.state / "unet" / "sheet.png")
-    return work.report("unet", loop, measured)
+    pictures = unet.samples(workspace.state / "unet" / "pipeline", held_out.captions[:SHEET], workspace.size)
+    save_png(tiled([held_out.images[:SHEET], pictures]), workspace.state / "unet" / "sheet.png")
+    return workspace.report("unet", loop, measured)
 
 
-def train_landmarks(work: Work) -> dict[str, Any]:
-    train, held_out = work.portraits("train"), work.portraits("held_out")
-    torch.manual_seed(work.seed)
-    loop = work.loop("landmarks", channels_last(landmarks.LandmarkJudge()))
+def train_landmarks(workspace: Workspace) -> dict[str, Any]:
+    train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
+    torch.manual_seed(workspace.seed)
+    loop = workspace.loop("landmarks", channels_last(LandmarkJudge()))
     loss = landmarks.LandmarkLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
-    loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    judge: landmarks.LandmarkJudge = loop.averaged
-    judge.save(work.state / "landmarks" / "landmarks.safetensors")
+    workspace.train(loop, loss)
+    judge: LandmarkJudge = loop.averaged
+    judge.save(workspace.state / "landmarks" / "landmarks.safetensors")
     yaw = np.array([record["view"]["yaw"] for record in held_out.records])
 
     def floor(boxes: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
         found = judge.points(held_out.images[rows], boxes)
-        return landmarks.by_band(landmarks.nme(found, held_out.points[rows]), yaw[rows])
+        return by_band(nme(found, held_out.points[rows]), yaw[rows])
 
-    everybody = np.arange(len(held_out))
-    measured = {"true_boxes": floor(held_out.boxes, everybody)}
-    if work.analyser is not None:
-        found = boxes_found(work.analyser, held_out.images)
-        seen = np.array([row for row in everybody if found[row] is not None])
+    rows = np.arange(len(held_out))
+    measured = {"true_boxes": floor(held_out.boxes, rows)}
+    if workspace.analyser is not None:
+        found = boxes_found(workspace.analyser, held_out.images)
+        seen = np.array([row for row in rows if found[row] is not None])
         measured["detected_boxes"] = floor(np.array([found[row] for row in seen]), seen)
-    return work.report("landmarks", loop, measured)
+    return workspace.report("landmarks", loop, measured)
 
 
-def train_attributes(work: Work) -> dict[str, Any]:
-    train, held_out = work.portraits("train"), work.portraits("held_out")
-    torch.manual_seed(work.seed)
-    loop = work.loop("attributes", channels_last(attributes.AttributeJudge()))
+def train_attributes(workspace: Workspace) -> dict[str, Any]:
+    train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
+    torch.manual_seed(workspace.seed)
+    loop = workspace.loop("attributes", channels_last(AttributeJudge()))
     loss = attributes.AttributeLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
-    loop.run(loss, seconds=work.hours * 3600, say=work.say)
-    judge: attributes.AttributeJudge = loop.averaged
-    judge.save(work.state / "attributes" / "attributes.safetensors")
-    right = attributes.obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])
+    workspace.train(loop, loss)
+    judge: AttributeJudge = loop.averaged
+    judge.save(workspace.state / "attributes" / "attributes.safetensors")
+    right = obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])
     shares = {name: float(np.nanmean(values)) for name, values in right.items()}
-    return work.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
+    return workspace.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
 
 
 def _latents(vae: Any, portraits: Portraits, folder: Path) -> unet.Moments:
@@ -353,10 +362,3 @@ def _kept(
         part.replace(folder)
     first, second = (np.load(file, mmap_mode="r") for file in files)
     return first, second
-
-
-def _sheet(rows: list[np.ndarray], file: Path, scale: int = 2) -> None:
-    """Rows of pictures (N, S, S, 3) under one another, enlarged."""
-    joined = Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
-    size = (joined.width * scale, joined.height * scale)
-    save_png(joined.resize(size, Image.Resampling.LANCZOS), file)

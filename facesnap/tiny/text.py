@@ -11,13 +11,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from facesnap.demo.untrained import byte_alphabet
 from facesnap.errors import SettingsError
 
 WIDTH, LAYERS, HEADS = 128, 3, 4
 LENGTH = 48  # tokens, start and end included
 START, END = "<|startoftext|>", "<|endoftext|>"
 LAST = "</w>"  # CLIP's mark of a word's last piece
+
+
+def byte_alphabet() -> list[str]:
+    """One printable character a byte, as CLIP's byte-pair encoding has it: printable bytes stand for themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
 
 
 def words_of(caption: str) -> list[str]:

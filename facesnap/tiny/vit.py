@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from facesnap.evaluation.blocks import to_tensor
 from facesnap.faces.encoder import CLIP_MEAN, CLIP_STD
-from facesnap.tiny.crops import people_and_pictures, plain, varied
+from facesnap.tiny.crops import people_and_pictures, varied
 from facesnap.tiny.data import Portraits
 from facesnap.tiny.likeness import PLACES, TRAITS, likeness, standard
 from facesnap.tiny.loop import Draws, Losses
+from facesnap.training.network_files import save_tensors
 
 WIDTH, LAYERS, HEADS, PATCH, SIDE, PROJECTION = 128, 6, 4, 14, 112, 128
 TEMPERATURE = 0.1
@@ -61,7 +62,7 @@ def _column(portraits: Portraits, name: str) -> list[str]:
     return [record[section][name] for record in portraits.records]
 
 
-class Learner(nn.Module):
+class EncoderWithHeads(nn.Module):
     """The encoder with one linear head for each attribute and one for the person's likeness."""
 
     def __init__(self, values: dict[str, list[str]]) -> None:
@@ -90,7 +91,7 @@ def contrastive_loss(projected: Tensor, labels: Tensor) -> Tensor:
 class EncoderLoss:
     """The loss of one step on `portraits`."""
 
-    def __init__(self, model: Learner, portraits: Portraits, values: dict[str, list[str]], batch: int) -> None:
+    def __init__(self, model: EncoderWithHeads, portraits: Portraits, values: dict[str, list[str]], batch: int) -> None:
         self.model, self.crops, self.labels, self.batch = model, portraits.crops, portraits.labels, batch
         self.targets = {
             name: torch.tensor([names.index(value) for value in _column(portraits, name)])
@@ -114,22 +115,20 @@ class EncoderLoss:
 
 def save(encoder: Any, folder: Path) -> Path:
     """Write model.safetensors and config.json, which facesnap.faces.encoder.ImageEncoder loads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file, part = folder / "model.safetensors", folder / "model.part"
-    tensors = encoder.state_dict().items()
-    save_file({name: value.contiguous() for name, value in tensors if not name.endswith("position_ids")}, part)
+    file, tensors = folder / "model.safetensors", encoder.state_dict().items()
+    save_tensors({name: value for name, value in tensors if not name.endswith("position_ids")}, file)
     (folder / "config.json").write_text(json.dumps(encoder.config.to_dict(), indent=1), encoding="utf-8")
-    return part.replace(file)
+    return file
 
 
 @torch.no_grad()
-def look_at(model: Learner, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+def look_at(model: EncoderWithHeads, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Crops (N, 112, 112, 3) uint8 RGB -> projections (N, 128), likenesses (N, 234) in deviations, and the index of the
     likeliest value by attribute."""
     model.eval()
     projections, guesses, chosen = [], [], []
     for start in range(0, len(crops), BATCH):
-        projected, guess, logits = model(plain(crops[start : start + BATCH]))
+        projected, guess, logits = model(to_tensor(crops[start : start + BATCH]))
         projections.append(projected.numpy())
         guesses.append(guess.numpy())
         chosen.append({name: values.argmax(1).numpy() for name, values in logits.items()})

@@ -20,20 +20,19 @@ from torch.overrides import TorchFunctionMode
 
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import MissingDependencyError
-from facesnap.models.fidelity import FFRNet
 from facesnap.training.config import StageConfig, TrainingConfig
 from facesnap.training.losses import latent_window
-from facesnap.training.start import fresh_adapter
 from facesnap.training.wiring import Inputs, TrainableAdapter, recomputed_blocks
 
 LATENT_SIDE = {"sd15": 64, "sdxl": 128}  # of pictures of 512 and 1024 pixels
-TEXT_TOKENS, CLIP_WIDTH, CLIP_TOKENS, POOLED = 77, 1280, 257, 1280
+TEXT_TOKENS, CLIP_TOKENS, POOLED = 77, 257, 1280
+CLIP_WIDTH = 1280  # ViT-H/14, the encoder of the public adapters
 FACE = (0.25, 0.25, 0.75, 0.75)  # of the picture, where a decoded face box is counted
 HALF_OPERATIONS = {"linear", "conv2d", "matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
 FULL_OPERATIONS = {"group_norm", "layer_norm", "softmax", "log_softmax"}
 
 
-class Saved:
+class SavedBytes:
     """Bytes of tensors that graphs keep, each storage once; parameters are counted elsewhere.
 
     Attributes:
@@ -100,7 +99,7 @@ class CudaPrecision(TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
-    """What a fused attention keeps for its backward pass."""
+    """Tensors that a fused attention keeps for its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
@@ -113,18 +112,18 @@ class _Attention(torch.autograd.Function):
         raise NotImplementedError("shapes are counted in the forward pass alone")
 
 
-def activation_bytes(config: TrainingConfig, base: str, ffrnet: FFRNet | None, side: int | None = None) -> int:
+def activation_bytes(config: TrainingConfig, unet: Any, adapter: Adapter, side: int | None = None) -> int:
     """Bytes that one micro-batch keeps until its backward pass, of the stage that keeps the most.
 
     Args:
-        base: "sd15" or "sdxl". ffrnet: of the fresh adapter, on the meta device. side: of the latents; by default
-            that of pictures of 512 (SD1.5) or 1024 pixels (SDXL).
+        unet: diffusers' UNet of the base. adapter: the fresh one. Both are on the meta device.
+        side: of the latents; by default that of pictures of 512 (SD1.5) or 1024 pixels (SDXL).
     """
+    base = adapter.spec.base
     side, batch = side or LATENT_SIDE[base], config.optimiser.batch
     half = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.precision]
+    module = TrainableAdapter(unet.to(half or torch.float32), adapter, use_projections=config.adapter.projections)
     with torch.device("meta"):
-        unet = base_unet(base).to(half or torch.float32)
-        module = _module(config, unet, ffrnet)
         inputs = _inputs(base, batch, side, half or torch.float32, config)
     decoded = 1 if config.save_activations else batch
     most = 0
@@ -132,7 +131,7 @@ def activation_bytes(config: TrainingConfig, base: str, ffrnet: FFRNet | None, s
         module.requires_grad_(False)
         for part in trained:
             module.part(part).requires_grad_(True)
-        saved = Saved(unet, module)
+        saved = SavedBytes(unet, module)
         if config.save_activations and not recomputed_blocks(module, saved.block):
             raise MissingDependencyError(
                 "This diffusers does not let its blocks be counted.",
@@ -168,15 +167,6 @@ def base_unet(base: str) -> Any:
     )  # fmt: skip
 
 
-def _module(config: TrainingConfig, unet: Any, ffrnet: FFRNet | None) -> TrainableAdapter:
-    from facesnap.attach.topology import read_topology
-
-    names = dict.fromkeys(("recogniser", "recogniser_name", "encoder", "encoder_name", "licence"), "")
-    bare = fresh_adapter(config.adapter, read_topology(unet), names | {"clip_width": CLIP_WIDTH})
-    adapter = Adapter(bare.spec, bare.mixer, bare.projections, ffrnet=ffrnet)
-    return TrainableAdapter(unet, adapter, use_projections=config.adapter.projections)
-
-
 def _inputs(base: str, batch: int, side: int, dtype: torch.dtype, config: TrainingConfig) -> Inputs:
     xl = base == "sdxl"
     levels = (-2, *config.adapter.levels)
@@ -191,7 +181,7 @@ def _inputs(base: str, batch: int, side: int, dtype: torch.dtype, config: Traini
 
 
 def _decoder_bytes(side: int) -> int:
-    """What decoding one face box in float32 keeps."""
+    """Bytes that decoding one face box in float32 keeps."""
     from diffusers import AutoencoderKL
 
     with torch.device("meta"):
@@ -202,7 +192,7 @@ def _decoder_bytes(side: int) -> int:
         _, _, height, width = latent_window(torch.tensor(FACE, device="cpu"), (side, side))
         latents = torch.empty(1, 4, height, width, requires_grad=True)
     vae.requires_grad_(False)
-    saved = Saved(vae)
+    saved = SavedBytes(vae)
     with saved.counting(), CudaPrecision(None):
         vae.decode(latents)
     return saved.outside

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from facesnap.attach.topology import Topology
 from facesnap.training import losses
-from facesnap.training.config import AlignmentConfig as Wanted
+from facesnap.training.config import AlignmentConfig
 from facesnap.training.wiring import Inputs
 
 Queries = dict[str, Tensor]
@@ -92,7 +92,9 @@ class Alignment:
     def __init__(self, kind: str, alpha_bar: Tensor, topology: Topology) -> None:
         self.kind, self.alpha_bar, self.reader = kind, alpha_bar, FeatureReader(topology)
 
-    def __call__(self, module: Any, bare: Any, inputs: Inputs, noise: Tensor, wanted: Wanted) -> Mapping[str, Tensor]:
+    def __call__(
+        self, module: Any, bare: Any, inputs: Inputs, noise: Tensor, wanted: AlignmentConfig
+    ) -> Mapping[str, Tensor]:
         """The terms of each sample, and the last estimate of x0 with the identity.
 
         Args:

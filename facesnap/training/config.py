@@ -26,15 +26,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Base(Section):
+class BaseConfig(Section):
     """The frozen model."""
 
     model: Path = Field(description="diffusers folder, or a single-file checkpoint")
     config: Path | None = Field(default=None, description="folder with the configuration of a single-file checkpoint")
 
 
-class Data(Section):
-    """What `facesnap prepare` made, and how references are chosen."""
+class DataConfig(Section):
+    """The folder that `facesnap prepare` made, and how references are chosen."""
 
     folder: Path = Field(description="output folder of `facesnap prepare`")
     other_photo: float = Field(default=0.5, ge=0, le=1, description="probability that the reference is another photo")
@@ -44,7 +44,7 @@ class Data(Section):
 
 
 class AdapterConfig(Section):
-    """What is trained."""
+    """The adapter that is trained."""
 
     start: Path | Literal["scratch"] = Field(
         default="scratch", description="scratch, or any adapter file to go on from"
@@ -79,7 +79,10 @@ class LossWeights(Section):
     face_box: float = Field(default=0.0, ge=0, description="diffusion loss inside the face box")
     identity: float = Field(default=0.0, ge=0, description="L_id, weighted by alpha_bar; 0.1 is usual")
     identity_from: float = Field(
-        default=0.0, ge=0, le=1, description="smallest alpha_bar that is judged: below, x0's estimate shows nobody yet"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="smallest alpha_bar that is judged: below, x0's estimate shows no face yet",
     )
     identity_share: float = Field(
         default=1.0, gt=0, le=1, description="of the samples that are judged; they count as much more: cheaper, noisier"
@@ -98,7 +101,7 @@ class AlignmentConfig(Section):
     pack: str | None = Field(
         default=None,
         description="face pack (name or folder) whose detector finds the sampled face; without one, it is taken to be"
-        " where FFRNet was told to put it",
+        " where FFRNet's picture puts it",
     )
     steps: int = Field(default=4, ge=1, le=16, description="of the sampling")
     through: int = Field(
@@ -141,14 +144,14 @@ class StageConfig(Section):
         return self.losses.identity > 0 or (self.align is not None and self.align.identity > 0)
 
 
-class Noise(Section):
+class NoiseConfig(Section):
     min_snr_gamma: float | None = Field(default=5.0, gt=0, description="null: all timesteps weigh alike")
     shift: float = Field(
         default=1.0, gt=0, description="above 1, noisy timesteps come more often: t -> s t / (1 + (s - 1) t)"
     )
 
 
-class Drops(Section):
+class DropConfig(Section):
     """Probabilities; what is dropped is replaced by what inference gives in its place."""
 
     text: float = Field(default=0.05, ge=0, le=1)
@@ -157,13 +160,13 @@ class Drops(Section):
     landmarks: float = Field(default=0.15, ge=0, le=1, description="a black landmark picture")
 
     @model_validator(mode="after")
-    def _together(self) -> Drops:
+    def _together(self) -> DropConfig:
         if self.text + self.identity + self.both > 1:
             raise ValueError("text, identity and both add up to more than 1")
         return self
 
 
-class Augment(Section):
+class AugmentConfig(Section):
     """Of the landmarks; references are varied by `facesnap prepare`."""
 
     jitter: float = Field(
@@ -171,7 +174,7 @@ class Augment(Section):
     )
 
 
-class Optimiser(Section):
+class OptimiserConfig(Section):
     kind: Literal["adamw", "adamw8bit"] = "adamw"
     batch: int = Field(default=4, ge=1, description="of one process in one micro-batch")
     accumulation: int = Field(default=1, ge=1, description="micro-batches a step")
@@ -183,7 +186,7 @@ class Optimiser(Section):
     ema: float = Field(default=0.9999, ge=0, lt=1, description="decay of the averaged weights; 0 keeps none")
 
 
-class Checkpoints(Section):
+class CheckpointConfig(Section):
     every: int = Field(default=1000, ge=1, description="steps")
     keep: int = Field(default=2, ge=1, description="latest ones that stay")
 
@@ -201,16 +204,16 @@ class SamplesConfig(Section):
 class TrainingConfig(Section):
     """Everything; see `facesnap/training/configs` for examples."""
 
-    base: Base
-    data: Data
+    base: BaseConfig
+    data: DataConfig
     output: Path = Field(description="folder of checkpoints, logs and samples")
     adapter: AdapterConfig = AdapterConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
-    noise: Noise = Noise()
-    drops: Drops = Drops()
-    augment: Augment = Augment()
-    optimiser: Optimiser = Optimiser()
-    checkpoints: Checkpoints = Checkpoints()
+    noise: NoiseConfig = NoiseConfig()
+    drops: DropConfig = DropConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     samples: SamplesConfig = SamplesConfig()
     precision: Literal["no", "fp16", "bf16"] = "bf16"
     save_activations: bool = Field(default=True, description="recompute activations in the backward pass")
@@ -231,7 +234,7 @@ class TrainingConfig(Section):
             raise ValueError("adapter.sees is for fresh adapters; a checkpoint sees what it was trained with")
         judged = [stage.align for stage in self.stages if stage.align and stage.align.identity]
         if any(align.pack is None for align in judged) and self.adapter.ffrnet == "none":
-            raise ValueError("align.identity needs align.pack: without FFRNet nobody knows where the sampled face is")
+            raise ValueError("align.identity needs align.pack: without FFRNet the sampled face has no known place")
         return self
 
     @property

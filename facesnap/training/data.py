@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from facesnap.attach.residuals import LATENT_PIXELS
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.scheme import five_points, outer_eye_distance
-from facesnap.training.config import TrainingConfig
+from facesnap.training.config import DropConfig, TrainingConfig
 from facesnap.training.draws import Purpose, generator, sample_at
 from facesnap.training.shards import Shards
 
@@ -57,11 +57,11 @@ class Samples(Dataset[Sample]):
         seed = self.config.seed
         target = sample_at(seed, len(self.shards), step * self.global_batch + slot)
         reference, variant = self._reference(target, generator(seed, Purpose.REFERENCE, step, slot))
-        drop_text, drop_id, drop_points = self._drops(generator(seed, Purpose.DROPS, step, slot))
+        drop_text, drop_id, drop_points = draw_drops(self.config.drops, generator(seed, Purpose.DROPS, step, slot))
         sample = self._noised(target, generator(seed, Purpose.NOISE, step, slot))
         sample |= self._person(reference, variant, drop_id)
         sample["judged"] = generator(seed, Purpose.JUDGE, step, slot).random()
-        sample["told"] = not drop_id
+        sample["conditioned"] = not drop_id
         sample["prompted"] = generator(seed, Purpose.PROMPT, step, slot).random()
         jitter = generator(seed, Purpose.AUGMENT, step, slot)
         sample |= self._pictures(self.shards.tensor(target, "points").numpy(), drop_points, jitter)
@@ -86,24 +86,15 @@ class Samples(Dataset[Sample]):
             return others[int(which * len(others))], variant
         return target, variant
 
-    def _drops(self, rng: np.random.Generator) -> tuple[bool, bool, bool]:
-        drops, u, v = self.config.drops, rng.random(), rng.random()
-        both = u < drops.both
-        text = both or drops.both <= u < drops.both + drops.text
-        identity = both or drops.both + drops.text <= u < drops.both + drops.text + drops.identity
-        return text, identity, v < drops.landmarks
-
     def _noised(self, target: int, rng: np.random.Generator) -> Sample:
-        """Latents of the VAE's distribution, noise and a timestep; the shift is that of SD3 (arXiv 2403.03206)."""
-        shift = self.config.noise.shift
+        """Latents of the VAE's distribution, noise and a timestep."""
         mean, std = (self.shards.tensor(target, name).float() for name in ("mean", "std"))
         draw = torch.from_numpy(rng.standard_normal((2, *mean.shape), dtype=np.float32))
-        even = rng.random()
-        timestep = int(self.timesteps * shift * even / (1 + (shift - 1) * even))
-        return {"latents": mean + std * draw[0], "noise": draw[1], "timestep": min(timestep, self.timesteps - 1)}
+        timestep = draw_timestep(self.timesteps, self.config.noise.shift, rng)
+        return {"latents": mean + std * draw[0], "noise": draw[1], "timestep": timestep}
 
     def _person(self, reference: int, variant: int, dropped: bool) -> Sample:
-        """f_id (1, 512) and hidden states (1, P, W) of the reference, or of nobody."""
+        """f_id (1, 512) and hidden states (1, P, W) of the reference, or those of the unconditional case."""
         f_id = self.shards.tensor(reference, "f_id")
         f_id = torch.nn.functional.normalize(f_id, dim=0) if self.id_vector == "normed" else f_id
         out = {"f_id": (torch.zeros_like(f_id) if dropped or self.id_vector == "none" else f_id)[None]}
@@ -129,6 +120,21 @@ class Samples(Dataset[Sample]):
                 drawn = render_five_points(five_points(points), size)
             out[name] = torch.from_numpy(drawn).permute(2, 0, 1).float() / 255  # (3, 8h, 8w)
         return out
+
+
+def draw_drops(drops: DropConfig, rng: np.random.Generator) -> tuple[bool, bool, bool]:
+    """Whether text, identity and landmarks are dropped; landmarks independently of the others."""
+    u, v = rng.random(), rng.random()
+    both = u < drops.both
+    text = both or drops.both <= u < drops.both + drops.text
+    identity = both or drops.both + drops.text <= u < drops.both + drops.text + drops.identity
+    return text, identity, v < drops.landmarks
+
+
+def draw_timestep(count: int, shift: float, rng: np.random.Generator) -> int:
+    """A timestep 0..count - 1, noisy ones more often with a shift above 1, that of SD3 (arXiv 2403.03206)."""
+    even = rng.random()
+    return min(int(count * shift * even / (1 + (shift - 1) * even)), count - 1)
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

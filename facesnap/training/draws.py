@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 
 class Purpose(IntEnum):
-    """What a generator is for; different purposes never share a stream."""
+    """Purpose of a generator; different purposes never share a stream."""
 
     ORDER = 0
     REFERENCE = 1
@@ -37,7 +37,7 @@ def _order(seed: int, count: int, epoch: int) -> np.ndarray:
 
 
 def sample_at(seed: int, count: int, number: int) -> int:
-    """Which of `count` samples is the number-th of the training: each epoch is a permutation of its own."""
+    """Index of the training's number-th sample among `count`: each epoch is a permutation of its own."""
     epoch, place = divmod(number, count)
     return int(_order(seed, count, epoch)[place])
 

@@ -13,8 +13,8 @@ from facesnap.faces.encoder import PENULTIMATE, ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.settings.model import Person
 from facesnap.sheet import contact_sheet
 from facesnap.training.config import TrainingConfig
 from facesnap.training.shards import Shards
@@ -22,7 +22,7 @@ from facesnap.training.shards import Shards
 LANDMARK_ERROR = 0.03  # of the outer-eye distance: what the 72 fitted points are trusted to
 
 
-class Grid:
+class SampleGrid:
     """Writes `samples/step-00001000.png`: each person's reference crop beside the picture.
 
     Args:
@@ -34,7 +34,7 @@ class Grid:
         self.rows = [numbers[0] for numbers in shards.people.values()][: config.samples.people]
 
     def draw(self, host: DiffusersHost, adapter: Adapter, step: int) -> None:
-        """Sample everybody with the adapter as it is now; the pipeline's scheduler is put back."""
+        """Sample all people with the adapter as it is now; the pipeline's scheduler is put back."""
         wanted, size = self.config.samples, int(self.shards.head["settings"]["size"])
         encoder = _EmptyPictureStates(self.shards) if self.shards.head["encoder"] else None
         pipeline, scheduler = FaceSnapPipeline(adapter, encoder=encoder), host.pipeline.scheduler
@@ -42,7 +42,7 @@ class Grid:
         try:
             for number, row in enumerate(self.rows):
                 sampling = Sampling(wanted.prompt, steps=wanted.steps, cfg=wanted.cfg, seed=number, size=(size, size))
-                portrait = pipeline.generate(host, sampling, [(self._identity(row), PersonSettings())])[0]
+                portrait = pipeline.generate(host, sampling, [(self._identity(row), Person())])[0]
                 crop = Image.fromarray(self.shards.tensor(row, "crop").numpy())
                 cells.append([(crop, self.shards.rows[row]["person"][:24]), (portrait.image, f"step {step}")])
         finally:

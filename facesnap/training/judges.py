@@ -9,9 +9,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from facesnap.errors import SettingsError
-from facesnap.files import cached_sha256
+from facesnap.files import sha256_of
 from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.losses import RECOGNISER_SIDE
+from facesnap.training.tiny_recogniser import TinyRecogniser
 
 
 class TinyJudge(nn.Module):
@@ -19,8 +20,6 @@ class TinyJudge(nn.Module):
 
     def __init__(self, file: Path) -> None:
         super().__init__()
-        from facesnap.tiny.recogniser import TinyRecogniser
-
         self.net = TinyRecogniser.load(file).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -31,8 +30,8 @@ def load_judge(file: Path, conditioning: str) -> nn.Module:
     """Read a judge, frozen: crops (B, 3, 112, 112) RGB in 0..1 -> embeddings (B, D), not normalised.
 
     Args:
-        file: a pack's recogniser (ONNX), or the one that `facesnap tiny recogniser` writes (safetensors); which of
-            them is told by its content. conditioning: sha256 of the recogniser that the data were prepared with.
+        file: a pack's recogniser (ONNX), or the one that `facesnap tiny recogniser` writes (safetensors); its
+            content decides which. conditioning: sha256 of the recogniser that the data were prepared with.
 
     Raises:
         PackError, CheckpointError: it cannot be read. MissingDependencyError: onnx is missing.
@@ -44,7 +43,7 @@ def load_judge(file: Path, conditioning: str) -> nn.Module:
             expected="an ONNX file of a face pack, or recogniser.safetensors of a tiny base",
             remedy="correct `recogniser` in the configuration",
         )
-    if cached_sha256(file) == conditioning:
+    if sha256_of(file) == conditioning:
         raise SettingsError(
             f"{file} is the recogniser that the data were prepared with.",
             expected="another one: a network that judges its own vectors is easily fooled",

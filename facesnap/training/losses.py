@@ -36,7 +36,7 @@ def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def target_of(kind: str, latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """What the UNet should predict: the noise, or v = sqrt(a) noise - sqrt(1 - a) x0 (arXiv 2202.00512)."""
+    """Target of the prediction: the noise, or v = sqrt(a) noise - sqrt(1 - a) x0 (arXiv 2202.00512)."""
     if check_prediction(kind) == "epsilon":
         return noise
     a = _wide(alpha_bar)

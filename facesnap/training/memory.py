@@ -1,4 +1,4 @@
-"""What a run needs of a card's memory, counted before anything is loaded: `facesnap train CONFIG --plan`.
+"""Memory that a run needs of a card, counted before anything is loaded: `facesnap train CONFIG --plan`.
 
 Everything is counted from the networks built on the meta device: weights, gradients, moments and averages exactly,
 activations as `facesnap.training.activations` says. What is left of the card is for the framework and its fragments,
@@ -13,28 +13,26 @@ from typing import Any
 
 import torch
 
+from facesnap.attach.topology import read_topology
+from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import SettingsError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.fidelity_lora import LoraFFRNet
-from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
-from facesnap.models.projections import IDProjections
-from facesnap.training.activations import activation_bytes
+from facesnap.training.activations import CLIP_WIDTH, activation_bytes, base_unet
 from facesnap.training.config import TrainingConfig
-from facesnap.training.start import HIDDEN, ID_WIDTH, STAGE2_WIDTH
+from facesnap.training.start import fresh_adapter
 
-CLIP_WIDTH = 1280  # ViT-H/14, the encoder of the public adapters
 # Parameters of the frozen parts: UNet, VAE, text encoders (diffusers' own networks of these bases).
 FROZEN = {"sd15": (859_520_964, 83_653_863, 123_060_480), "sdxl": (2_567_463_684, 83_653_863, 817_721_600)}
-WIDTHS = {
-    "sd15": {320: 5, 640: 5, 1280: 6},  # sites of each width
-    "sdxl": {640: 10, 1280: 60},
+# Of the data that the plan is made for: names and licence change no size.
+HEAD = dict.fromkeys(("recogniser", "recogniser_name", "encoder", "encoder_name", "licence"), "") | {
+    "clip_width": CLIP_WIDTH
 }
-CONTEXT = {"sd15": 768, "sdxl": 2048}
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """Bytes by what they are for, in the stage that needs the most."""
 
     base: str
@@ -61,7 +59,7 @@ class Plan:
         return out
 
 
-def plan(config: TrainingConfig, base: str, side: int | None = None) -> Plan:
+def plan(config: TrainingConfig, base: str, side: int | None = None) -> MemoryPlan:
     """Count.
 
     Args:
@@ -76,8 +74,8 @@ def plan(config: TrainingConfig, base: str, side: int | None = None) -> Plan:
             expected="adapter.start scratch",
             remedy="plan with --set adapter.start=scratch; the sizes are close",
         )
-    nets = networks(config, base)
-    parts = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
+    unet, adapter = networks(config, base)
+    parts = parameters(adapter)
     frozen_bytes = 4 if config.precision == "no" else 2
     frozen = sum(FROZEN[base]) * frozen_bytes
     if any(stage.judges for stage in config.stages):
@@ -86,29 +84,25 @@ def plan(config: TrainingConfig, base: str, side: int | None = None) -> Plan:
     moments = 2 if config.optimiser.kind == "adamw8bit" else 8
     total = sum(parts.values())
     averages = 4 * total if config.optimiser.ema else 0
-    activations = activation_bytes(config, base, nets.get("ffrnet"), None if side is None else side // 8)
-    return Plan(base, frozen, 4 * total, 4 * trained, moments * trained, averages, activations)
+    activations = activation_bytes(config, unet, adapter, None if side is None else side // 8)
+    return MemoryPlan(base, frozen, 4 * total, 4 * trained, moments * trained, averages, activations)
 
 
-def networks(config: TrainingConfig, base: str) -> dict[str, Any]:
-    """The fresh adapter's parts, on the meta device."""
-    wanted, context = config.adapter, CONTEXT[base]
-    stage1 = Stage1Config(
-        ID_WIDTH, HIDDEN, wanted.tokens, context, CLIP_WIDTH, wanted.depth, context, 4 * context, True
-    )
-    width = wanted.width or STAGE2_WIDTH[base]
-    groups = (("h", context), ("x", CLIP_WIDTH))
-    stage2 = Stage2Config(ID_WIDTH, width, wanted.queries, wanted.depth, width, 4 * width, context, groups)
-    levels = tuple((level, 64) for level in wanted.levels)
-    sites = {f"input.{i}.{w}.0": w for w, count in WIDTHS[base].items() for i in range(count)}
+def networks(config: TrainingConfig, base: str) -> tuple[Any, Adapter]:
+    """The base's UNet (diffusers) and the fresh adapter, on the meta device."""
+    wanted = config.adapter
     with torch.device("meta"):
-        out: dict[str, Any] = {
-            "mixer": FacialAttributeMixer(MixerConfig(stage1, stage2, levels, wanted.dim_head)),
-            "projections": IDProjections(sites, {"id": False, "mix": True}, context),
-        }
-        if wanted.ffrnet != "none":
-            deep = 2 if wanted.ffrnet == "lite" else 10
-            shape = FFRNetConfig.sd15() if base == "sd15" else FFRNetConfig.sdxl(deep=deep)
-            shape = dataclasses.replace(shape, hint_channels=(3, *wanted.hint))
-            out["ffrnet"] = LoraFFRNet(shape, wanted.rank) if wanted.ffrnet == "lora" else FFRNet(shape)
-    return out
+        unet = base_unet(base)
+        adapter = fresh_adapter(wanted, read_topology(unet), HEAD)
+        if wanted.ffrnet == "none":
+            return unet, adapter
+        shape = FFRNetConfig.sd15() if base == "sd15" else FFRNetConfig.sdxl(deep=2 if wanted.ffrnet == "lite" else 10)
+        shape = dataclasses.replace(shape, hint_channels=(3, *wanted.hint))
+        ffrnet = LoraFFRNet(shape, wanted.rank) if wanted.ffrnet == "lora" else FFRNet(shape)
+    return unet, dataclasses.replace(adapter, ffrnet=ffrnet)
+
+
+def parameters(adapter: Adapter) -> dict[str, int]:
+    """Parameters of each part that the adapter has."""
+    parts = {"mixer": adapter.mixer, "projections": adapter.projections, "ffrnet": adapter.ffrnet}
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in parts.items() if net is not None}

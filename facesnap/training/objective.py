@@ -16,8 +16,7 @@ from facesnap.attach.topology import read_topology
 from facesnap.pipeline.cache import ContentCache
 from facesnap.training import losses
 from facesnap.training.align import Alignment
-from facesnap.training.config import AlignmentConfig as AlignmentWeights
-from facesnap.training.config import LossWeights, TrainingConfig
+from facesnap.training.config import AlignmentConfig, LossWeights, TrainingConfig
 from facesnap.training.judges import load_judge
 from facesnap.training.sampled_faces import SampledFaces
 from facesnap.training.text_states import TextStates
@@ -36,7 +35,8 @@ class Objective:
         recogniser: sha256 of the one that the data were made with; the judge must be another.
 
     Attributes:
-        timesteps: of the schedule.
+        timesteps: of the schedule. judge: of the identity loss; None where no stage asks for it.
+        alignment: samples with the identity and without. finders: {pack: finder of sampled faces}.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Objective:
         self.text = TextStates(pipeline, device)
         self.factor = int(pipeline.vae_scale_factor)  # pixels of a latent cell
         self.judge: nn.Module | None = None
-        self._alignment = Alignment(self.kind, self.alpha_bar, read_topology(pipeline.unet))
+        self.alignment = Alignment(self.kind, self.alpha_bar, read_topology(pipeline.unet))
         packs = {stage.align.pack for stage in config.stages if stage.align and stage.align.identity}
-        self._finders = {pack: SampledFaces(pack) for pack in packs if pack is not None}
+        self.finders = {pack: SampledFaces(pack) for pack in packs if pack is not None}
         if any(stage.judges for stage in config.stages):
             assert config.recogniser is not None  # see TrainingConfig
             self.judge = load_judge(config.recogniser, recogniser).to(device)
@@ -134,13 +134,13 @@ class Objective:
         assert self.judge is not None
         boxes, matrices = boxes.to(self.device), matrices.to(self.device)
         again = self.config.save_activations
-        decode = partial(checkpoint, self._decode, use_reentrant=False) if again else self._decode
+        decode = partial(checkpoint, self.decode, use_reentrant=False) if again else self.decode
         with torch.autocast(self.device.type, enabled=False):
             own = torch.stack([self._own(of_one) for of_one in photos])
             return losses.identity_loss(clean, boxes, matrices, own, decode, self.judge)
 
     def align(
-        self, module: Any, own: TrainableAdapter, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentWeights
+        self, module: Any, own: TrainableAdapter, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentConfig
     ) -> dict[str, Tensor]:
         """The means of the alignment's terms, and "align", their weighted sum; see `facesnap.training.align`.
 
@@ -148,10 +148,10 @@ class Objective:
             module: the trainable adapter as the accelerator wraps it. own: the same, unwrapped.
             inputs: of the batch; its people are sampled, those whose identity was not dropped first.
         """
-        rows = torch.argsort(~batch["told"], stable=True)[: wanted.samples]  # (n,) places in the batch
+        rows = torch.argsort(~batch["conditioned"], stable=True)[: wanted.samples]  # (n,) places in the batch
         text, pooled = self.text(_prompts(batch, rows, wanted))
         inputs = dataclasses.replace(inputs.of(rows.to(self.device)), text=text, pooled=pooled)
-        found = self._alignment(module, own.bare, inputs, batch["noise"][rows].to(self.device), wanted)
+        found = self.alignment(module, own.bare, inputs, batch["noise"][rows].to(self.device), wanted)
         means = {f"align.{name}": found[name].mean() for name in ("semantic", "layout") if name in found}
         # Several processes wait for the gradient of all that a call used, and no query depends on the last layers.
         total = 0 * found["clean"].sum()
@@ -164,25 +164,25 @@ class Objective:
         return means | {"align": total}
 
     def _sampled_identity(
-        self, clean: Tensor, rows: Tensor, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentWeights
+        self, clean: Tensor, rows: Tensor, inputs: Inputs, batch: dict[str, Any], wanted: AlignmentConfig
     ) -> dict[str, Tensor]:
         """L_id of sampled latents (n, C, h, w), and the share that was judged.
 
         It compares with the mean of the person's photos: a single one shares glasses, hair and light with its caption.
-        Not judged are people of whom nothing was told, and pictures in which nobody knows where the face is: no face
-        was found or, without a pack, FFRNet was shown a black picture.
+        Not judged are samples whose identity was dropped, and pictures in which the place of the face is not known: no
+        face was found or, without a pack, FFRNet was shown a black picture.
         """
         boxes, matrices = batch["box"].clone(), batch["matrix"].clone()
         if wanted.pack is not None:
             # One by one and in float32: whole pictures are large, and SDXL's VAE overflows in half precision.
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                pictures = torch.cat([self._decode(one[None]) for one in clean.float()])
-            seen, boxes[rows], matrices[rows] = self._finders[wanted.pack](pictures)
+                pictures = torch.cat([self.decode(one[None]) for one in clean.float()])
+            seen, boxes[rows], matrices[rows] = self.finders[wanted.pack](pictures)
         else:
             picture = inputs.five_points if inputs.landmarks is None else inputs.landmarks
             assert picture is not None  # see TrainingConfig
             seen = picture.flatten(1).any(1).cpu()
-        places = (seen & batch["told"][rows]).nonzero()[:, 0]
+        places = (seen & batch["conditioned"][rows]).nonzero()[:, 0]
         share = clean.new_tensor(len(places) / len(rows))
         if not len(places):
             return {"align.identity": clean.new_zeros(()), "align.judged": share}
@@ -202,7 +202,8 @@ class Objective:
         assert self.judge is not None
         return self.judge(crop.to(self.device).permute(2, 0, 1)[None].float() / 255)  # (1, D)
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, fh, fw), about 0..1, of latents (B, C, h, w) as the UNet has them, in float32."""
         config = self._decoder.config
         shift = getattr(config, "shift_factor", None) or 0.0
         return self._decoder.decode(latents / config.scaling_factor + shift, return_dict=False)[0] / 2 + 0.5
@@ -213,7 +214,7 @@ class Objective:
         return pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(pooled), -1)
 
 
-def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentWeights) -> list[str]:
+def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentConfig) -> list[str]:
     """Of the sampled pictures: drawn from the list that is asked for, or the photos' captions."""
     if wanted.prompts is None:
         return [batch["caption"][row] for row in rows.tolist()]

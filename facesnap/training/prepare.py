@@ -33,7 +33,8 @@ from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
 from facesnap.landmarks.scheme import POINT_COUNT
 from facesnap.training.draws import Purpose, generator
 from facesnap.training.losses import RECOGNISER_SIDE
-from facesnap.training.shards import FORMAT, HEAD, ZERO, has_shard, read_rows, save_atomically, write_json, write_shard
+from facesnap.training.network_files import save_tensors
+from facesnap.training.shards import FORMAT, HEAD, ZERO, has_shard, read_rows, write_json, write_shard
 from facesnap.training.sources import Photo, find_photos
 from facesnap.training.variants import variant
 
@@ -45,7 +46,7 @@ VAE_BATCH = 4
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How photos are prepared; a folder is only continued with the settings that it was begun with.
+    """Settings of the preparation; a folder is only continued with the settings that it was begun with.
 
     Attributes:
         size: side of the square training pictures in pixels, a multiple of 64.
@@ -156,7 +157,7 @@ class Preparer:
                     remedy="give these again, or another folder",
                 )
         zero = self.encoder.encode_zero(self.settings.levels) if self.encoder else {}
-        save_atomically({str(level): states.half() for level, states in zero.items()}, folder / ZERO)
+        save_tensors({str(level): states.half() for level, states in zero.items()}, folder / ZERO)
         write_json(file, head)
 
     def _look(self, photo: Photo, number: int) -> AnalysedPhoto | str:
@@ -209,7 +210,7 @@ class Preparer:
         write_shard(folder, number, rows, tensors)
 
     def _tensors(self, one: AnalysedPhoto, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
-        """What is kept of one photo; coordinates are fractions of the training picture, the matrix is in pixels."""
+        """Tensors kept of one photo; coordinates are fractions of the training picture, the matrix is in pixels."""
         size = self.settings.size
         out = {
             "mean": mean.half(), "std": std.half(),  # (C, size / f, size / f)
@@ -248,19 +249,19 @@ class _Placed:
     kps: np.ndarray
 
 
-def known_points(told: Any) -> np.ndarray:
-    """The 72 points (72, 2) that somebody gives for a photo.
+def known_points(given: Any) -> np.ndarray:
+    """The 72 points (72, 2) that are given with a photo.
 
     Raises:
         SettingsError: it is anything else than 72 pairs of finite numbers.
     """
     try:
-        points = np.array(told, dtype=np.float64)
+        points = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.shape != (POINT_COUNT, 2) or not np.isfinite(points).all():
         raise SettingsError(
-            f"The photo's points are {str(told)[:60]}.",
+            f"The photo's points are {str(given)[:60]}.",
             expected=f"{POINT_COUNT} pairs of finite numbers",
             remedy="correct them, or leave them out to have them detected",
         )

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import CheckpointError, MissingDependencyError
+from facesnap.training.network_files import save_tensors
 
 STATE, WEIGHTS, EMA, MOMENTS = "state.json", "weights.safetensors", "ema.safetensors", "moments.pt"
 ADAPTER = "adapter.safetensors"
@@ -40,9 +41,9 @@ def save_checkpoint(
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(_on_cpu(weights), partial / WEIGHTS)
+    save_tensors(weights, partial / WEIGHTS)
     if ema is not None:
-        save_file(_on_cpu(ema), partial / EMA)
+        save_tensors(ema, partial / EMA)
     torch.save(moments, partial / MOMENTS)
     native.save(adapter, partial / ADAPTER)
     (partial / STATE).write_text(json.dumps(state | {"step": step}), encoding="utf-8")
@@ -77,7 +78,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict
         ) from error
 
 
-class Log:
+class RunLog:
     """Numbers by step, in a file of JSON lines and, where asked for, in TensorBoard or Weights & Biases.
 
     Raises:
@@ -126,7 +127,3 @@ def _step_of(line: str) -> int | None:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return None  # the last line of a killed run may be torn
-
-
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Where the face is in pictures that were sampled during the training, for the recogniser that judges them."""
+"""Places of the faces in pictures that were sampled during the training, for the recogniser that judges them."""
 
 from __future__ import annotations
 

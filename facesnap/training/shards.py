@@ -2,7 +2,7 @@
 
     prepared.json        format, settings, names and sizes of what made them
     shard-00007.safetensors, shard-00007.jsonl     tensors "<row>.<name>"; one line a photo, kept or dropped
-    zero.safetensors     the encoder's hidden states of an empty picture: what stands for nobody
+    zero.safetensors     the encoder's hidden states of an empty picture: the unconditional case
 
 A shard is there when its .jsonl is: both files are written under another name and renamed, the index last.
 """
@@ -10,16 +10,17 @@ A shard is there when its .jsonl is: both files are written under another name a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from facesnap.errors import SettingsError
+from facesnap.files import write_atomically
+from facesnap.training.network_files import save_tensors
 
 FORMAT = 1
 HEAD = "prepared.json"
@@ -34,7 +35,7 @@ def write_json(file: Path, value: Any) -> None:
 def write_shard(folder: Path, number: int, rows: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
     """Write one shard; rows without an "error" have tensors."""
     file = _shard(folder, number)
-    save_atomically(tensors, file)
+    save_tensors(tensors, file)
     _write(file.with_suffix(".jsonl"), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -45,13 +46,6 @@ def has_shard(folder: Path, number: int) -> bool:
 def read_rows(folder: Path, number: int) -> list[dict[str, Any]]:
     text = _shard(folder, number).with_suffix(".jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
-
-
-def save_atomically(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write safetensors; the file appears whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-    partial.replace(file)
 
 
 class Shards:
@@ -134,9 +128,4 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _write(file: Path, text: str) -> None:
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+    write_atomically(file, lambda part: part.write_bytes(text.encode()))

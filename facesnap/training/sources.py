@@ -1,4 +1,4 @@
-"""Where photos come from: folders of people, lists, tar shards in webdataset's layout."""
+"""Sources of photos: folders of people, lists, tar shards in webdataset's layout."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from facesnap.errors import SettingsError
+from facesnap.files import PICTURE_SUFFIXES
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 COLUMNS = ("path", "person")
 
 
@@ -70,14 +70,16 @@ def find_photos(source: Path) -> list[Photo]:
         )
     if not found:
         raise SettingsError(
-            f"{source} holds no photos.", expected=", ".join(PHOTOS), remedy="give the folder above the people's"
+            f"{source} holds no photos.",
+            expected=", ".join(PICTURE_SUFFIXES),
+            remedy="give the folder above the people's",
         )
     return sorted(found, key=lambda photo: photo.key)
 
 
 def _from_folder(root: Path) -> Iterator[Photo]:
     for file in root.rglob("*"):
-        if file.suffix.lower() in PHOTOS and file.is_file():
+        if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file():
             key = file.relative_to(root).as_posix()
             person = key.split("/")[0] if "/" in key else key
             yield Photo(key, person, _caption(file.with_suffix(".txt")), file)
@@ -128,15 +130,15 @@ def _from_tar(file: Path) -> Iterator[Photo]:
                 if member.isfile():
                     members.setdefault(stem, {})[f".{kind.lower()}"] = member
             for stem, parts in members.items():
-                photo = next((parts[kind] for kind in PHOTOS if kind in parts), None)
+                photo = next((parts[kind] for kind in PICTURE_SUFFIXES if kind in parts), None)
                 if photo is None:
                     continue
-                told = _json(tar, parts.get(".json"))
+                record = _json(tar, parts.get(".json"))
                 text = parts.get(".txt")
-                caption = _text(tar, text).strip() if text is not None else told.get("caption")
-                person = told.get("person")
+                caption = _text(tar, text).strip() if text is not None else record.get("caption")
+                person = record.get("person")
                 person = str(person) if person is not None else stem.rpartition("_")[0] or stem
-                key, points = f"{file.name}/{stem}", told.get("points")
+                key, points = f"{file.name}/{stem}", record.get("points")
                 yield Photo(key, person, caption or None, file, photo.offset_data, photo.size, points)
     except (tarfile.TarError, ValueError) as error:
         raise SettingsError(
@@ -153,5 +155,5 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 
 def _json(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> dict[str, Any]:
-    told = json.loads(_text(tar, member)) if member is not None else {}
-    return told if isinstance(told, dict) else {}
+    record = json.loads(_text(tar, member)) if member is not None else {}
+    return record if isinstance(record, dict) else {}

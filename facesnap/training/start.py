@@ -15,18 +15,18 @@ from facesnap.errors import IdentityMismatchError, SettingsError
 from facesnap.faces.recognisers import require_named
 from facesnap.families.registry import load_adapter
 from facesnap.models.fidelity import FFRNet
-from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.fidelity_lite import SDXL_LITE, lite_state_dict
 from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
 from facesnap.models.projections import IDProjections
-from facesnap.training.config import AdapterConfig as Wanted
+from facesnap.training.config import AdapterConfig
+from facesnap.training.encoder_shape import config_of
 
 STAGE2_WIDTH = {"sd15": 768, "sdxl": 1280}
 ID_WIDTH, HIDDEN = 512, 1024
 
 
-def starting_adapter(wanted: Wanted, unet: Any, head: dict[str, Any], seed: int = 0) -> Adapter:
+def starting_adapter(wanted: AdapterConfig, unet: Any, head: dict[str, Any], seed: int = 0) -> Adapter:
     """Build it.
 
     Args:
@@ -65,11 +65,11 @@ def starting_adapter(wanted: Wanted, unet: Any, head: dict[str, Any], seed: int 
     return adapter
 
 
-def fresh_adapter(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> Adapter:
+def fresh_adapter(wanted: AdapterConfig, topology: Topology, head: dict[str, Any]) -> Adapter:
     """Both stages of the mixer and, where they are asked for, ID projections; FFRNet is not among them.
 
     Raises:
-        SettingsError: the UNet does not tell its width, or the data lack the states of an image encoder.
+        SettingsError: the UNet's width is not known, or the data lack the states of an image encoder.
     """
     context, clip = topology.sites[0].context, 0 if wanted.sees == "vector" else int(head["clip_width"])
     if wanted.sees == "image" and not clip:
@@ -80,7 +80,7 @@ def fresh_adapter(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> A
         )
     if context is None:
         raise SettingsError(
-            "The UNet's cross-attention does not tell its width.",
+            "The width of the UNet's cross-attention is not known.",
             expected="linear layers",
             remedy="load the model without quantisation",
         )
@@ -113,35 +113,7 @@ def fresh_adapter(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> A
     return Adapter(spec, mixer, projections)
 
 
-def config_of(unet: Any, hint: tuple[int, ...] = (16, 32, 96, 256)) -> FFRNetConfig:
-    """The full FFRNet of a diffusers UNet: its encoder's shape; hint: channels of the hint network's stages.
-
-    Raises:
-        SettingsError: the UNet's attention heads differ in width.
-    """
-    c = unet.config
-    levels, layers = len(c.block_out_channels), c.layers_per_block
-    per_level = c.transformer_layers_per_block
-    deep = (per_level,) * levels if isinstance(per_level, int) else tuple(per_level)
-    depth = tuple((d if "CrossAttn" in k else 0,) * layers for k, d in zip(c.down_block_types, deep, strict=True))
-    heads = c.num_attention_heads or c.attention_head_dim  # diffusers' name for the number of heads
-    same = isinstance(heads, int)
-    widths = () if same else {width // count for width, count in zip(c.block_out_channels, heads, strict=True)}
-    if len(widths) > 1:
-        raise SettingsError(
-            f"The UNet's attention heads are {sorted(widths)} channels wide.",
-            expected="one width or one number of heads at all levels, as SD1.5 and SDXL have",
-            remedy="train on another base, or set adapter.ffrnet to none",
-        )
-    return FFRNetConfig(
-        tuple(c.block_out_channels), depth, deep[-1], c.cross_attention_dim, bool(c.use_linear_projection),
-        c.projection_class_embeddings_input_dim, 4 * c.block_out_channels[0], norm_groups=c.norm_num_groups,
-        in_channels=c.in_channels, hint_channels=(3, *hint),
-        heads=heads if same else None, head_dim=None if same else c.block_out_channels[0] // heads[0],
-    )  # fmt: skip
-
-
-def _from_checkpoint(wanted: Wanted, topology: Topology, head: dict[str, Any]) -> Adapter:
+def _from_checkpoint(wanted: AdapterConfig, topology: Topology, head: dict[str, Any]) -> Adapter:
     adapter = load_adapter(Path(wanted.start), topology=topology)
     spec = adapter.spec
     if spec.recogniser and spec.recogniser != head["recogniser"]:
@@ -160,7 +132,7 @@ def _from_checkpoint(wanted: Wanted, topology: Topology, head: dict[str, Any]) -
     return dataclasses.replace(adapter, spec=spec, digest="", lora=None)
 
 
-def _fresh_ffrnet(wanted: Wanted, unet: Any, topology: Topology) -> FFRNet:
+def _fresh_ffrnet(wanted: AdapterConfig, unet: Any, topology: Topology) -> FFRNet:
     config, state = config_of(unet, wanted.hint), {k: v.float() for k, v in unet.state_dict().items()}
     if wanted.ffrnet == "lora":
         return LoraFFRNet.from_unet_state_dict(config, state, wanted.rank)

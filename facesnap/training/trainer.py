@@ -19,7 +19,7 @@ from facesnap.training.config import StageConfig, TrainingConfig
 from facesnap.training.data import Samples, collate
 from facesnap.training.draws import Slots
 from facesnap.training.ema import Ema
-from facesnap.training.grids import Grid
+from facesnap.training.grids import SampleGrid
 from facesnap.training.objective import Objective, trainable
 from facesnap.training.shards import Shards
 from facesnap.training.start import starting_adapter
@@ -79,8 +79,10 @@ class Trainer:
         found = runs.checkpoints(config.output) if resume else []
         if found:
             self._restore(found[-1])
-        self.log = runs.Log(config.output, config.log, self.step) if self.accelerator.is_main_process else None
-        self.grid = Grid(config, self.shards) if config.samples.every and self.accelerator.is_main_process else None
+        self.log = runs.RunLog(config.output, config.log, self.step) if self.accelerator.is_main_process else None
+        self.grid = (
+            SampleGrid(config, self.shards) if config.samples.every and self.accelerator.is_main_process else None
+        )
 
     def fit(self, until: int | None = None, progress: Any = None) -> Path:
         """Train to the end, or to a step; returns the last checkpoint's folder.

@@ -199,7 +199,7 @@ class TrainableAdapter(nn.Module):
         return Adapter(self.spec, self.mixer, self.projections, "", self.ffrnet, self.ffrnet_spec)
 
     def bare(self, inputs: Inputs) -> Tensor:
-        """What the UNet predicts without the adapter, (B, C, h, w)."""
+        """Prediction of the UNet without the adapter, (B, C, h, w)."""
         self.wiring.set(None)
         return self._predict(inputs)
 

@@ -5,30 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from facesnap.settings.field_types import (
-    Blocks,
-    Choice,
-    ExpressionMix,
-    FaceChoice,
-    FieldType,
-    Number,
-    PicturesType,
-    PictureType,
-    RegionType,
-    Switch,
-    expressions,
-)
 from facesnap.settings.fields import Field
-from facesnap.settings.model import PERSON, POSE, PRESETS, SETTINGS
+from facesnap.settings.model import PERSON, POSE, SETTINGS
+from facesnap.settings.words import PRESETS
 from facesnap.webui.options import OPTIONS
 
 INTRODUCTION = """# Settings
 
-Made from the declaration in `facesnap/settings/model.py`; the UI, the API, infotexts and the X/Y/Z plot use the same.
+Made from the declaration in `facesnap/settings/model.py`; the UI, the API, infotexts, the X/Y/Z plot and `facesnap
+generate` use the same.
 
 Through the API: `"alwayson_scripts": {"FaceSnap": {"args": [S]}}`, S one object with the keys below. `[true, S]` and
-`[false]` work too. null means the default. One person's keys may stand at the top of S instead of `people`. An unknown
-key, a wrong type or a value out of its range is refused with the key's name and what is allowed.
+`[false]` work too. One person's keys may stand at the top of S instead of `people`. An unknown key, a wrong type, a
+value out of its range or a window that starts after its end is refused with the key's name and what is allowed.
+
+A preset is explicit values. The API and the UI start from "Balanced": a key that is absent takes its value. null means
+the default too, except for `strength` and `structure`, where it means the adapter's suggestion. The command line takes
+the adapter's suggestion, over the whole sampling, unless --preset or an option says otherwise. A window that is empty
+(start = end) adds nothing, and is noted. In the text of a picture, and in the UI's list of values, the word "suggested"
+asks for the adapter's suggestion; texts of pictures hold the numbers that were used.
 """
 
 
@@ -50,9 +45,14 @@ def markdown() -> str:
 
 
 def _section(title: str, fields: Mapping[str, Field], more: str) -> list[str]:
-    head = [f"## {title}\n", "| key | value | default | |", "|---|---|---|---|"]
-    rows = [f"| `{f.name}` | {_cell(_allowed(f.kind))} | {_default_of(f)} | {_cell(f.help)} |" for f in fields.values()]
+    head = [f"## {title}\n", "| key | value | default | command line | |", "|---|---|---|---|---|"]
+    rows = [_row(field) for field in fields.values()]
     return [*head, *rows, "", *([more, ""] if more else [])]
+
+
+def _row(field: Field) -> str:
+    option = f"`{field.option}`" if field.option else ""
+    return f"| `{field.name}` | {_cell(field.kind.allowed)} | {_default_of(field)} | {option} | {_cell(field.help)} |"
 
 
 def _presets() -> list[str]:
@@ -60,24 +60,6 @@ def _presets() -> list[str]:
     head = ["| | " + " | ".join(f"`{key}`" for key in keys) + " |", "|---" * (len(keys) + 1) + "|"]
     rows = [f"| {name} | " + " | ".join(str(one[key]) for key in keys) + " |" for name, one in PRESETS.items()]
     return [*head, *rows, ""]
-
-
-def _allowed(kind: FieldType) -> str:
-    if isinstance(kind, Number):
-        return f"{kind.low:g} to {kind.high:g}"
-    if isinstance(kind, Choice):
-        return ", ".join(kind.options)
-    if isinstance(kind, ExpressionMix):
-        return "object of " + ", ".join(expressions()) + ", each 0 to 1"
-    words: dict[type[FieldType], str] = {
-        Switch: "true, false",
-        FaceChoice: "largest, leftmost, central, 0, 1, ...",
-        PictureType: "base64 or data URL",
-        PicturesType: "list of base64 or data URLs",
-        RegionType: "{x, y, w, h} in 0..1, or a mask picture",
-        Blocks: 'object such as {"middle": 0.5}, each 0 to 10',
-    }
-    return words.get(type(kind), "text")
 
 
 def _default_of(field: Field) -> str:

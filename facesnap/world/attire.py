@@ -1,4 +1,4 @@
-"""What a head carries and stands on: neck and garment, glasses, teeth."""
+"""Everything that a head carries and stands on: neck and garment, glasses, teeth."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ import numpy as np
 from PIL import Image
 
 from facesnap.errors import SettingsError
+from facesnap.files import write_atomically
+from facesnap.sheet import tiled
 from facesnap.world.captions import caption
 from facesnap.world.look import Look
 from facesnap.world.person import SyntheticPerson
@@ -46,7 +48,7 @@ Progress = Callable[[Iterable[Path], int], Iterable[Path]]  # (finished shards, 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a folder of pictures holds.
+    """Content of a folder of pictures.
 
     Attributes:
         first, people: seed of the first person, and how many follow one another; all of one split.
@@ -161,9 +163,13 @@ def _rendered(jobs: list[Job], workers: int) -> Iterator[Path]:
 
 def write_shard(job: Job) -> Path:
     """Render one shard."""
-    file, people, pictures, size = job
+    write_atomically(job[0], partial(_write_tar, job))
+    return job[0]
+
+
+def _write_tar(job: Job, part: Path) -> None:
+    _, people, pictures, size = job
     world = _world()
-    part = file.with_suffix(".part")
     with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
         for seed in people:
             person = SyntheticPerson.sample(seed)
@@ -173,7 +179,6 @@ def write_shard(job: Job) -> Path:
                     info = tarfile.TarInfo(name)  # no owner, no time: the bytes depend on the picture alone
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
-    return part.replace(file)
 
 
 def members(picture: Picture, key: str) -> list[tuple[str, bytes]]:
@@ -187,15 +192,14 @@ def members(picture: Picture, key: str) -> list[tuple[str, bytes]]:
     ]
 
 
-def mosaic(people: Iterable[int], pictures: int, *, size: int = 128, scale: int = 2) -> Image.Image:
+def mosaic(people: Iterable[int], pictures: int, *, size: int = 128) -> Image.Image:
     """A row of pictures for each person, enlarged."""
-    world, rows = _world(), []
+    world = _world()
+    rows: list[list[np.ndarray]] = []
     for seed in people:
         person = SyntheticPerson.sample(seed)
-        row = [world.render(person, Look.sample(number, person), size).image for number in range(pictures)]
-        rows.append(np.concatenate(row, axis=1))
-    sheet = Image.fromarray(np.concatenate(rows))
-    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.LANCZOS)
+        rows.append([world.render(person, Look.sample(number, person), size).image for number in range(pictures)])
+    return tiled(rows)
 
 
 @lru_cache(maxsize=1)

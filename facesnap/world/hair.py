@@ -169,7 +169,7 @@ class HairGrid:
         return edge + cut.ragged * (0.8 * _waves(rng, 14) + 0.6 * _waves(rng, 60))
 
     def _thickness(self, style: str, cut: Cut, edge: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-        """How far the shell stands off the scalp, (G,) m."""
+        """Distance of the shell from the scalp, (G,) m."""
         phi, theta = self.phi, self.theta
         in_front = 1 / (1 + (phi / 0.6) ** 4)
         thick = np.full(len(phi), cut.thickness * rng.uniform(0.85, 1.15))

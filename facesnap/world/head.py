@@ -96,7 +96,7 @@ class HeadModel:
         return (low + high) / 2
 
     def _openness(self) -> np.ndarray:
-        """How open the surface is, from the distance to its own smoothed shape."""
+        """Openness of the surface, from the distance to its own smoothed shape."""
         edges = np.concatenate([self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]])
         ends, starts = np.concatenate([edges, edges[:, ::-1]]).T
         count = np.bincount(ends, minlength=len(self.mean))

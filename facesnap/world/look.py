@@ -1,4 +1,4 @@
-"""A look: what changes from picture to picture of one person, and what a prompt should control of it."""
+"""A look: everything that changes from picture to picture of one person; a prompt controls most of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a face recogniser sees the world: are held-out people told apart, and are their faces found?"""
+"""The world through a face recogniser: how well held-out people are distinguished, and how many faces are found."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SETS: dict[str, Callable[[Look], Look]] = {
 
 @dataclass(frozen=True)
 class Separation:
-    """How well embeddings tell people apart.
+    """Measures of how embeddings distinguish people.
 
     Attributes:
         same, different: mean cosine of pairs of one person, of two people.
@@ -74,7 +74,7 @@ def separation(embeddings: np.ndarray, person: Sequence[int]) -> Separation:
 
 
 def equal_error_rate(same: np.ndarray, different: np.ndarray) -> float:
-    """Where the share of `same` scores below a threshold meets that of `different` scores at or above it."""
+    """Error rate where the share of `same` scores below a threshold meets that of `different` scores at or above it."""
     thresholds = np.sort(np.concatenate([same, different]))
     rejected = np.searchsorted(np.sort(same), thresholds, "left") / len(same)
     accepted = 1 - np.searchsorted(np.sort(different), thresholds, "left") / len(different)

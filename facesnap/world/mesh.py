@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 
 class Material(IntEnum):
-    """What a triangle is made of."""
+    """Material of a triangle."""
 
     SKIN = 0
     TONGUE = 1

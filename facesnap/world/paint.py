@@ -12,7 +12,7 @@ from facesnap.world.head import HeadModel
 from facesnap.world.look import Look
 from facesnap.world.mesh import TWO_SIDED, Material, Mesh, blended, dot, f32, unit
 from facesnap.world.raster import Fragments
-from facesnap.world.scene import Scene, Sitter
+from facesnap.world.scene import PreparedPerson, Scene
 from facesnap.world.seeds import stream
 from facesnap.world.truth import REGIONS
 
@@ -73,10 +73,10 @@ class Paint:
     region: np.ndarray
 
 
-def painted(model: HeadModel, sitter: Sitter, scene: Scene, look: Look, surface: Surface) -> Paint:
+def painted(model: HeadModel, prepared: PreparedPerson, scene: Scene, look: Look, surface: Surface) -> Paint:
     """Paint every fragment by its material."""
-    rng = stream("paint", sitter.person.seed, look.seed)
-    person, material, coords = sitter.person, surface.material, surface.coords
+    rng = stream("paint", prepared.person.seed, look.seed)
+    person, material, coords = prepared.person, surface.material, surface.coords
     count = len(material)
     paint = Paint(
         albedo=np.zeros((count, 3), dtype=np.float32),
@@ -100,7 +100,7 @@ def painted(model: HeadModel, sitter: Sitter, scene: Scene, look: Look, surface:
     at, uv = of(Material.SKIN), surface.uv[of(Material.SKIN)]
     own = look.hair == "bald" or look.hair_colour in _DYED
     beard_colour = 0.8 * (palette.HAIR[person.brows.colour] if own else hair_colour)
-    albedo, gloss = skin.paint_skin(person, sitter.marks, scene.beard, beard_colour, model, coords[at], uv)
+    albedo, gloss = skin.paint_skin(person, prepared.marks, scene.beard, beard_colour, model, coords[at], uv)
     inside = model.mouth_inside(uv) > 0.45
     lay(at, np.where(inside, REGIONS.index("mouth"), REGIONS.index("skin")), albedo, gloss)
     at = of(Material.EYE)

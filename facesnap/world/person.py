@@ -1,4 +1,4 @@
-"""A person: what stays the same in all pictures of one identity."""
+"""A person: everything that stays the same in all pictures of one identity."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class SyntheticPerson:
         return self.head.phenotypes["gender"]
 
     def traits(self) -> dict[str, Any]:
-        """What has a name, as plain data: colours are linear RGB, `tone` is 0 light .. 7 dark."""
+        """Named traits as plain data: colours are linear RGB, `tone` is 0 light .. 7 dark."""
         return {
             "tone": round(self.tone, 3),
             "skin": [round(value, 4) for value in self.skin],

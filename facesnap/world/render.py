@@ -21,7 +21,7 @@ from facesnap.world.mesh import TWO_SIDED, Material, blended, dot, f32, unit
 from facesnap.world.paint import Paint, Surface, interpolated, painted
 from facesnap.world.person import SyntheticPerson
 from facesnap.world.raster import Fragments, rasterise
-from facesnap.world.scene import Scene, Sitter, Stage
+from facesnap.world.scene import PreparedPerson, Scene, Stage
 from facesnap.world.seeds import stream
 from facesnap.world.truth import REGIONS, Picture, Truth, face_box
 
@@ -45,7 +45,7 @@ class World:
     def __init__(self) -> None:
         self.model: HeadModel = head_model()
         self._stage = Stage(self.model)
-        self._sitter: Sitter | None = None
+        self._prepared: PreparedPerson | None = None
 
     def render(self, person: SyntheticPerson, look: Look, size: int = 128) -> Picture:
         """One portrait.
@@ -62,14 +62,14 @@ class World:
             SettingsError: `size` is out of range.
         """
         checked_size(size)
-        if self._sitter is None or self._sitter.person != person:
-            self._sitter = self._stage.sitter(person)
-        scene = self._stage.scene(self._sitter, look)
+        if self._prepared is None or self._prepared.person != person:
+            self._prepared = self._stage.prepared(person)
+        scene = self._stage.scene(self._prepared, look)
         big = size * SUPERSAMPLING
         camera = _Camera.of(scene, look.view)
         fragments = _visible(scene, camera.project(scene.mesh.vertices, big), big)
         surface = interpolated(scene.mesh, self.model.corner_uv, fragments, _CAMERA)
-        paint = painted(self.model, self._sitter, scene, look, surface)
+        paint = painted(self.model, self._prepared, scene, look, surface)
         light = lighting.exposed(
             self._lit(scene, look, fragments, surface, paint, big), paint.region == REGIONS.index("skin")
         )
@@ -191,7 +191,7 @@ def _visible(scene: Scene, projected: np.ndarray, size: int) -> Fragments:
 
 
 def _seen(points: np.ndarray, depths: np.ndarray) -> np.ndarray:
-    """Which points (72, 3) lie in the depth picture (S, S) with nothing clearly in front of them."""
+    """Mask of the points (72, 3) that lie in the depth picture (S, S) with nothing clearly in front of them."""
     seen = np.zeros(len(points), dtype=bool)
     for i, (x, y, depth) in enumerate(points):
         column, row = int(np.floor(x)), int(np.floor(y))

@@ -20,8 +20,8 @@ _PIVOT = np.array([0.0, -0.035, 0.0], dtype=np.float32)  # m, the head turns abo
 
 
 @dataclass(frozen=True)
-class Sitter:
-    """What is computed once a person: the neutral head (V, 3) and the marks on its skin."""
+class PreparedPerson:
+    """Parts that are computed once a person: the neutral head (V, 3) and the marks on its skin."""
 
     person: SyntheticPerson
     neutral: np.ndarray
@@ -55,14 +55,14 @@ class Stage:
         self._grid = HairGrid(model)
         self._wardrobe = Wardrobe(model)
 
-    def sitter(self, person: SyntheticPerson) -> Sitter:
+    def prepared(self, person: SyntheticPerson) -> PreparedPerson:
         """The part of a person's scenes that no look changes."""
-        return Sitter(person, self._model.neutral(person.head), skin.draw_marks(person, self._model))
+        return PreparedPerson(person, self._model.neutral(person.head), skin.draw_marks(person, self._model))
 
-    def scene(self, sitter: Sitter, look: Look) -> Scene:
+    def scene(self, prepared: PreparedPerson, look: Look) -> Scene:
         """Everything that the camera may see."""
-        model, view, person = self._model, look.view, sitter.person
-        expressed = model.expressed(sitter.neutral, view.actions)
+        model, view, person = self._model, look.view, prepared.person
+        expressed = model.expressed(prepared.neutral, view.actions)
         turn = rotation(view.yaw, view.pitch, view.roll).astype(np.float32)
         head = _posed(expressed, turn, model.follow)
         normals = vertex_normals(head, model.faces)
@@ -81,7 +81,7 @@ class Stage:
             parts += hair.meshes
         weight, shoulders = person.head.phenotypes["weight"], float(np.deg2rad(view.shoulders))
         parts += self._wardrobe.body(outer, look.garment, person.masculine, weight, shoulders)
-        for vertices, faces, coords in self._wardrobe.teeth(sitter.neutral, expressed):
+        for vertices, faces, coords in self._wardrobe.teeth(prepared.neutral, expressed):
             whole = np.ones(len(vertices), dtype=np.float32)
             parts.append(mesh(_posed(vertices, turn, whole), faces, Material.TEETH, coords))
         if look.glasses != "none":

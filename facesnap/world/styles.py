@@ -134,6 +134,6 @@ def _outlines(regions: np.ndarray) -> np.ndarray:
 
 
 def _dark_lines(picture: np.ndarray) -> np.ndarray:
-    """Where the picture is darker than its surroundings, 0..1."""
+    """Mask of what is darker than its surroundings, 0..1."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     return np.clip(cv2.GaussianBlur(grey, (0, 0), 3) - cv2.GaussianBlur(grey, (0, 0), 1), 0, 1)

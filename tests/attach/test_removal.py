@@ -21,8 +21,12 @@ def _hooks(unet: nn.Module) -> int:
     return sum(len(getattr(m, k)) for m in unet.modules() for k in kinds)
 
 
-@pytest.fixture(params=[("sd15", "ldm"), ("sdxl", "ldm"), ("sd15", "diffusers"), ("sdxl", "diffusers")], ids=str)
+TREES = [("sd15", "ldm"), ("sdxl", "ldm"), ("sd15", "diffusers"), ("sdxl", "diffusers")]
+
+
+@pytest.fixture(params=TREES, ids=str, scope="module")
 def setting(request: pytest.FixtureRequest):
+    """One UNet for all tests: each leaves it as it was, which is what they are about."""
     base, tree = request.param
     unet = ldm_unet(base) if tree == "ldm" else diffusers_unet(base)
     kv = projections_for(unet, CONTEXT[base]).keys_values(token_groups(CONTEXT[base]))
@@ -58,7 +62,7 @@ def test_no_weight_is_bit_identical(setting) -> None:
         assert not torch.equal(run(unet, batch), bare)
 
 
-@pytest.mark.parametrize("error", (RuntimeError, KeyboardInterrupt, MemoryError, GeneratorExit))
+@pytest.mark.parametrize("error", (RuntimeError, KeyboardInterrupt, GeneratorExit))
 def test_nothing_stays_after_an_exception(setting, error: type[BaseException]) -> None:
     unet, batch, person = setting
     bare, hooks, modules = run(unet, batch), _hooks(unet), {n for n, _ in unet.named_modules()}

@@ -29,8 +29,8 @@ def test_bench_attach_prints_one_json_object(capsys: pytest.CaptureFixture[str])
 def test_projection_weights_that_are_held_are_found() -> None:
     """The walk over live tensors sees weights held by the attachment or by a hook's closure."""
     unet = bench.sd15_unet(32, "cpu", torch.float32)
-    adapter = bench._adapter(unet)
-    conditioning = FaceSnapPipeline(adapter).conditioning(bench._identity())
+    adapter = bench.make_adapter(unet)
+    conditioning = FaceSnapPipeline(adapter).conditioning(bench.make_identity())
     attachment = Attachment(unet, read_topology(unet), [conditioning], RowPlan.classifier_free())
     assert bench.projection_bytes(attachment, unet, adapter.projections) == 0
     held = next(adapter.projections.parameters())
@@ -80,7 +80,7 @@ def test_ffrnets_schedule_is_what_a_sampling_does(speed: Speed) -> None:
     bench_ = ffrnet.make(32, 16, "cpu", torch.float32)
     calls: list[int] = []
     bench_.person.net.register_forward_pre_hook(lambda *_: calls.append(1))
-    ffrnet._sample(bench_, [bench_.person], speed, 16, 12)
+    ffrnet.sample(bench_, [bench_.person], speed, 16, 12)
     assert len(calls) == ffrnet.count_steps(speed, 12)[0]
 
 

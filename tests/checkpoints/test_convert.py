@@ -19,8 +19,8 @@ from facesnap.errors import CheckpointError, IdentityMismatchError
 from facesnap.faces.identity import Identity
 from facesnap.faces.recognisers import RECOGNISERS
 from facesnap.families.registry import find, load_adapter
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.settings.model import Person
 from tests.families.test_families import TOLERANCE, conditioning, inputs, ldm_of, widths_of
 from tests.networks import CONTEXT, Batch, run
 from tests.public_files import public_state, write
@@ -153,11 +153,11 @@ def test_one_lora_for_all_people(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     pipeline = FaceSnapPipeline(load_adapter(path))
     left, right = torch.zeros(8, 8), torch.zeros(16, 16)
     left[:, :4] = right[:, 8:] = 1
-    assert pipeline.loras([PersonSettings(lora=0.0)]) == [] == pipeline.loras([])
-    both = pipeline.loras([PersonSettings(lora=0.5, region=left, lora_in_region=True),
-                         PersonSettings(lora=0.7, region=right, lora_in_region=True)])  # fmt: skip
+    assert pipeline.loras([Person(lora=0.0)]) == [] == pipeline.loras([])
+    both = pipeline.loras([Person(lora=0.5, region=left, lora_in_region=True),
+                         Person(lora=0.7, region=right, lora_in_region=True)])  # fmt: skip
     assert len(both) == 1 and both[0].strength == 0.7 and float(both[0].region.min()) == 1
-    (one,) = pipeline.loras([PersonSettings(region=left, lora_in_region=True), PersonSettings(region=right)])
+    (one,) = pipeline.loras([Person(region=left, lora_in_region=True), Person(region=right)])
     assert one.region is None and one.strength == 1.0
     loras_in_prompt = find("faceid").loras_in_prompt
 

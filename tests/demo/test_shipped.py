@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from facesnap.checkpoints import native
 from facesnap.cli import main
 from facesnap.demo import shipped, trained, untrained, untrained_run
+from facesnap.demo.ship import ship
 from facesnap.errors import CheckpointError, IdentityMismatchError, SettingsError
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost
 from facesnap.tiny.data import ARRAYS, RECORDS
-from facesnap.tiny.ship import ship
 
 
 @pytest.fixture(scope="session")

@@ -15,17 +15,16 @@ from PIL import Image
 from facesnap.cli import main
 from facesnap.errors import IdentityMismatchError, LandmarkError, SettingsError
 from facesnap.evaluation import report as reports
-from facesnap.evaluation.cases import Case, EvaluatedPerson, folder_sitters, world_sitters
+from facesnap.evaluation.attribute_judge import AttributeJudge
+from facesnap.evaluation.cases import Case, EvaluatedPerson, folder_people, world_people
 from facesnap.evaluation.evaluate import AskedShapes, Evaluation, TableRow
+from facesnap.evaluation.landmark_judge import LandmarkJudge
 from facesnap.evaluation.measure import Judges, copying, diversity, hog_of
 from facesnap.evaluation.recognisers import DlibRecogniser, PackRecogniser
 from facesnap.evaluation.statistics import difference, estimate, person_means
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.hosts.diffusers import Sampling
-from facesnap.pipeline.pipeline import PersonSettings
-from facesnap.pipeline.shape import PoseSettings
-from facesnap.tiny.attributes import AttributeJudge
-from facesnap.tiny.landmarks import LandmarkJudge
+from facesnap.settings.model import Pose
 from facesnap.world import World
 from tests.world.conftest import portraits as portraits
 
@@ -46,8 +45,8 @@ class ByColour:
 SAMPLING = Sampling("", steps=2, cfg=2.0, size=(64, 64), sampler="Euler")
 
 
-@pytest.fixture
-def sitters(astronaut: np.ndarray) -> list[EvaluatedPerson]:
+@pytest.fixture(scope="module")
+def people(astronaut: np.ndarray) -> list[EvaluatedPerson]:
     """Two "people" that are one, with two cases each; one of them asks for points."""
     points = np.random.default_rng(0).uniform(10, 50, (72, 2))
     other = np.ascontiguousarray(astronaut[:, ::-1])
@@ -57,10 +56,20 @@ def sitters(astronaut: np.ndarray) -> list[EvaluatedPerson]:
     ]
 
 
+@pytest.fixture(scope="module")
+def whole(
+    world: SimpleNamespace, people: list[EvaluatedPerson], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Evaluation, dict[str, object]]:
+    """An evaluation of all rows, done, and its report."""
+    judges, out = Judges(world.analyser, ByColour()), tmp_path_factory.mktemp("evaluation") / "out"
+    done = Evaluation(out, world.host, people, judges, SAMPLING, world.encoder)
+    return done, done.run(rows(world))
+
+
 @pytest.fixture
-def evaluation(world: SimpleNamespace, sitters: list[EvaluatedPerson], tmp_path: Path) -> Evaluation:
+def evaluation(world: SimpleNamespace, people: list[EvaluatedPerson], tmp_path: Path) -> Evaluation:
     judges = Judges(world.analyser, ByColour())
-    return Evaluation(tmp_path / "out", world.host, sitters, judges, SAMPLING, world.encoder)
+    return Evaluation(tmp_path / "out", world.host, people, judges, SAMPLING, world.encoder)
 
 
 def rows(world: SimpleNamespace) -> list[tuple[TableRow, object]]:
@@ -132,8 +141,8 @@ def looked(embedding: list[float], nme: float, right: dict[str, float], found: b
     return {"found": found, "right": right, **({"embedding": embedding, "hog": hog, "nme72": nme} if found else {})}
 
 
-def test_the_table_holds_what_was_measured(sitters: list[EvaluatedPerson]) -> None:
-    truths = {case.name: looked([0.0, 1.0], 0.02, {"hair": 1.0}) for sitter in sitters for case in sitter.cases}
+def test_the_table_holds_what_was_measured(people: list[EvaluatedPerson]) -> None:
+    truths = {case.name: looked([0.0, 1.0], 0.02, {"hair": 1.0}) for person in people for case in person.cases}
     made = {
         "a-1": looked([1.0, 0.0], 0.04, {"hair": 1.0, "light": 0.0}),
         "a-2": looked([], 0, {"hair": 0.0, "light": 0.0}, found=False),
@@ -143,8 +152,8 @@ def test_the_table_holds_what_was_measured(sitters: list[EvaluatedPerson]) -> No
     references = [np.array([1.0, 0.0]), np.array([1.0, 0.0])]
     judge = ByColour()
     tables = {
-        reports.TRUTH: reports.table_of(sitters, truths, references, truths, judge),
-        "row": reports.table_of(sitters, made, references, truths, judge),
+        reports.TRUTH: reports.table_of(people, truths, references, truths, judge),
+        "row": reports.table_of(people, made, references, truths, judge),
     }
     values = tables["row"].values
     far = 1 - np.sqrt(2)
@@ -153,7 +162,7 @@ def test_the_table_holds_what_was_measured(sitters: list[EvaluatedPerson]) -> No
     assert np.allclose(values["obedience"], [0.25, 1]) and np.allclose(values["copy_paste"], [1, -1])
     assert tables["row"].attributes == {"hair": 0.75, "light": 0.0}
     assert np.isnan(tables[reports.TRUTH].values["sim_truth"]).all()
-    scale = reports.calibration(sitters, references, truths, judge)
+    scale = reports.calibration(people, references, truths, judge)
     assert scale["same"] == pytest.approx(far) and scale["different"] == pytest.approx(far)
 
     found = reports.summary(tables)
@@ -165,7 +174,7 @@ def test_the_table_holds_what_was_measured(sitters: list[EvaluatedPerson]) -> No
     assert "**+4.0 %** [+2.0, +6.0]" in lines[-1], "the error over the floor, person by person"
 
 
-def test_people_are_named_among_all(sitters: list[EvaluatedPerson]) -> None:
+def test_people_are_named_among_all(people: list[EvaluatedPerson]) -> None:
     made = {
         "a-1": looked([1.0, 0.0], 0, {}),
         "a-2": looked([], 0, {}, found=False),
@@ -174,19 +183,19 @@ def test_people_are_named_among_all(sitters: list[EvaluatedPerson]) -> None:
     }
 
     def named(*references: np.ndarray | None) -> np.ndarray:
-        return reports.table_of(sitters, made, references, {}, ByColour()).values["rank1"]
+        return reports.table_of(people, made, references, {}, ByColour()).values["rank1"]
 
     a, b = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     assert np.allclose(named(a, b), [0.5, 0.5])  # a: one of them shows no face; b: one is more like a
     assert np.allclose(named(b, a), [0, 0.5])
     assert np.allclose(named(a, a), [0, 0]), "alike to both is not named"
-    assert np.isnan(named(a, None)).all(), "nobody to mistake them for"
+    assert np.isnan(named(a, None)).all(), "no other person to mistake them for"
 
 
 def test_a_run_that_was_broken_off_ends_with_the_same_files(
-    world: SimpleNamespace, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: SimpleNamespace, whole: tuple[Evaluation, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = evaluation.run(rows(world))
+    evaluation, report = whole
     parts = replace(evaluation, out=tmp_path / "parts")
     made, sample = [], world.host.sample
 
@@ -202,7 +211,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_files(
     monkeypatch.setattr(world.host, "sample", sample)
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "parts").rglob("*.png")}
     assert len(files) == 5
-    assert parts.run(rows(world)) == whole
+    assert parts.run(rows(world)) == report
     assert all(file.stat().st_mtime_ns == when for file, when in files.items()), "finished pictures stay"
     for file in sorted(evaluation.out.rglob("*")):
         if file.is_file():
@@ -210,9 +219,9 @@ def test_a_run_that_was_broken_off_ends_with_the_same_files(
 
 
 def test_rows_share_prompts_and_seeds_and_differ_by_their_adapter(
-    world: SimpleNamespace, evaluation: Evaluation
+    whole: tuple[Evaluation, dict[str, dict]],
 ) -> None:
-    report = evaluation.run(rows(world))
+    evaluation, report = whole
     assert list(report["rows"]) == [reports.TRUTH, reports.BARE, "tokens", "paper", "nothing"]
     pictures = {
         name: np.asarray(Image.open(evaluation.out / "rows" / name / "a-1.png"))
@@ -249,17 +258,16 @@ def test_the_conditioning_recogniser_is_refused_as_judge(
 
 
 def test_ffrnet_gets_exactly_the_points_that_are_asked_for(
-    world: SimpleNamespace, sitters: list[EvaluatedPerson]
+    world: SimpleNamespace, people: list[EvaluatedPerson]
 ) -> None:
     shapes = AskedShapes(world.analyser)
     with pytest.raises(LandmarkError, match="No landmarks"):
-        shapes.shape(None, PoseSettings(), (64, 64))  # type: ignore[arg-type]
-    case = sitters[0].cases[0]
+        shapes.shape(None, Pose(), (64, 64))  # type: ignore[arg-type]
+    case = people[0].cases[0]
     shapes.ask(case)
     assert case.points is not None
-    found = shapes.shape(None, PoseSettings(), (64, 128))  # type: ignore[arg-type]
+    found = shapes.shape(None, Pose(), (64, 128))  # type: ignore[arg-type]
     assert np.allclose(found.landmarks.points * [64, 128], case.points)
-    assert PersonSettings(structure=None).pose is None
 
 
 def test_rows_are_read_from_the_command_line() -> None:
@@ -273,15 +281,15 @@ def test_rows_are_read_from_the_command_line() -> None:
 
 def test_the_worlds_cases_know_their_truth_and_refuse_training_people(portraits: World) -> None:
     with pytest.raises(SettingsError, match="held-out"):
-        world_sitters(17, 1, 1, 64, portraits)
-    (sitter,) = world_sitters(1_000_000, 1, 2, 64, portraits)
-    again = world_sitters(1_000_000, 1, 2, 64, portraits)[0]
-    assert [case.seed for case in sitter.cases] == [case.seed for case in again.cases]
-    assert len({case.seed for case in sitter.cases}) == 2 and len({case.prompt for case in sitter.cases}) == 2
-    for case in sitter.cases:
+        world_people(17, 1, 1, 64, portraits)
+    (person,) = world_people(1_000_000, 1, 2, 64, portraits)
+    again = world_people(1_000_000, 1, 2, 64, portraits)[0]
+    assert [case.seed for case in person.cases] == [case.seed for case in again.cases]
+    assert len({case.seed for case in person.cases}) == 2 and len({case.prompt for case in person.cases}) == 2
+    for case in person.cases:
         assert case.truth is not None and case.points is not None and case.attributes is not None
         assert case.truth.shape == (64, 64, 3) and case.points.shape == (72, 2) and case.attributes["hair"]
-    assert not np.array_equal(sitter.references[0], sitter.cases[0].truth)
+    assert not np.array_equal(person.references[0], person.cases[0].truth)
 
 
 def test_measurements_are_kept_for_the_same_judges_alone(world: SimpleNamespace) -> None:
@@ -304,18 +312,18 @@ def test_photos_of_ones_own_are_measured_by_what_can_be(
     world: SimpleNamespace, astronaut: np.ndarray, tmp_path: Path
 ) -> None:
     people, prompts = photo_folder(tmp_path, astronaut)
-    sitters = folder_sitters(people, prompts)
-    assert [sitter.name for sitter in sitters] == ["größer", "one"] and len(sitters[0].cases) == 2
-    assert sitters[0].cases[0].truth is None and sitters[1].cases[0].truth is not None
+    people = folder_people(people, prompts)
+    assert [person.name for person in people] == ["größer", "one"] and len(people[0].cases) == 2
+    assert people[0].cases[0].truth is None and people[1].cases[0].truth is not None
     judges = Judges(world.analyser, ByColour())
-    report = Evaluation(tmp_path / "out", world.host, sitters, judges, SAMPLING, world.encoder).run(rows(world)[:2])
+    report = Evaluation(tmp_path / "out", world.host, people, judges, SAMPLING, world.encoder).run(rows(world)[:2])
     assert all(row["nme72"] is None and row["obedience"] is None for row in report["rows"].values())
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "NME72" not in text and "no face found" in text
     with pytest.raises(SettingsError, match="at least 2"):
-        folder_sitters(people, prompts, references=2)
+        folder_people(people, prompts, references=2)
     with pytest.raises(SettingsError, match="0 people"):
-        folder_sitters(tmp_path / "nowhere", prompts)
+        folder_people(tmp_path / "nowhere", prompts)
 
 
 def test_the_command_needs_prompts_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,9 +22,8 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.families.registry import load_adapter
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.render import render_five_points
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
-from facesnap.pipeline.shape import PoseSettings
+from facesnap.settings.model import Person, Pose
 from tests import formulas
 from tests.families.test_families import widths_of
 from tests.families.test_instantid import identitynet
@@ -71,8 +70,8 @@ def floats(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return found
 
 
-def _five(pipeline: FaceSnapPipeline, photo: Path, pose: PoseSettings | None) -> np.ndarray:
-    settings = PersonSettings(pose=pose)
+def _five(pipeline: FaceSnapPipeline, photo: Path, pose: Pose) -> np.ndarray:
+    settings = Person(pose=pose)
     return pipeline.shape(pipeline.identity([photo]), settings, (512, 512)).landmarks.five * 512
 
 
@@ -86,9 +85,9 @@ def _proportions(five: np.ndarray) -> np.ndarray:
 def test_a_driver_gives_the_pose_and_not_the_face(xl) -> None:
     """In the driver's pose the five points keep the proportions that the reference has in a frontal one."""
     pipeline = FaceSnapPipeline(load_adapter(xl.file), xl.analyser)
-    driven = _five(pipeline, xl.photo, PoseSettings(xl.driver, expression_gain=0.0))
-    own, drivers = _five(pipeline, xl.photo, PoseSettings(None)), _five(pipeline, xl.driver, PoseSettings(None))
-    assert np.abs(driven - _five(pipeline, xl.photo, None)).max() > 20  # px: the driver's pose and place
+    driven = _five(pipeline, xl.photo, Pose("picture", xl.driver, expression_gain=0.0))
+    own, drivers = _five(pipeline, xl.photo, Pose("canvas")), _five(pipeline, xl.driver, Pose("canvas"))
+    assert np.abs(driven - _five(pipeline, xl.photo, Pose())).max() > 20  # px: the driver's pose and place
     assert np.abs(_proportions(own) - _proportions(drivers)).max() > 0.03
     to_own, to_driver = (np.abs(_proportions(driven) - _proportions(p)).sum() for p in (own, drivers))
     assert to_own < to_driver
@@ -117,7 +116,7 @@ def test_one_file_makes_the_picture_that_diffusers_makes(xl, floats, tmp_path: P
     assert json.loads(capsys.readouterr().out)["structure"]["speed"] == "exact"
 
     pipeline = FaceSnapPipeline(load_adapter(xl.file), xl.analyser)
-    identity, settings = pipeline.identity([xl.photo]), PersonSettings(pose=PoseSettings(xl.driver))
+    identity, settings = pipeline.identity([xl.photo]), Person(pose=Pose("picture", xl.driver))
     five = pipeline.shape(identity, settings, SAMPLING.size).landmarks.five
     drawn = render_five_points(five, SAMPLING.size)
     control = pipeline.control(identity, settings, SAMPLING.size)

@@ -18,8 +18,8 @@ from facesnap.families.base import OfficialPreprocessing
 from facesnap.families.registry import PUBLIC, find, load_adapter
 from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import GroupKV
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.settings.model import Settings
 from tests import formulas
 from tests.families.test_families import ldm_of, widths_of
 from tests.networks import CONTEXT
@@ -64,7 +64,7 @@ def test_faceid_takes_the_first_face(world, crowd: Path, tmp_path: Path) -> None
         assert _same(*(pipeline.identity([crowd], choose, match_model_card=match) for match in (False, True)))
     alone = [pipeline.identity([world.photo], match_model_card=match) for match in (False, True)]
     assert _same(*alone)
-    kv = [pipeline.conditioning(alone[0], PersonSettings(match_model_card=match)) for match in (False, True)]
+    kv = [pipeline.conditioning(alone[0], settings=Settings(model_card=match)) for match in (False, True)]
     for site in kv[0].cond:
         assert torch.equal(kv[0].cond[site][0].k, kv[1].cond[site][0].k)
     assert (kv[0].rule, kv[0].zero_tokens, kv[0].strength) == (kv[1].rule, kv[1].zero_tokens, kv[1].strength)
@@ -83,7 +83,7 @@ def test_faceid_plus_shows_the_encoder_a_tinted_crop(world, tmp_path: Path) -> N
         assert torch.equal(identity.hidden[-2], expected)
         f_id = torch.from_numpy(face.normed_embedding)[None]
         tokens = formulas.plus(state["image_proj"], f_id, expected, True)
-        made = pipeline.conditioning(identity, PersonSettings(match_model_card=True)).cond
+        made = pipeline.conditioning(identity, settings=Settings(model_card=True)).cond
         expected_kv = pipeline.adapter.projections.keys_values({"id": TokenGroup(tokens)})
         for site, groups in made.items():
             assert (groups[0].k - expected_kv[site][0].k).abs().max() <= 1e-3
@@ -99,7 +99,7 @@ def test_portrait_counts_several_photos_alike(world, components: Path, tmp_path:
     assert identity.weights[0] != identity.weights[1]
     vectors = torch.from_numpy(np.stack([pipeline.analyser.face(photo).normed_embedding for photo in photos]))
     tokens = formulas.faceid(state["image_proj"], vectors).flatten(0, 1)[None]
-    made = [pipeline.conditioning(identity, PersonSettings(match_model_card=match)).cond for match in (True, False)]
+    made = [pipeline.conditioning(identity, settings=Settings(model_card=match)).cond for match in (True, False)]
     (site, _), expected = (
         next(iter(made[0].items())),
         pipeline.adapter.projections.keys_values({"id": TokenGroup(tokens)}),

@@ -24,8 +24,8 @@ from facesnap.faces.identity import Identity, quality_weights
 from facesnap.faces.tower import load_encoder
 from facesnap.families.registry import load_adapter
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
+from facesnap.settings.model import Person, Settings
 from tests import eva, formulas
 from tests.faces.test_tower import ellipse, head_of, pixels_of
 from tests.families.test_families import widths_of
@@ -148,7 +148,7 @@ def test_several_photos_and_the_model_card(xl, floats, family: str) -> None:
     pipeline = _pipeline(xl, family)
     for match in (False, True):
         identity = pipeline.identity(xl.photos, match_model_card=match)
-        pipeline.generate(xl.host, SAMPLING, [(identity, PersonSettings(match_model_card=match))])
+        pipeline.generate(xl.host, SAMPLING, [(identity, Person())], settings=Settings(model_card=match))
         tokens = _tokens(xl, family, xl.photos, join=match and family == "pulid-v1")
         assert tokens.shape[1] == {"pulid-v1": 15 if match else 10, "pulid-v1.1": 12}[family]
         _reference(xl, family, tokens)
@@ -205,11 +205,11 @@ def test_what_does_not_suit_is_refused(xl, tmp_path: Path, capsys) -> None:
     published = dataclasses.replace(adapter, spec=dataclasses.replace(adapter.spec, encoder_name="EVA02-CLIP-L-14-336"))
     with pytest.raises(IdentityMismatchError, match="EVA02-CLIP-L-14-336"):
         FaceSnapPipeline(published, encoder=load_encoder(xl.tower))
-    with pytest.raises(SettingsError, match="PuLID's mode is 'loud'"):
-        PersonSettings(pulid_mode="loud")
+    with pytest.raises(SettingsError, match="pulid_mode is 'loud'"):
+        Settings(pulid_mode="loud")
     faceid = write(public_state("faceid", widths_of(xl.host.unet), CONTEXT["sdxl"]), tmp_path, "faceid", "sdxl")
     other = Identity.from_faces([dataclasses.replace(face, alias="buffalo_l")])
     with pytest.raises(SettingsError, match="adapter of PuLID"):
-        FaceSnapPipeline(load_adapter(faceid)).conditioning(other, PersonSettings(pulid_mode="style"))
+        FaceSnapPipeline(load_adapter(faceid)).conditioning(other, settings=Settings(pulid_mode="style"))
     with pytest.raises(SettingsError, match="s_struct"):
-        FaceSnapPipeline(adapter).conditioning(person, PersonSettings(s_struct=0.5))
+        FaceSnapPipeline(adapter).conditioning(person, Person(s_struct=0.5))

@@ -14,30 +14,25 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from facesnap.cli import build_parser, main
+from facesnap import cli
+from facesnap.cli import main
 from facesnap.errors import FaceSnapError
 from facesnap.faces.identity import Identity
 from facesnap.faces.packs import find_pack, model_roots
 from facesnap.families.registry import load_adapter
+from facesnap.settings.api import schema, to_api
 from facesnap.settings.field_types import Number
-from facesnap.settings.infotext import (
-    Named,
-    PersonFacts,
-    fields,
-    line,
-    parse_parameters,
-    paste_values,
-    pasters,
-    read,
-    skipped,
-)
-from facesnap.settings.model import PRESETS
+from facesnap.settings.infotext import Named, PersonFacts, fields, line, parse_parameters, read, skipped
 from facesnap.settings.model import VERSION as SETTINGS_VERSION
+from facesnap.settings.words import PRESETS
 from facesnap.training.config import load_config
 from facesnap.training.shards import Shards
+from facesnap.version import __version__
 from facesnap.webui import api as routes
-from facesnap.webui.generation.args import defaults, parse, schema, to_api, to_flat
+from facesnap.webui.generation.args import defaults, parse
 from facesnap.webui.generation.controls import controls as columns
+from facesnap.webui.generation.controls import to_flat
+from facesnap.webui.generation.paste import paste_values, pasters
 from facesnap.webui.generation.xyz import apply_notes, register
 from facesnap.webui.options import OPTIONS, values
 from facesnap.weights.folders import Folders
@@ -83,6 +78,17 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line with the arguments of all its commands."""
+    parser = cli.build_parser()
+    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for name in cli.COMMANDS:
+        whole = cli.build_parser(name)
+        found = next(a for a in whole._actions if isinstance(a, argparse._SubParsersAction))
+        subparsers.choices[name] = found.choices[name]  # type: ignore[index]
+    return parser
+
+
 # Settings: the API's objects, the flat list, the controls, the settings page
 
 
@@ -118,7 +124,7 @@ def controls(most_people: int = 3) -> list[dict[str, Any]]:
     return [
         plain({
             "label": column.label, "txt2img": column.elem_id("txt2img"), "img2img": column.elem_id("img2img"),
-            "control": column.control, "default": column.default, "help": column.field.help, "part": column.part,
+            "control": column.component, "default": column.default, "help": column.field.help, "part": column.part,
             "name": column.name, "person": column.person,
         })
         for column in columns(most_people)
@@ -152,7 +158,10 @@ def write_infotext(args: Sequence[Any], most_people: int, adapter: Sequence[str]
         adapter: name and hash of the one used, or nothing. seen: what each generation found out about the people.
     """
     found = fields(
-        parse(list(args), most_people), Named(*adapter) if adapter else None, [PersonFacts(**person) for person in seen]
+        parse(list(args), most_people),
+        Named(*adapter) if adapter else None,
+        [PersonFacts(**person) for person in seen],
+        version=__version__,
     )
     return line(found)
 

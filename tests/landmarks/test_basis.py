@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 
 import numpy as np
 import pytest
@@ -158,11 +156,6 @@ def test_missing_damaged_and_pickled_files(basis, tmp_path):
 
 def test_rebuilt_from_the_head_model(basis, tmp_path):
     """The scripts make the committed basis anew to 1e-5 outer-eye distances, and the benchmark's heads."""
-    if importlib.util.find_spec("anny") is None:
-        message = "the head model is missing: pip install anny==0.6.2 (needs torch)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
     from facesnap.bench import make_heads
     from facesnap.landmarks.anny_heads import AnnyHeads
     from facesnap.landmarks.build_basis import build

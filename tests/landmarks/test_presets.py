@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.presets import format_expression, parse_expression
+from facesnap.settings.expressions import format_expression, parse_expression
 
 KNOWN = tuple(Basis.load().presets)
 
@@ -66,9 +66,9 @@ def test_refuses_mappings_out_of_range():
         parse_expression({"grin": 1.0}, KNOWN)
 
 
-@given(st.dictionaries(st.sampled_from(KNOWN), st.floats(0, 1.5).map(lambda x: round(x, 6)), max_size=5))
+@given(st.dictionaries(st.sampled_from(KNOWN), st.floats(0, 1.5), max_size=5))
 def test_round_trip(mix):
-    assert parse_expression(format_expression(mix), KNOWN) == pytest.approx(mix)
+    assert parse_expression(format_expression(mix), KNOWN) == mix
 
 
 @given(st.text(max_size=30))

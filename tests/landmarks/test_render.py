@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,7 +96,6 @@ FIVE = np.array([[400, 420], [620, 410], [520, 520], [420, 640], [610, 650]], dt
 
 
 def instantid_reference(points: np.ndarray, size: int) -> np.ndarray:
-    cv2 = pytest.importorskip("cv2")
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)]
     canvas = np.zeros((size, size, 3))
     for start, end in ((0, 2), (1, 2), (3, 2), (4, 2)):

@@ -21,9 +21,9 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
 from facesnap.hosts.diffusers import Sampling
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.settings.infotext import parse_parameters, read
+from facesnap.settings.model import Person
 
 SAMPLING = Sampling("a person", steps=3, size=(64, 72), seed=3)
 
@@ -37,8 +37,8 @@ def _pipeline(world: SimpleNamespace, **parts) -> FaceSnapPipeline:
 def test_the_whole_way_changes_the_picture_and_scores_it(world) -> None:
     pipeline = _pipeline(world)
     identity = pipeline.identity([world.photo, world.crop])
-    bare = pipeline.generate(world.host, SAMPLING, [(identity, PersonSettings(strength=0.0))])[0]
-    made = pipeline.generate(world.host, SAMPLING, [(identity, PersonSettings())])[0]
+    bare = pipeline.generate(world.host, SAMPLING, [(identity, Person(strength=0.0))])[0]
+    made = pipeline.generate(world.host, SAMPLING, [(identity, Person())])[0]
     assert np.abs(np.asarray(bare.image, int) - np.asarray(made.image, int)).mean() > 2
     assert bare.similarity == (None,)  # noise shows no face
     assert pipeline.similarity(Image.open(world.photo), identity) > 0.9
@@ -55,7 +55,7 @@ def test_a_second_generation_calls_no_model_of_ours(world, monkeypatch: pytest.M
     monkeypatch.setattr(FaceAnalyser, "faces", fail)
     monkeypatch.setattr(ImageEncoder, "encode", fail)
     monkeypatch.setattr(type(world.adapter.projections), "keys_values", fail)
-    again = pipeline.conditioning(pipeline.identity([world.photo]), PersonSettings(strength=0.3, start=0.2))
+    again = pipeline.conditioning(pipeline.identity([world.photo]), Person(strength=0.3, start=0.2))
     assert again.cond is first.cond and again.uncond is first.uncond and again.strength == 0.3
     monkeypatch.undo()
     changed = world.folder / "changed.png"
@@ -108,11 +108,11 @@ def test_what_does_not_suit_is_refused_by_name(world, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"levels \[1\]"):
         pipeline.conditioning(shallow)
     with pytest.raises(SettingsError, match="s_struct"):
-        PersonSettings(s_struct=-1)
+        Person(s_struct=-1)
     sdxl = untrained.make_adapter(world.host.unet, **world.names)
     sdxl = Adapter(type(sdxl.spec)(**(vars(sdxl.spec) | {"base": "sdxl"})), sdxl.mixer, sdxl.projections)
     with pytest.raises(CheckpointError, match="made for sdxl"):
-        _pipeline(world, adapter=sdxl).generate(world.host, SAMPLING, [(identity, PersonSettings())])
+        _pipeline(world, adapter=sdxl).generate(world.host, SAMPLING, [(identity, Person())])
 
 
 def test_saved_identities_need_no_photo_and_no_face_model(world, tmp_path: Path) -> None:

@@ -24,15 +24,14 @@ from facesnap.faces.identity import Identity
 from facesnap.faces.stored_landmarks import StoredLandmarks
 from facesnap.hosts.diffusers import Sampling
 from facesnap.landmarks.detect import LandmarkDetector
-from facesnap.landmarks.recombination import PoseSpec
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.mixer import FacialAttributeMixer
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import FaceSnapPipeline
-from facesnap.pipeline.shape import PoseSettings, draw
+from facesnap.pipeline.shape import draw
+from facesnap.settings.model import Person, Pose, Settings
 
 SAMPLING = Sampling("a person", steps=3, size=(64, 72), seed=3)
-TURNED = PoseSettings(None, PoseSpec(yaw=40.0, expression="open_mouth:1"))
+TURNED = Pose("canvas", yaw=40.0, expression="open_mouth:1")
 
 
 def _pipeline(world, **parts) -> FaceSnapPipeline:
@@ -42,9 +41,9 @@ def _pipeline(world, **parts) -> FaceSnapPipeline:
 
 
 def _pixels(
-    world, pipeline: FaceSnapPipeline, identity: Identity, speed: Speed = Speed.BALANCED, **settings
+    world, pipeline: FaceSnapPipeline, identity: Identity, speed: Speed = Speed.BALANCED, **person
 ) -> np.ndarray:
-    made = pipeline.generate(world.host, SAMPLING, [(identity, PersonSettings(**settings))], speed=speed)
+    made = pipeline.generate(world.host, SAMPLING, [(identity, Person(**person))], settings=Settings(speed=speed.value))
     return np.asarray(made[0].image, dtype=int)
 
 
@@ -75,14 +74,14 @@ def test_pose_and_driver_change_landmarks_and_picture(world, driver: Path) -> No
     pipeline = _pipeline(world)
     identity = pipeline.identity([world.photo, world.crop])
     poses = {
-        "own": None,
+        "own": Pose(),
         "turned": TURNED,
-        "driver": PoseSettings(driver),
-        "gain": PoseSettings(driver, expression_gain=0.0),
-        "true size": PoseSettings(driver, framing="true size"),
-        "over": PoseSettings(driver, PoseSpec(roll=20.0)),
+        "driver": Pose("picture", driver),
+        "gain": Pose("picture", driver, expression_gain=0.0),
+        "true size": Pose("picture", driver, framing="true size"),
+        "over": Pose("picture", driver, roll=20.0),
     }
-    shapes = {n: pipeline.shape(identity, PersonSettings(pose=p), SAMPLING.size) for n, p in poses.items()}
+    shapes = {n: pipeline.shape(identity, Person(pose=p), SAMPLING.size) for n, p in poses.items()}
     points = np.stack([shape.landmarks.points for shape in shapes.values()])
     apart = np.abs(points[:, None] - points[None]).max((2, 3)) + np.eye(len(points))
     assert apart.min() > 1e-3
@@ -90,7 +89,7 @@ def test_pose_and_driver_change_landmarks_and_picture(world, driver: Path) -> No
     made = [_pixels(world, pipeline, identity, pose=poses[name]) for name in ("own", "turned", "driver")]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(made[a] - made[b]).mean() > 0.2
-    array = pipeline.shape(identity, PersonSettings(pose=PoseSettings(np.asarray(Image.open(driver)))), SAMPLING.size)
+    array = pipeline.shape(identity, Person(pose=Pose("picture", np.asarray(Image.open(driver)))), SAMPLING.size)
     assert np.array_equal(array.landmarks.points, shapes["driver"].landmarks.points)
 
 
@@ -98,16 +97,16 @@ def test_the_own_pose_lies_on_the_reference(world) -> None:
     """Without a driver the landmarks are where the photo has them: the dots of the astronaut's eyes and mouth."""
     pipeline = _pipeline(world)
     identity = pipeline.identity([world.photo])
-    shape = pipeline.shape(identity, PersonSettings(), (512, 512))
+    shape = pipeline.shape(identity, Person(), (512, 512))
     face = world.analyser.face(world.photo)
     assert np.abs(shape.landmarks.five * 512 - face.kps).max() < 8
-    wide = pipeline.shape(identity, PersonSettings(), (1024, 512))  # the photo's square in the middle of the frame
+    wide = pipeline.shape(identity, Person(), (1024, 512))  # the photo's square in the middle of the frame
     assert np.abs(wide.landmarks.points * (1024, 512) - shape.landmarks.points * 512 - (256, 0)).max() < 1e-6
 
 
 def test_a_second_generation_calls_no_model_of_ours(world, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = _pipeline(world)
-    settings = PersonSettings(pose=PoseSettings(driver))
+    settings = Person(pose=Pose("picture", driver))
     view = ControlView((72, 64), 0, 0, 72, 64)
     first = pipeline.control(pipeline.identity([world.photo]), settings, SAMPLING.size)
     picture = first.draw(view).landmarks
@@ -170,7 +169,7 @@ def test_identity_files_need_no_photo_and_no_face_model(world, tmp_path: Path) -
     identity.save(tmp_path / "who.safetensors")
     loaded = Identity.load(tmp_path / "who.safetensors")
     alone = _pipeline(world, analyser=None)
-    for pose in (None, TURNED):
+    for pose in (Pose(), TURNED):
         ours, theirs = _pixels(world, pipeline, identity, pose=pose), _pixels(world, alone, loaded, pose=pose)
         assert np.array_equal(ours, theirs)
 
@@ -183,17 +182,17 @@ def test_packs_without_a_landmark_model_give_the_pose_and_say_so(world) -> None:
     five = StoredLandmarks(
         face.kps[None] + np.float32(0.5), identity.landmarks.sizes, np.full(1, 0.05, np.float32), "five", "detector"
     )
-    shape = pipeline.shape(dataclasses.replace(identity, landmarks=five), PersonSettings(), (512, 512))
+    shape = pipeline.shape(dataclasses.replace(identity, landmarks=five), Person(), (512, 512))
     assert "only five points are known" in shape.doubts[0]
     assert np.abs(shape.landmarks.five * 512 - face.kps).max() < 12
-    whole = pipeline.shape(identity, PersonSettings(), (512, 512))
+    whole = pipeline.shape(identity, Person(), (512, 512))
     assert np.abs(shape.landmarks.points - whole.landmarks.points).max() * 512 > 1
 
 
 @pytest.mark.parametrize("picture", ("landmarks", "five_points", "both"))
 def test_a_piece_is_drawn_as_it_is_in_the_whole(world, picture: str) -> None:
     pipeline = _pipeline(world)
-    shape = pipeline.shape(pipeline.identity([world.crop]), PersonSettings(), (512, 384))
+    shape = pipeline.shape(pipeline.identity([world.crop]), Person(), (512, 384))
     config = world.adapter.ffrnet.config
     if picture != "landmarks":
         hints = config.hint_channels if picture == "both" else None
@@ -215,25 +214,28 @@ def test_what_does_not_suit_is_refused_by_name(world, driver: Path) -> None:
     pipeline = _pipeline(world)
     identity = pipeline.identity([world.photo])
     bare = _pipeline(world, adapter=_without_ffrnet(world))
-    for settings in (PersonSettings(structure=0.5), PersonSettings(pose=TURNED)):
+    for settings in (Person(structure=0.5), Person(pose=TURNED)):
         with pytest.raises(SettingsError, match=r"brings no FFRNet.*another adapter"):
             bare.generate(world.host, SAMPLING, [(identity, settings)])
     unseen = dataclasses.replace(identity, landmarks=None)
     with pytest.raises(LandmarkError, match=r"holds no landmarks.*structure"):
         pipeline.control(unseen)
-    assert pipeline.control(unseen, PersonSettings(structure=0.0)) is None
+    assert pipeline.control(unseen, Person(structure=0.0)) is None
     strange = dataclasses.replace(identity.landmarks, kind="98")
     with pytest.raises(LandmarkError, match="'98'"):
         pipeline.control(dataclasses.replace(identity, landmarks=strange))
     with pytest.raises(PackError, match="driver picture"):
-        _pipeline(world, analyser=None).control(identity, PersonSettings(pose=PoseSettings(driver)))
-    with pytest.raises(SettingsError, match=r"driver is 'photo\.png'"):
-        PoseSettings("photo.png")
-    with pytest.raises(SettingsError, match="structure strength"):
-        pipeline.control(identity, PersonSettings(structure=11.0))
-    for wrong in (PoseSettings(None, PoseSpec(expression="grin")), PoseSettings(expression_gain=9.0)):
-        with pytest.raises(LandmarkError):
-            pipeline.control(identity, PersonSettings(pose=wrong))
+        _pipeline(world, analyser=None).control(identity, Person(pose=Pose("picture", driver)))
+    for pose, words in (
+        (Pose("picture", "photo.png"), r"'photo\.png'"),
+        (Pose("picture"), "None"),
+        (Pose("init"), "init"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            pipeline.control(identity, Person(pose=pose))
+    for wrong in ({"structure": 11.0}, {"expression": "grin"}, {"expression_gain": 9.0}):
+        with pytest.raises(SettingsError, match=next(iter(wrong))):
+            Person(**wrong) if "structure" in wrong else Pose("canvas", **wrong)
 
 
 def _generate(world, out: Path, *extra: str, adapter: Path | None = None) -> int:
@@ -303,5 +305,5 @@ def test_cats_have_no_shape(world) -> None:
     pipeline = _pipeline(world)
     with pytest.raises(NoFaceError):
         pipeline.shape(
-            pipeline.identity([world.photo]), PersonSettings(pose=PoseSettings(np.asarray(data.brick()))), (64, 64)
+            pipeline.identity([world.photo]), Person(pose=Pose("picture", np.asarray(data.brick()))), (64, 64)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,25 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facesnap.errors import NoFaceError
+from facesnap.settings import infotext
+from facesnap.settings.api import with_preset
 from facesnap.settings.field_types import Box
 from facesnap.settings.infotext import (
     SKIPPED,
     VERSION,
     Named,
     PersonFacts,
-    fields,
     line,
     parse_parameters,
-    paste_values,
-    pasters,
     read,
     skipped,
 )
-from facesnap.webui.generation.args import PRESETS, Person, Pose, Settings, controls, parse, with_preset
+from facesnap.settings.model import Person, Settings
+from facesnap.settings.words import PRESETS
+from facesnap.webui.generation.args import parse
+from facesnap.webui.generation.controls import controls
+from facesnap.webui.generation.paste import paste_values, pasters
 from tests.webui.strategies import NAME, SETTINGS_OBJECTS
 
 DIGEST = "0123456789abcdef" * 4
 KEY = re.compile(r"\w[\w \-/]+")
+fields = partial(infotext.fields, version="1.2")
 HOST = {"Steps": 20, "Sampler": "Euler a", "Size": "512x768"}
 
 
@@ -176,10 +181,10 @@ def test_nothing_in_a_text_makes_pasting_fail(params: dict[str, str]) -> None:
 
 
 def test_bad_values_are_named_and_left_at_their_defaults() -> None:
-    params = {VERSION: "9", "FaceSnap identity": "Zoe", "FaceSnap strength": "5", "FaceSnap yaw": "20"}
+    params = {VERSION: "9", "FaceSnap identity": "Zoe", "FaceSnap strength": "11", "FaceSnap yaw": "20"}
     pasted = read({**params, "FaceSnap start": "0.9", "FaceSnap end": "0.2"})
-    assert pasted.settings.people == (Person(identity="Zoe", pose=Pose(yaw=20.0)),)
-    assert "FaceSnap strength" in pasted.problems[0] and "0 to 2" in pasted.problems[0] and len(pasted.problems) == 2
+    assert pasted.settings == parse([{"identity": "Zoe", "pose": {"yaw": 20.0}}])
+    assert "FaceSnap strength" in pasted.problems[0] and "0 to 10" in pasted.problems[0] and len(pasted.problems) == 2
 
 
 def test_the_note_of_a_picture_without_facesnap_is_one_line() -> None:

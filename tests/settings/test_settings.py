@@ -6,12 +6,15 @@ import dataclasses
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from facesnap.families.recipes import PULID_MODES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,22 +22,15 @@ from PIL import Image
 from facesnap.attach.control import Speed
 from facesnap.errors import PictureError, SettingsError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.recombination import _RANGES, FRAMINGS
-from facesnap.settings.field_types import Box, Number, expressions
-from facesnap.settings.model import PERSON, POSE, PRESETS, SETTINGS
+from facesnap.landmarks.recombination import GAIN_RANGE, RANGES
+from facesnap.settings import words
+from facesnap.settings.api import schema, to_api, with_preset
+from facesnap.settings.field_types import Box, Number
+from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Pose, Settings
+from facesnap.settings.words import PRESETS
 from facesnap.webui.documentation import markdown
-from facesnap.webui.generation.args import (
-    Person,
-    Pose,
-    Settings,
-    controls,
-    defaults,
-    parse,
-    schema,
-    to_api,
-    to_flat,
-    with_preset,
-)
+from facesnap.webui.generation.args import defaults, parse
+from facesnap.webui.generation.controls import controls, to_flat
 from facesnap.webui.generation.pictures import decode
 from tests.webui.strategies import JSON, SETTINGS_OBJECTS
 
@@ -160,7 +156,8 @@ def test_every_number_takes_its_range_and_nothing_beside_it(name: str) -> None:
     for value in (low, high, int(high), np.float32((low + high) / 2), None):
         person = parse([wrap(value)]).people[0]
         got = getattr(person.pose if where else person, field.name)
-        assert got == (field.default if value is None else pytest.approx(float(value)))
+        absent = None if field.optional else field.initial
+        assert got == (absent if value is None else pytest.approx(float(value)))
     for value in (low - 1e-6, high + 1e-6, math.nan, math.inf, True, str(high), [high], {}, 10**400):
         with pytest.raises(SettingsError) as refused:
             parse([wrap(value)])
@@ -181,7 +178,7 @@ def _wide(name: str) -> dict[str, float]:
         ([{"people": [{}, {"stength": 1}]}], ["'stength'", "people[1]"]),
         ([{"pose": {"sauce": "none"}}], ["'sauce'", "pose", "source"]),
         ([{"pose": {"source": "photo"}}], ["pose.source", "'photo'", "canvas"]),
-        ([{"people": [{"strength": 3}]}], ["people[0].strength", "3", "0 to 2"]),
+        ([{"people": [{"strength": 11}]}], ["people[0].strength", "11", "0 to 10"]),
         ([{"people": [{}], "strength": 1}], ["'strength'", "'people'"]),
         ([{"people": [{}] * 4}], ["4 people", "at most 3"]),
         ([{"start": 0.8, "end": 0.5}], ["start", "0.8", "0.5"]),
@@ -196,7 +193,7 @@ def _wide(name: str) -> dict[str, float]:
         ([{"region": {"x": 0.5, "y": 0, "w": 0.5}}], ["region.h"]),
         ([{"blocks": {"left": 1}}], ["blocks", "'left'", "input"]),
         ([{"pose": {"expression": {"grin": 1}}}], ["'grin'", "smile"]),
-        ([{"pose": {"expression": {"smile": 1.2}}}], ["pose.expression.smile", "0 to 1"]),
+        ([{"pose": {"expression": {"smile": 1.6}}}], ["pose.expression.smile", "0 to 1.5"]),
         ([True, "x", "Sharp"], ["'Preset'", "'Sharp'", "Balanced"]),
         ([True, 5], ["'Adapter'", "5"]),
         ({}, ["args"]),
@@ -232,12 +229,12 @@ def test_enabled_follows_from_being_asked() -> None:
 
 
 def test_whoever_is_missing_is_named() -> None:
-    for args, words in (
+    for args, said in (
         ([True], "Person 1 has neither"),
         ([{"people": [{"identity": "Zoe"}, {}]}], "Person 2 has neither"),
         ([{"references": "x", "identity": "Zoe"}], "'Zoe'"),
     ):
-        with pytest.raises(SettingsError, match=words):
+        with pytest.raises(SettingsError, match=said):
             parse(args).require_people()
     parse([{"references": "x"}]).require_people()
     Settings().require_people()
@@ -252,7 +249,8 @@ def test_a_preset_fills_in_what_is_not_given() -> None:
         assert again == dataclasses.replace(
             found, people=(dataclasses.replace(found.people[0], structure=chosen["structure"]),)
         )
-    assert parse([{"references": "x"}]).people == (Person(references=("x",)),)  # the default is a preset too
+    balanced = {name: value for name, value in PRESETS["Balanced"].items() if name != "speed"}
+    assert parse([{"references": "x"}]).people == (Person(references=("x",), **balanced),)  # the default is a preset
 
 
 def test_every_control_has_its_own_label_id_and_help() -> None:
@@ -264,10 +262,12 @@ def test_every_control_has_its_own_label_id_and_help() -> None:
 
 
 def test_the_table_says_what_the_rest_of_facesnap_says() -> None:
-    assert SETTINGS["speed"].kind.options == tuple(speed.value for speed in Speed)
-    assert POSE["framing"].kind.options == FRAMINGS
-    assert expressions() == tuple(Basis.load().presets)
-    for name, (low, high) in _RANGES.items():
+    assert tuple(speed.value for speed in Speed) == words.SPEEDS
+    assert tuple(PULID_MODES) == words.PULID_MODES
+    assert tuple(Basis.load().presets) == words.EXPRESSIONS
+    filled = {"speed", *(name for name, field in PERSON.items() if field.preset)}
+    assert all(set(values) == filled for values in PRESETS.values())
+    for name, (low, high) in {**RANGES, "expression_gain": GAIN_RANGE}.items():
         assert (POSE[name].kind.low, POSE[name].kind.high) == (low, high)
 
 
@@ -301,6 +301,22 @@ def test_neither_gradio_nor_pydantic_nor_the_webui_is_imported() -> None:
     code = "import sys\n" + "".join(f"import facesnap.{name}\n" for name in names)
     code += "sys.exit(str({'gradio', 'pydantic', 'modules', 'insightface', 'torch'} & set(sys.modules) or '') or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_settings_import_the_errors_and_the_standard_library_alone() -> None:
+    rooms = {"facesnap", "facesnap.errors", "facesnap.version", "facesnap.settings"}
+    code = f"""
+import pathlib, sys
+before = set(sys.modules)
+for file in pathlib.Path({str(Path(words.__file__).parent)!r}).glob("*.py"):
+    __import__(f"facesnap.settings.{{file.stem}}")
+own = {{name for name in sys.modules if name.startswith("facesnap")}}
+print({{name for name in own if not name.startswith("facesnap.settings.")}} - {rooms!r} or "")
+others = {{name.partition(".")[0] for name in set(sys.modules) - before - own}}
+print(others - set(sys.stdlib_module_names) or "")
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.split() == []
 
 
 def test_the_documentation_is_what_the_declaration_says() -> None:

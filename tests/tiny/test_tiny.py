@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,21 +12,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facesnap.demo.untrained import draw
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.scheme import PARTS
+from facesnap.models.drawn import draw
 from facesnap.tiny import autoencoder, grow, recogniser, stages, text, unet, vit
 from facesnap.tiny.data import Portraits
-from facesnap.tiny.judge import identity_kept
 from facesnap.tiny.likeness import PLACES, TRAITS, likeness, standard
 from facesnap.tiny.loop import CHECKPOINT, Budget, Draws, Loop, Losses
+from facesnap.tiny.measure import identity_kept
+from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.world import World
+from tests.training.test_runs import kill_when
 from tests.world.conftest import portraits as portraits
 
-SIZE = 64
+SIZE, STEPS = 64, 3
 BUDGET = Budget(steps=6, batch=4, rate=1e-3)
 
 
@@ -42,8 +40,8 @@ def state(tmp_path_factory: pytest.TempPathFactory, portraits: World) -> Path:
     return folder
 
 
-def work(folder: Path, **changes: object) -> stages.Work:
-    settings = stages.Work(folder, people=3, held_out=2, pictures=2, size=SIZE, steps=6, say=lambda _: None)
+def work(folder: Path, **changes: object) -> stages.Workspace:
+    settings = stages.Workspace(folder, people=3, held_out=2, pictures=2, size=SIZE, steps=STEPS, say=lambda _: None)
     return replace(settings, **changes)
 
 
@@ -69,21 +67,14 @@ def test_arrays_hold_what_the_renderer_said(state: Path, portraits: World) -> No
 def test_a_stage_without_its_forerunner_says_which(tmp_path: Path, state: Path) -> None:
     with pytest.raises(SettingsError, match="facesnap tiny data"):
         stages.run("recogniser", work(tmp_path))
-    (tmp_path / "data").mkdir()
-    for split in ("train", "held_out"):
-        (tmp_path / "data" / split).mkdir()
-        for file in (state / "data" / split).iterdir():
-            (tmp_path / "data" / split / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(state / "data", tmp_path / "data")
     with pytest.raises(SettingsError, match="facesnap tiny autoencoder"):
         stages.run("unet", work(tmp_path))
 
 
 def test_held_out_people_are_refused_as_training_data(state: Path, tmp_path: Path) -> None:
-    for split, source in (("train", "held_out"), ("held_out", "held_out")):
-        target = tmp_path / "data" / split
-        target.mkdir(parents=True)
-        for file in (state / "data" / source).iterdir():
-            (target / file.name).write_bytes(file.read_bytes())
+    for split in ("train", "held_out"):
+        shutil.copytree(state / "data" / "held_out", tmp_path / "data" / split)
     with pytest.raises(SettingsError, match="held_out"):
         stages.run("recogniser", work(tmp_path))
 
@@ -141,41 +132,33 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path: 
     assert torch.equal(line.layer.weight, before)
 
 
-KILLED = """
-import sys
+STOPS = """
+import sys, time
 from dataclasses import replace
 from pathlib import Path
 from facesnap.tiny import loop, stages
 for name, budget in stages.BUDGETS.items():
     stages.BUDGETS[name] = replace(budget, batch=4)
-run = loop.Loop.run
+run, save = loop.Loop.run, loop.Loop.save
 loop.Loop.run = lambda self, loss, **kw: run(self, loss, **{**kw, "save_every": 0.0})
-stages.run("recogniser", stages.Work(Path(sys.argv[1]), steps=20, say=lambda line: print(line, flush=True)))
+def stops(self):
+    save(self)
+    if self.step == 2:  # the process waits to be killed
+        Path(sys.argv[2]).touch()
+        time.sleep(600)
+loop.Loop.save = stops
+stages.run("recogniser", stages.Workspace(Path(sys.argv[1]), steps=4, say=print))
 """
 
 
 def test_kill_9_changes_no_bit(state: Path, tmp_path: Path) -> None:
     for name in ("killed", "whole"):
-        for split in ("train", "held_out"):
-            (tmp_path / name / "data" / split).mkdir(parents=True)
-            for file in (state / "data" / split).iterdir():
-                (tmp_path / name / "data" / split / file.name).write_bytes(file.read_bytes())
-    checkpoint = tmp_path / "killed" / "recogniser" / CHECKPOINT
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed")], env=environment)
-    while not checkpoint.is_file() and child.poll() is None:
-        time.sleep(0.02)
-    child.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-    child.wait()
-    done = torch.load(checkpoint, weights_only=True)["step"]
-    assert 0 < done < 20, "the process was not interrupted"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for name in ("killed", "whole"):
-            stages.run("recogniser", work(tmp_path / name, steps=20))
-    finally:
-        torch.set_num_threads(threads)
+        shutil.copytree(state / "data", tmp_path / name / "data")
+    kill_when(tmp_path / "reached", ["-c", STOPS, str(tmp_path / "killed"), str(tmp_path / "reached")])
+    done = torch.load(tmp_path / "killed" / "recogniser" / CHECKPOINT, weights_only=True)["step"]
+    assert done == 2
+    for name in ("killed", "whole"):
+        stages.run("recogniser", work(tmp_path / name, steps=4))
     files = [tmp_path / name / "recogniser" / "recogniser.safetensors" for name in ("killed", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -186,7 +169,7 @@ def test_stages_leave_models_that_the_project_loads(state: Path, face_pack: Path
     for stage in ("outer", "inner", "autoencoder", "recogniser", "encoder", "unet"):
         record = stages.run(stage, job)
         assert json.loads((state / stage / "measurements.json").read_text(encoding="utf-8")) == record
-        assert record["training"]["done"] == 6
+        assert record["training"]["done"] == STEPS
     measured = json.loads((state / "autoencoder" / "measurements.json").read_text(encoding="utf-8"))["measured"]
     assert {"cosine", "rank1", "rank1_original"} == set(measured["identity"]) and measured["psnr"] > 0
 
@@ -204,7 +187,7 @@ def test_stages_leave_models_that_the_project_loads(state: Path, face_pack: Path
     crops = np.asarray(Portraits.load(state / "data" / "held_out").crops)
     assert encoder.encode(crops)[-2].shape == (4, 65, vit.WIDTH)
 
-    judge = recogniser.TinyRecogniser.load(state / "recogniser" / "recogniser.safetensors")
+    judge = TinyRecogniser.load(state / "recogniser" / "recogniser.safetensors")
     picture = torch.rand(2, 3, 112, 112, requires_grad=True)
     nn.functional.cosine_similarity(*judge(picture * 2 - 1), dim=0).backward()
     assert picture.grad is not None and picture.grad.abs().sum() > 0
@@ -217,7 +200,7 @@ def test_stages_leave_models_that_the_project_loads(state: Path, face_pack: Path
     before = (state / "encoder" / "model.safetensors").read_bytes()
     stages.run("encoder", job)
     assert (state / "encoder" / "model.safetensors").read_bytes() == before
-    assert any("goes on from step 6" in line for line in lines)
+    assert any("goes on from step 3" in line for line in lines)
 
 
 def test_every_word_of_the_captions_is_one_token(tmp_path: Path) -> None:
@@ -344,7 +327,7 @@ def test_a_likeness_is_a_persons_and_says_how_people_differ() -> None:
     assert np.allclose(places.mean(1), 0, atol=1e-5) and np.allclose(np.square(places).mean((1, 2)), 1, atol=1e-5)
     person = SyntheticPerson.sample(1)
     assert np.allclose(found[1, PLACES], person.tone) and np.allclose(found[1, -1], person.masculine)
-    # Everybody's nose is in front of the jaw's ends, and nobody has the face of another.
+    # All noses are in front of the jaws' ends, and no person has the face of another.
     assert (places[:, PARTS["nose"], 2].min(1) < places[:, 0, 2]).all()
     assert np.abs(places[1] - places[3]).max() > 0.05
     mean, deviation = standard(found)

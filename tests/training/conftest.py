@@ -40,14 +40,18 @@ def prepared(world, tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndar
     return SimpleNamespace(folder=folder, data=folder / "data", model=world.folder / "model")
 
 
-@pytest.fixture
-def changes(prepared, tmp_path: Path) -> dict[str, Any]:
+def changes_for(prepared: SimpleNamespace, output: Path) -> dict[str, Any]:
     """What makes the ready-made tiny configuration a short run on these data."""
     return {
         "base.model": str(prepared.model), "data.folder": str(prepared.data), "data.other_photo": 0.5,
-        "output": str(tmp_path / "run"), "recogniser": None, "stages": REHEARSAL, "checkpoints.every": 10,
+        "output": str(output), "recogniser": None, "stages": REHEARSAL, "checkpoints.every": 10,
         "optimiser.batch": 2, "optimiser.ema": 0.99,
     }  # fmt: skip
+
+
+@pytest.fixture
+def changes(prepared, tmp_path: Path) -> dict[str, Any]:
+    return changes_for(prepared, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +59,9 @@ def prepared_f4(world, tmp_path_factory: pytest.TempPathFactory, prepared) -> Si
     """The same photos for an untrained base whose VAE divides sides by four, and an untrained judge."""
     from diffusers import AutoencoderKL
 
-    from facesnap.demo.untrained import draw
+    from facesnap.models.drawn import draw
     from facesnap.tiny import autoencoder, text, unet
-    from facesnap.tiny.recogniser import TinyRecogniser
+    from facesnap.training.tiny_recogniser import TinyRecogniser
 
     folder = tmp_path_factory.mktemp("f4")
     tokenizer = text.make_tokenizer(["a photo of a person, soft light"], folder / "words")

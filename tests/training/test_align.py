@@ -1,5 +1,5 @@
 """Sampling in training: L_align is nothing where the adapter leaves the prompt alone, and less after training against
-it; the gradient goes through the steps that are asked for; only a face that is there, of somebody told, is judged."""
+it; the gradient goes through the steps that are asked for; only faces that are there are judged."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from facesnap.demo.untrained import draw
 from facesnap.errors import SettingsError
 from facesnap.faces.align import aligned_crop, similarity, template
+from facesnap.models.drawn import draw
+from facesnap.training import losses
 from facesnap.training.align import FeatureReader, ddim_step, layout_loss, semantic_loss, timesteps
 from facesnap.training.config import AlignmentConfig, load_config
 from facesnap.training.data import collate
 from facesnap.training.losses import warp
 from facesnap.training.sampled_faces import SampledFaces
 from facesnap.training.trainer import Trainer
-from facesnap.training.wiring import Inputs
+from facesnap.training.wiring import Inputs, Output
 
 RATES = {"mixer": 1e-3, "projections": 1e-3}
 
@@ -119,22 +120,24 @@ def test_the_gradient_is_that_of_the_last_steps(changes, through: int) -> None:
     """Against differences: the weights of the steps before are held, those of the last steps moved."""
     trainer = _trainer(changes)
     draw(trainer.module.projections, 3, gain=0.3)  # near to linear
-    module, alignment = trainer.module, trainer.objective._alignment
+    module, alignment = trainer.module, trainer.objective.alignment
     inputs, *_ = trainer.objective.inputs(collate([trainer.samples[(0, slot)] for slot in range(2)]))
     weight = next(p for n, p in module.named_parameters() if n.startswith("projections"))
     way = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(inputs.latents.shape, generator=torch.Generator().manual_seed(1))
     start, moved = weight.detach().clone(), {"by": 0.0, "calls": 0}
 
-    def predict(one: Inputs) -> torch.Tensor:
+    def predict(one: Inputs) -> Output:
         moved["calls"] += 1
         if not weight.requires_grad:
             weight.copy_(start + (moved["by"] * way if moved["calls"] > 3 - through else 0.0))
-        return module(one).prediction
+        return module(one)
+
+    wanted = AlignmentConfig(semantic=0, layout=0, steps=3, through=through)
 
     def end(by: float) -> torch.Tensor:
         moved.update(by=by, calls=0)
-        return alignment._sample(predict, inputs, noise, 3, through).square().mean()
+        return alignment(predict, module.bare, inputs, noise, wanted)["clean"].square().mean()
 
     with module.wiring:
         module.requires_grad_(False)
@@ -177,55 +180,47 @@ def judging(prepared_f4, world, tmp_path: Path) -> Callable[..., Trainer]:
     return make
 
 
-def _sampled(trainer: Trainer, told: list[bool], clean: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+def _sampled(trainer: Trainer, conditioned: list[bool], clean: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     """The terms of a batch; `clean` takes the place of the latents that are sampled."""
-    batch = collate([trainer.samples[(0, slot)] for slot in range(len(told))])
-    batch["told"] = torch.tensor(told)
+    batch = collate([trainer.samples[(0, slot)] for slot in range(len(conditioned))])
+    batch["conditioned"] = torch.tensor(conditioned)
     inputs, *_ = trainer.objective.inputs(batch)
     if clean is not None:
-        trainer.objective._alignment = lambda module, bare, inputs, noise, wanted: {"clean": clean[: len(noise)]}
+        trainer.objective.alignment = lambda module, bare, inputs, noise, wanted: {"clean": clean[: len(noise)]}
     with trainer.module.wiring:
         return trainer.objective.align(trainer.module, trainer.module, inputs, batch, trainer.config.stages[0].align)
 
 
-def test_only_faces_that_are_there_of_people_told_are_judged(judging, monkeypatch) -> None:
+def test_only_faces_that_are_there_of_people_not_dropped_are_judged(judging, monkeypatch) -> None:
+    """Each is compared with the mean of the person's photos."""
     trainer = judging()
     shards, objective = trainer.shards, trainer.objective
-    targets = [trainer.samples[(0, slot)]["target"] for slot in range(4)]
-    photos = [torch.from_numpy(shards.tensor(t, "crop").numpy()).permute(2, 0, 1) / 255 for t in targets]
-    blank = torch.zeros_like(photos[0])
+    samples = [trainer.samples[(0, slot)] for slot in range(4)]
+    photos = [sample["crop"].permute(2, 0, 1).float() / 255 for sample in samples]
     # The untrained VAE paints no faces, so the pictures take the decoder's place.
-    pictures = torch.stack([photos[2], blank, photos[1], photos[3]])
-    monkeypatch.setattr(objective, "_decode", lambda latents: pictures[int(latents[0, 0, 0, 0])][None])
+    pictures = torch.stack([photos[2], torch.zeros_like(photos[0]), photos[1], photos[3]])
+    monkeypatch.setattr(objective, "decode", lambda latents: pictures[int(latents[0, 0, 0, 0])][None])
     seen: dict[str, Any] = {}
 
-    def distance(clean, boxes, matrices, photos):
-        seen.update(boxes=boxes, matrices=matrices, photos=[{row for row, _ in of_one} for of_one in photos])
+    def distance(clean, boxes, matrices, wanted, decode, embed):
+        seen.update(boxes=boxes, matrices=matrices, wanted=wanted)
         return torch.full((len(clean),), 0.5)
 
-    monkeypatch.setattr(objective, "_distance", distance)
+    monkeypatch.setattr(losses, "identity_loss", distance)
     found = _sampled(trainer, [False, True, True, True], torch.arange(4.0).view(4, 1, 1, 1))
-    # Told first: the batch's samples 1, 2, 3, 0. Sample 2 got the blank picture, and nothing was told of sample 0.
-    people = [set(shards.people[shards.rows[targets[place]]["person"]]) for place in (1, 3)]
-    assert seen["photos"] == people and seen["boxes"].any(1).all() and seen["matrices"].flatten(1).any(1).all()
+    # The conditioned ones first: samples 1, 2, 3, 0. Sample 2 got the blank picture, and 0's identity was dropped.
+    assert len(seen["wanted"]) == 2 and seen["boxes"].any(1).all() and seen["matrices"].flatten(1).any(1).all()
+    cosine = torch.nn.functional.cosine_similarity
+    for vector, place in zip(seen["wanted"], (1, 3), strict=True):
+        of_person = shards.people[shards.rows[samples[place]["target"]]["person"]]
+        crops = torch.stack([shards.tensor(row, "crop") for row in of_person])  # (K, 112, 112, 3)
+        own = torch.nn.functional.normalize(objective.judge(crops.permute(0, 3, 1, 2).float() / 255), dim=-1)
+        assert len(own) == 2 and cosine(vector, own.mean(0), dim=0) > 0.9999 > cosine(vector, own[0], dim=0)
     assert float(found["align.judged"]) == 0.5 and float(found["align.identity"]) == pytest.approx(0.25)
     assert float(found["align"]) == pytest.approx(0.25)
 
 
-def test_a_sampled_face_is_compared_with_the_mean_of_the_persons_photos(judging) -> None:
-    trainer = judging()
-    person = max(trainer.shards.people.values(), key=len)
-    sample = next(one for slot in range(64) if (one := trainer.samples[(0, slot)])["target"] in person)
-    assert len(person) > 1 and [row for row, _ in sample["photos"]] == person
-    crops = torch.stack([crop for _, crop in sample["photos"]]).permute(0, 3, 1, 2).float() / 255  # (K, 3, 112, 112)
-    vectors = trainer.objective.judge(crops)
-    cosine = torch.nn.functional.cosine_similarity
-    own = trainer.objective._own(sample["photos"])
-    assert cosine(own, torch.nn.functional.normalize(vectors, dim=-1).mean(0), dim=0) > 0.9999
-    assert cosine(own, vectors[0], dim=0) < 0.9999
-
-
-def test_pictures_without_a_face_train_nobody_and_break_nothing(judging) -> None:
+def test_pictures_without_a_face_train_nothing_and_break_nothing(judging) -> None:
     trainer = judging(samples=3)
     found = _sampled(trainer, [True] * 4)
     assert float(found["align.judged"].detach()) == 0.0 == float(found["align"].detach())
@@ -240,9 +235,7 @@ def test_the_sampled_face_is_drawn_to_its_person(judging, monkeypatch) -> None:
     draw(trainer.module.projections, 3)
     whole = torch.ones(2, dtype=torch.bool), torch.tensor([[0.2, 0.2, 0.8, 0.8]] * 2)
     matrix = torch.tensor([[[2.0, 0, -8], [0, 2.0, -8]]] * 2)
-    monkeypatch.setattr(
-        trainer.objective, "_finders", {trainer.config.stages[0].align.pack: lambda _: (*whole, matrix)}
-    )
+    monkeypatch.setattr(trainer.objective, "finders", {trainer.config.stages[0].align.pack: lambda _: (*whole, matrix)})
     module = trainer.module.requires_grad_(True)
     optimiser, values = torch.optim.Adam(module.projections.parameters(), lr=3e-3), []
     for _ in range(8):

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -24,6 +25,7 @@ from facesnap.training import runs
 from facesnap.training.config import load_config
 from facesnap.training.data import collate
 from facesnap.training.trainer import Trainer
+from tests.training.conftest import changes_for
 from tests.training.test_runs import ROOT, environment, write_config
 
 RATES = {"mixer": 1e-5, "projections": 1e-5, "ffrnet": 1e-5}
@@ -72,58 +74,68 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(changes) -> None:
         assert float((whole["loss"] - other["loss"]).abs() / whole["loss"]) > 1e-3  # other samples do change it
 
 
-def _one_and_two(changes: dict[str, Any], folder: Path, stages: list[dict[str, Any]]) -> tuple[dict, dict]:
-    """Logs and last weights of a run over one process with batch 4, and over two with batch 2 each (gloo)."""
-    logs, weights, last = {}, {}, f"step-{stages[0]['steps']:08d}"
-    for processes, batch in ((1, 4), (2, 2)):
-        output = folder / f"run{processes}"
-        more = {
-            "stages": stages, "optimiser.batch": batch, "output": str(output), "checkpoints.every": 20,
-            "optimiser.eps": 1e-3,
-        }  # fmt: skip
-        config = write_config(folder / f"{processes}.yaml", changes | more)
-        # `accelerate launch --cpu` needs MPI for more than one process; torchrun sets what accelerate reads.
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-            "-m", "facesnap", "train", str(config),
-        ]  # fmt: skip
-        env = environment() | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, done.stderr[-3000:]
-        state = json.loads((output / last / runs.STATE).read_text("utf-8"))
-        assert state["global_batch"] == 4, state
-        weights[processes] = load_file(output / last / runs.WEIGHTS)
-        logs[processes] = [json.loads(line) for line in (output / "log.jsonl").read_text("utf-8").splitlines()]
-    assert [line["step"] for line in logs[1]] == list(range(stages[0]["steps"])) == [line["step"] for line in logs[2]]
-    return logs, weights
+ALIGN = {
+    "name": "align", "steps": 4, "warmup": 1, "lr": {"mixer": 1e-4, "projections": 1e-4},
+    "align": {"steps": 2, "semantic": 1.0, "layout": 1.0},
+}  # fmt: skip
+WAYS: dict[str, dict[str, Any]] = {
+    "losses": {"stages": _stage(10)},
+    "align": {"stages": [ALIGN], "adapter.ffrnet": "none"},
+}
+BOTH = """
+import sys
+from facesnap.cli import main
+sys.exit(max(main(["train", config]) for config in sys.argv[1:]))
+"""
 
 
-def _same_way(fresh: Trainer, weights: dict[int, dict[str, torch.Tensor]]) -> None:
-    start = fresh.module.state_dict()
-    ways = {count: torch.cat([(w[n] - start[n]).flatten() for n in w]) for count, w in weights.items()}
-    assert (ways[1] - ways[2]).norm() < 0.01 * ways[1].norm() and ways[1].abs().max() > 1e-6
+@pytest.fixture(scope="module")
+def two_processes(prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The runs of WAYS over two processes with batch 2 each (gloo): what changes the configuration, by name."""
+    folder, runs_of, files = tmp_path_factory.mktemp("two"), {}, []
+    for name, way in WAYS.items():
+        runs_of[name] = changes_for(prepared, folder / name) | way | {"optimiser.eps": 1e-3, "checkpoints.every": 20}
+        files.append(str(write_config(folder / f"{name}.yaml", runs_of[name])))
+    (folder / "both.py").write_text(BOTH, encoding="utf-8")
+    # `accelerate launch --cpu` needs MPI for more than one process; torchrun sets what accelerate reads.
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        str(folder / "both.py"), *files,
+    ]  # fmt: skip
+    env = environment() | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return runs_of
 
 
-def test_two_processes_give_the_losses_of_one(changes, tmp_path: Path) -> None:
-    logs, weights = _one_and_two(changes, tmp_path, _stage(20))
-    for one, two in zip(logs[1], logs[2], strict=True):
+def _compared(changes: dict[str, Any], output: Path) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Log lines of one process with batch 4 beside those of two; their weights have gone the same way."""
+    trainer = Trainer(load_config("tiny-cpu", changes | {"optimiser.batch": 4, "output": str(output)}))
+    start = {name: parameter.detach().clone() for name, parameter in trainer.module.named_parameters()}
+    folders = (trainer.fit(), runs.checkpoints(Path(changes["output"]))[-1])
+    assert folders[0].name == folders[1].name
+    assert json.loads((folders[1] / runs.STATE).read_text("utf-8"))["global_batch"] == 4
+    weights = [load_file(folder / runs.WEIGHTS) for folder in folders]
+    one, two = (torch.cat([(w[name] - start[name]).flatten() for name in w]) for w in weights)
+    assert (one - two).norm() < 0.01 * one.norm() and one.abs().max() > 1e-6
+    logs = [(folder.parent / "log.jsonl").read_text("utf-8").splitlines() for folder in folders]
+    return [(json.loads(a), json.loads(b)) for a, b in zip(*logs, strict=True)]
+
+
+def test_two_processes_give_the_losses_of_one(two_processes, tmp_path: Path) -> None:
+    lines = _compared(two_processes["losses"], tmp_path / "one")
+    for one, two in lines:
         for name in ("loss", "diffusion", "face_box"):
             assert abs(one[name] - two[name]) <= 1e-4 * abs(one[name]), (one["step"], name, one, two)
         assert abs(one["leak"] - two["leak"]) <= 1e-4 * one["loss"]  # a fresh FFRNet leaks 1e-4: a part of the loss
-    assert len({round(line["loss"], 6) for line in logs[1]}) == 20
-    _same_way(Trainer(load_config("tiny-cpu", changes | {"stages": _stage(1)})), weights)
+    assert len({round(one["loss"], 6) for one, _ in lines}) == 10
 
 
-def test_two_processes_align_as_one(changes, tmp_path: Path) -> None:
+def test_two_processes_align_as_one(two_processes, tmp_path: Path) -> None:
     """The alignment's sampling calls the network several times before one exchange of gradients."""
-    align = {"steps": 2, "semantic": 1.0, "layout": 1.0}
-    stage = {"name": "align", "steps": 6, "warmup": 1, "lr": {"mixer": 1e-4, "projections": 1e-4}, "align": align}
-    changes = changes | {"adapter.ffrnet": "none"}
-    logs, weights = _one_and_two(changes, tmp_path, [stage])
-    for one, two in zip(logs[1], logs[2], strict=True):
+    lines = _compared(two_processes["align"], tmp_path / "one")
+    last = lines[-1][0]["align"]
+    for one, two in lines:
         assert abs(one["diffusion"] - two["diffusion"]) <= 1e-4 * one["diffusion"], (one, two)
-        assert abs(one["align"] - two["align"]) <= 1e-2 * logs[1][-1]["align"], (one, two)
-    assert logs[1][-1]["align"] > 10 * logs[1][0]["align"]
-    _same_way(
-        Trainer(load_config("tiny-cpu", changes | {"stages": [stage], "output": str(tmp_path / "fresh")})), weights
-    )
+        assert abs(one["align"] - two["align"]) <= 1e-2 * last, (one, two)
+    assert last > 10 * lines[0][0]["align"]

@@ -14,13 +14,14 @@ from facesnap.attach.control import ControlView
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.faces.packs import load_pack
 from facesnap.files import sha256_of
-from facesnap.tiny.recogniser import TinyRecogniser
 from facesnap.training.arcface import TorchRecogniser
 from facesnap.training.config import load_config, parse
 from facesnap.training.data import collate
 from facesnap.training.judges import load_judge
 from facesnap.training.losses import clean_of, warp
+from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.training.trainer import Trainer
+from facesnap.training.wiring import Output
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_training_and_generation_draw_the_same_picture(trainer: Trainer) -> None
 
 def test_the_sample_grid_hands_ffrnet_a_picture_of_its_size(trainer: Trainer, monkeypatch) -> None:
     from facesnap.models.fidelity import FFRNet
-    from facesnap.training.grids import Grid
+    from facesnap.training.grids import SampleGrid
 
     seen = []
     real = FFRNet.embed_hint
@@ -59,7 +60,7 @@ def test_the_sample_grid_hands_ffrnet_a_picture_of_its_size(trainer: Trainer, mo
     config = trainer.config.model_copy(
         update={"samples": trainer.config.samples.model_copy(update={"people": 1, "steps": 2})}
     )
-    Grid(config, trainer.shards).draw(trainer.host, trainer.module.adapter(), 7)
+    SampleGrid(config, trainer.shards).draw(trainer.host, trainer.module.adapter(), 7)
     assert seen == [(1, 3, 128, 128)]
     assert (config.output / "samples" / "step-00000007.png").is_file()
 
@@ -78,42 +79,44 @@ def test_grids_during_training_change_no_bit_of_it(trainer: Trainer, tmp_path: P
         assert np.asarray(sheet).std() > 20  # pictures, not an empty page
 
 
+def _identity(trainer: Trainer, batch: dict, alpha_bar: torch.Tensor, **changes: float) -> float:
+    """The mean of the batch's identity loss where the UNet predicts 0."""
+    noised = batch["latents"]
+    wanted = trainer.config.stages[0].losses.model_copy(update=changes)
+    zeros = torch.zeros_like(noised)
+    return float(trainer.objective.terms(Output(zeros), zeros, alpha_bar, noised, batch, wanted)["identity"])
+
+
 def test_the_judge_sees_the_crop_of_the_whole_picture(trainer: Trainer) -> None:
     """The piece that is decoded starts at a cell of four pixels: with another factor the crop would slip off."""
-    objective, batch = trainer.objective, collate([trainer.samples[(0, slot)] for slot in range(2)])
-    alpha_bar = torch.full((2,), 0.9999)
-    noised, prediction = batch["latents"], torch.zeros_like(batch["latents"])
-    batch["box"] = torch.tensor([[0.3, 0.25, 0.9, 0.9]] * 2)  # the piece has a corner of its own
-    wanted = trainer.config.stages[0].losses
-    found = objective._identity(prediction, noised, alpha_bar, batch, wanted)
-    clean = clean_of(objective.kind, prediction, noised, alpha_bar)
-    own = torch.stack([objective._own([(int(batch["target"][i]), batch["crop"][i])]) for i in range(2)])
-    whole = torch.cat([warp(objective._decode(clean[i : i + 1]), batch["matrix"][i]) for i in range(2)])
-    reference = 1 - torch.nn.functional.cosine_similarity(objective.judge(whole), own)
-    slipped = torch.cat(
-        [warp(objective._decode(clean[i : i + 1]), batch["matrix"][i] + torch.tensor([[0, 0, 8.0]] * 2))
-         for i in range(2)]
-    )  # fmt: skip
-    wrong = 1 - torch.nn.functional.cosine_similarity(objective.judge(slipped), own)
-    difference = (found / alpha_bar - reference).abs().max()
-    assert difference < 0.25 * (wrong - reference).abs().max(), (found, reference, wrong)
+    objective, vae = trainer.objective, trainer.host.pipeline.vae
+    batch = collate([trainer.samples[(0, 0)]])
+    batch["box"], batch["judged"] = torch.tensor([[0.3, 0.25, 0.9, 0.9]]), torch.zeros(1)  # a corner of its own
+    alpha_bar = torch.full((1,), 0.9999)
+    found = _identity(trainer, batch, alpha_bar) / float(alpha_bar)
+    clean = clean_of(objective.kind, torch.zeros_like(batch["latents"]), batch["latents"], alpha_bar)
+    with torch.no_grad():
+        whole = vae.decode(clean / vae.config.scaling_factor).sample / 2 + 0.5
+        own = objective.judge(batch["crop"].permute(0, 3, 1, 2).float() / 255)
+        slip = torch.tensor([[0, 0, 8.0]] * 2)
+        crops = [warp(whole, batch["matrix"][0] + by * slip) for by in (0, 1)]
+        right, wrong = (1 - float(torch.nn.functional.cosine_similarity(objective.judge(crop), own)) for crop in crops)
+    assert abs(found - right) < 0.25 * abs(wrong - right), (found, right, wrong)
 
 
 def test_only_the_asked_for_samples_are_judged(trainer: Trainer) -> None:
-    objective, batch = trainer.objective, collate([trainer.samples[(0, slot)] for slot in range(4)])
+    batch = collate([trainer.samples[(0, slot)] for slot in range(4)])
     alpha_bar = torch.tensor([0.9, 0.8, 0.3, 0.7])
+    alone = []  # the loss of each sample, from batches in which it alone is judged
+    for place in range(4):
+        batch["judged"] = torch.tensor([0.1 if place == i else 0.9 for i in range(4)])
+        alone.append(4 * 0.5 * _identity(trainer, batch, alpha_bar, identity_share=0.5))
     batch["judged"] = torch.tensor([0.1, 0.9, 0.1, 0.2])
-    wanted = trainer.config.stages[0].losses
-
-    def judged(**changes: float) -> torch.Tensor:
-        prediction = torch.zeros_like(batch["latents"])
-        losses = wanted.model_copy(update=changes)
-        return objective._identity(prediction, batch["latents"], alpha_bar, batch, losses)
-
-    whole, part = judged(), judged(identity_share=0.5, identity_from=0.5)
-    assert bool((whole > 0).all()) and torch.equal(part > 0, torch.tensor([True, False, False, True]))
-    torch.testing.assert_close(part[[0, 3]], 2 * whole[[0, 3]], rtol=1e-4, atol=1e-6)
-    assert torch.equal(judged(identity_from=0.95), torch.zeros(4))
+    assert min(alone) > 0
+    assert _identity(trainer, batch, alpha_bar) == pytest.approx(sum(alone) / 4, rel=1e-4)
+    part = _identity(trainer, batch, alpha_bar, identity_share=0.5, identity_from=0.5)
+    assert part == pytest.approx(2 * (alone[0] + alone[3]) / 4, rel=1e-4)
+    assert _identity(trainer, batch, alpha_bar, identity_from=0.95) == 0.0
 
 
 def test_captions_are_encoded_once_and_as_the_pipeline_does(trainer: Trainer) -> None:

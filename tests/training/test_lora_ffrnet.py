@@ -20,7 +20,7 @@ from facesnap.errors import AttachError, CheckpointError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.tensors import copied_to
-from facesnap.training.start import config_of
+from facesnap.training.encoder_shape import config_of
 from facesnap.training.wiring import Inputs, TrainableAdapter
 from tests import networks
 

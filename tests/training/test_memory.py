@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from facesnap.errors import SettingsError
-from facesnap.training.activations import CudaPrecision, Saved
+from facesnap.training.activations import CudaPrecision, SavedBytes
 from facesnap.training.config import load_config
-from facesnap.training.memory import networks, plan
+from facesnap.training.memory import networks, parameters, plan
 
 CARDS = [
     ("sd15-12GB", "sd15", 12),
@@ -32,7 +32,7 @@ def test_ready_made_ones_fit_on_their_cards(name: str, base: str, card: float) -
 
 def test_the_sum_written_out() -> None:
     config = load_config("sd15-24GB")
-    parts = {name: sum(p.numel() for p in net.parameters()) for name, net in networks(config, "sd15").items()}
+    parts = parameters(networks(config, "sd15")[1])
     assert parts["projections"] == 2 * 768 * 2 * (5 * 320 + 5 * 640 + 6 * 1280) + 16  # k and v of two groups; gates
     assert 0.36e9 < parts["ffrnet"] < 0.363e9  # as public ControlNets have
     found, total = plan(config, "sd15"), sum(parts.values())
@@ -54,13 +54,13 @@ def test_what_it_does_not_know_is_refused() -> None:
 def test_what_a_graph_keeps_is_counted_once() -> None:
     layer = torch.nn.Linear(10, 20)
     x = torch.zeros(3, 10, requires_grad=True)
-    saved = Saved(layer)
+    saved = SavedBytes(layer)
     with saved.counting():
         y = layer(x)  # keeps x
         z = y.exp()  # keeps z
         z.square().sum()  # keeps z, again
     assert saved.outside == 4 * (3 * 10 + 3 * 20)
-    saved = Saved(layer)
+    saved = SavedBytes(layer)
     with saved.counting():
         saved.block(lambda v: layer(v).exp().square(), x).sum()
     assert (saved.outside, saved.deepest) == (4 * 3 * 10, 4 * 3 * 20)
@@ -88,7 +88,7 @@ def test_the_count_without_numbers_is_that_of_a_real_step(tmp_path) -> None:
         }  # fmt: skip
         hidden = {level: torch.randn(2, 1, 50, untrained.CLIP_WIDTH, generator=g).to(device) for level in (-2, 1)}
         inputs = Inputs(**{name: value.to(device) for name, value in values.items()}, hidden=hidden)
-        saved = Saved(unet, module)
+        saved = SavedBytes(unet, module)
         with module.wiring, saved.counting(), CudaPrecision(None) if device == "meta" else contextlib.nullcontext():
             module(inputs)
         counts[device] = saved.outside

@@ -63,8 +63,8 @@ def test_good_photos_are_kept_and_bad_ones_named(preparer, photos: Path, tmp_pat
 def test_it_goes_on_where_it_stopped(preparer, photos: Path, tmp_path: Path, monkeypatch) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     preparer.run(photos, whole)
-    real = shard_files.save_atomically
-    monkeypatch.setattr(shard_files, "save_atomically", lambda t, f: 1 / 0 if "00001" in f.name else real(t, f))
+    real = shard_files.save_tensors
+    monkeypatch.setattr(shard_files, "save_tensors", lambda t, f: 1 / 0 if "00001" in f.name else real(t, f))
     with pytest.raises(ZeroDivisionError):
         preparer.run(photos, broken)
     with pytest.raises(SettingsError, match="Shard 1 of 2"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -28,8 +27,8 @@ def _train(changes: dict[str, Any], **more: Any) -> Trainer:
     return trainer
 
 
-def _log(trainer: Trainer) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (trainer.config.output / "log.jsonl").read_text("utf-8").splitlines()]
+def _lines(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text("utf-8").splitlines()]
 
 
 def _stage(steps: int, **more: Any) -> list[dict[str, Any]]:
@@ -54,33 +53,51 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
 
 
-def _command(*arguments: str, **kwargs: Any) -> subprocess.Popen:
-    return subprocess.Popen(
+STOPS = """
+import sys, time
+from pathlib import Path
+from facesnap.cli import main
+from facesnap.training import runs
+real = runs.RunLog.__call__
+def stops(log, step, values):
+    real(log, step, values)
+    if step == 3:  # the checkpoint of step 2 is whole; the process waits to be killed
+        Path(sys.argv[2]).touch()
+        time.sleep(600)
+runs.RunLog.__call__ = stops
+main(["train", sys.argv[1]])
+"""
+
+
+def kill_when(reached: Path, arguments: list[str]) -> None:
+    """Start Python and kill it as soon as a file is there."""
+    process = subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, **kwargs
+        text=True,
     )  # fmt: skip
+    while not reached.is_file() and process.poll() is None:
+        time.sleep(0.05)
+    ended = process.poll()
+    process.kill()
+    said, _ = process.communicate()
+    assert ended is None, said
 
 
 def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(changes, tmp_path: Path) -> None:
     """kill -9 in the middle of a stage, after a checkpoint, with a torn one beside it; the last stage samples."""
-    stages = _stage(8) + _stage(4, align={"steps": 2, "semantic": 1.0, "layout": 1.0})
+    stages = _stage(4) + _stage(2, align={"steps": 2, "semantic": 1.0, "layout": 1.0})
     stages[1]["name"] = "sampled"
-    steps = {"stages": stages, "checkpoints.every": 4}
+    steps = {"stages": stages, "checkpoints.every": 2}
     whole = _train(changes, **steps)
     broken = tmp_path / "broken"
     config = write_config(tmp_path / "config.yaml", changes | steps | {"output": str(broken)})
-    process = _command("-m", "facesnap", "train", str(config))
-    deadline = time.monotonic() + 200
-    while not runs.checkpoints(broken) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert process.poll() is None, process.stdout.read()
-    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-    process.communicate()
-    assert runs.checkpoints(broken)[0].name == "step-00000004"
-    (broken / "step-00000011.partial").mkdir()
+    kill_when(tmp_path / "reached", ["-c", STOPS, str(config), str(tmp_path / "reached")])
+    assert [path.name for path in runs.checkpoints(broken)] == ["step-00000002"]
+    assert [line["step"] for line in _lines(broken)] == [0, 1, 2, 3]
+    (broken / "step-00000005.partial").mkdir()
     again = _train(changes, **steps, output=str(broken))
     for name in (runs.WEIGHTS, runs.EMA):
-        a, b = (load_file(t.config.output / "step-00000012" / name) for t in (whole, again))
+        a, b = (load_file(t.config.output / "step-00000006" / name) for t in (whole, again))
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    assert _log(whole) == _log(again)
-    assert [line["step"] for line in _log(whole) if line.get("align", 0.0) > 0.0] == [8, 9, 10, 11]
+    assert _lines(whole.config.output) == _lines(broken)
+    assert [line["step"] for line in _lines(broken) if line.get("align", 0.0) > 0.0] == [4, 5]

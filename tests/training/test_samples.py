@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from facesnap.training.config import load_config
-from facesnap.training.data import collate
+from facesnap.training.config import DropConfig, load_config
+from facesnap.training.data import collate, draw_drops, draw_timestep
 from facesnap.training.draws import Purpose, generator
 from facesnap.training.trainer import Trainer
 
 
-def test_drops_come_at_their_rates_and_together_only_where_asked_for(changes) -> None:
-    rates = {"drops.text": 0.2, "drops.identity": 0.1, "drops.both": 0.15, "drops.landmarks": 0.3}
-    samples = Trainer(load_config("tiny-cpu", changes | rates)).samples
-    draws = np.array([samples._drops(generator(0, Purpose.DROPS, 7, slot)) for slot in range(8000)])
+def test_drops_come_at_their_rates_and_together_only_where_asked_for() -> None:
+    drops = DropConfig(text=0.2, identity=0.1, both=0.15, landmarks=0.3)
+    draws = np.array([draw_drops(drops, generator(0, Purpose.DROPS, 7, slot)) for slot in range(8000)])
     text, identity, landmarks = draws.T
     for found, wanted in (
         (text & identity, 0.15),
@@ -30,17 +29,16 @@ def test_drops_come_at_their_rates_and_together_only_where_asked_for(changes) ->
 
 
 @pytest.mark.parametrize("shift", (1.0, 3.0))
-def test_a_shift_draws_noisy_timesteps_more_often(changes, shift: float) -> None:
+def test_a_shift_draws_noisy_timesteps_more_often(shift: float) -> None:
     """Even without it; with it the share above t is that above t / (s - (s - 1) t)."""
-    samples = Trainer(load_config("tiny-cpu", changes | {"noise.shift": shift})).samples
-    drawn = np.array([samples._noised(0, np.random.default_rng(i))["timestep"] for i in range(3000)])
-    assert drawn.min() >= 0 and drawn.max() < samples.timesteps
+    drawn = np.array([draw_timestep(1000, shift, np.random.default_rng(i)) for i in range(3000)])
+    assert drawn.min() >= 0 and drawn.max() < 1000
     for t in (0.25, 0.5, 0.75):
         wanted = 1 - t / (shift - (shift - 1) * t)
-        assert abs((drawn >= t * samples.timesteps).mean() - wanted) < 4 * (wanted * (1 - wanted) / len(drawn)) ** 0.5
+        assert abs((drawn >= t * 1000).mean() - wanted) < 4 * (wanted * (1 - wanted) / len(drawn)) ** 0.5
 
 
-def test_what_is_dropped_is_nobody_an_empty_prompt_and_black(changes) -> None:
+def test_what_is_dropped_is_unconditional_an_empty_prompt_and_black(changes) -> None:
     def sample(**drops: float) -> dict:
         chosen = {"text": 0.0, "identity": 0.0, "both": 0.0, "landmarks": 0.0} | drops
         return Trainer(load_config("tiny-cpu", changes | {"drops": chosen})).samples[(0, 0)]

@@ -18,9 +18,9 @@ from facesnap.families.registry import load_adapter
 from facesnap.models.fidelity import FFRNet
 from facesnap.pipeline.id_tokens import mix
 from facesnap.pipeline.pipeline import FaceSnapPipeline
-from facesnap.training.config import AdapterConfig as Wanted
-from facesnap.training.config import load_config
-from facesnap.training.start import config_of, starting_adapter
+from facesnap.training.config import AdapterConfig, load_config
+from facesnap.training.encoder_shape import config_of
+from facesnap.training.start import starting_adapter
 from facesnap.training.trainer import Trainer
 from facesnap.training.wiring import Inputs, TrainableAdapter
 from tests.families.test_families import conditioning, inputs, ldm_of, widths_of
@@ -51,7 +51,7 @@ def test_step_0_is_the_donor(tmp_path: Path, family: str, base: str) -> None:
     unet = diffusers_unet(base, like=ldm_of(base))
     donor = load_adapter(source)
     encoder = {"encoder_name": donor.spec.encoder_name or "ViT"}
-    adapter = starting_adapter(Wanted(start=file, ffrnet="none"), unet, _head(**encoder))
+    adapter = starting_adapter(AdapterConfig(start=file, ffrnet="none"), unet, _head(**encoder))
     given, batch = inputs(family), Batch.draw(base)
     extra = {"pooled": batch.text_embeds, "time_ids": batch.time_ids} if base == "sdxl" else {}
     step = Inputs(batch.x, batch.t, batch.context, given["f_id"], given["hidden"], **extra)
@@ -80,7 +80,7 @@ def test_step_0_is_the_donor(tmp_path: Path, family: str, base: str) -> None:
 def test_data_of_another_recogniser_or_without_its_states_are_named(tmp_path: Path) -> None:
     source, file = _converted(tmp_path, "faceid-plusv2", "sd15")
     unet = diffusers_unet("sd15", like=ldm_of("sd15"))
-    wanted, name = Wanted(start=file, ffrnet="none"), load_adapter(source).spec.encoder_name
+    wanted, name = AdapterConfig(start=file, ffrnet="none"), load_adapter(source).spec.encoder_name
     with pytest.raises(IdentityMismatchError, match="w600k_r50"):
         starting_adapter(wanted, unet, _head("glintr100", encoder_name=name))
     with pytest.raises(SettingsError, match=r"hidden states \[-2\]"):
@@ -116,7 +116,7 @@ def test_an_adapter_sees_what_it_is_to_see(prepared, changes: dict, world, sees:
 def test_what_an_adapter_cannot_see_is_refused(world) -> None:
     unet = diffusers_unet("sd15")
     with pytest.raises(SettingsError, match="image tokens alone"):
-        starting_adapter(Wanted(sees="image", ffrnet="none"), unet, _head())
+        starting_adapter(AdapterConfig(sees="image", ffrnet="none"), unet, _head())
     with pytest.raises(SettingsError, match="fresh adapters"):
         load_config("tiny-cpu", {"adapter.sees": "image", "adapter.start": "x.safetensors"})
 
@@ -133,7 +133,7 @@ def test_ffrnet_copies_an_encoder_of_any_latent_channels() -> None:
 def test_the_first_step_of_a_fresh_ffrnet_already_sees_the_landmarks(kind: str) -> None:
     """It changes nothing yet, but what its zero convolutions learn in one step depends on where the points are."""
     unet = redraw(diffusers_unet("sd15"), 3)
-    net = starting_adapter(Wanted(ffrnet=kind, sees="vector"), unet, _head()).ffrnet
+    net = starting_adapter(AdapterConfig(ffrnet=kind, sees="vector"), unet, _head()).ffrnet
     assert net is not None
     if kind == "lora":
         net.borrow(dict(unet.named_parameters()))
@@ -158,7 +158,7 @@ def test_the_first_step_of_a_fresh_ffrnet_already_sees_the_landmarks(kind: str) 
 
 def test_a_fresh_mixer_tells_people_apart() -> None:
     """The recogniser's vectors have length 1, where a layer's own biases are as large as what it makes of them."""
-    mixer = starting_adapter(Wanted(ffrnet="none", sees="vector"), diffusers_unet("sd15"), _head()).mixer
+    mixer = starting_adapter(AdapterConfig(ffrnet="none", sees="vector"), diffusers_unet("sd15"), _head()).mixer
     g = torch.Generator().manual_seed(0)
     people = torch.nn.functional.normalize(torch.randn(8, 1, 512, generator=g), dim=-1)
     with torch.no_grad():

@@ -22,7 +22,9 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.pipeline.shape import Shapes
 from facesnap.settings.field_types import Choice, Number
-from facesnap.webui.generation.args import Control, Person, controls, parse
+from facesnap.settings.model import Person
+from facesnap.webui.generation.args import parse
+from facesnap.webui.generation.controls import Control, controls
 from facesnap.webui.generation.pictures import decode
 from facesnap.webui.ui import canvas
 
@@ -89,13 +91,13 @@ def _host(tab: str, result: np.ndarray | None) -> None:
 def _control(column: Control, tab: str) -> Any:
     """Plain controls, one picture a person: the accordion's own need the hosts' modules."""
     kind, common = column.field.kind, {"label": column.label, "elem_id": column.elem_id(tab)}
-    if column.control == "checkbox":
+    if column.component == "checkbox":
         return gr.Checkbox(value=column.default, **common)
     if isinstance(kind, Number):
         return gr.Slider(kind.low, kind.high, value=column.default, step=kind.step, **common)
     if isinstance(kind, Choice):
         return gr.Radio(list(kind.options), value=column.default, **common)
-    if column.control in ("image", "images"):
+    if column.component in ("image", "images"):
         return gr.Image(value=None, type="pil", **common)
     return gr.Textbox(value=column.default or "", **common)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from facesnap.settings.api import to_api
 from facesnap.settings.model import PERSON, POSE, SETTINGS
-from facesnap.webui.generation.args import to_api
 from tests.webui.standin.pictures import png
 from tests.webui.strategies import JSON, settings_objects
 

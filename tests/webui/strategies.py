@@ -20,9 +20,9 @@ from facesnap.settings.field_types import (
     RegionType,
     Switch,
     Text,
-    expressions,
 )
-from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Pose, Settings
+from facesnap.settings.model import PERSON, POSE, SETTINGS, WINDOWS, Person, Pose, Settings
+from facesnap.settings.words import EXPRESSIONS, FACES
 
 PICTURE = st.text("ABCabc0189+/=", min_size=1, max_size=12)
 NAME = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12).filter(
@@ -47,11 +47,11 @@ def values(kind: FieldType) -> st.SearchStrategy[Any]:
         site = st.from_regex(r"\A(input|middle|output)(\.[0-9]{1,2}){0,3}\Z")
         return st.dictionaries(site, values(kind.factor), max_size=4)
     if isinstance(kind, ExpressionMix):
-        return st.dictionaries(st.sampled_from(expressions()), values(kind.amount), min_size=1, max_size=3)
+        return st.dictionaries(st.sampled_from(EXPRESSIONS), values(kind.amount), min_size=1, max_size=3)
     simple: dict[type, st.SearchStrategy[Any]] = {
         Switch: st.booleans(),
         Text: st.just("") | NAME,
-        FaceChoice: st.sampled_from(("largest", "leftmost", "central", "0", "7")),
+        FaceChoice: st.sampled_from((*FACES, "0", "7")),
         PictureType: PICTURE,
         PicturesType: st.lists(PICTURE, max_size=3).map(tuple),
         RegionType: boxes() | PICTURE,
@@ -70,7 +70,7 @@ POSES = st.builds(Pose, **_fields(POSE))
 def people(draw: st.DrawFn) -> Person:
     """Somebody: with photos, an identity or both, and windows that are none the wrong way round."""
     given = {name: draw(strategy) for name, strategy in _fields(PERSON).items()}
-    for start, end in (("start", "end"), ("structure_start", "structure_end")):
+    for start, end in WINDOWS:
         given[start], given[end] = sorted((given[start], given[end]))
     if not given["references"] and not given["identity"]:
         given["identity"] = draw(NAME)

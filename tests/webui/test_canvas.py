@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,6 @@ from facesnap.landmarks.render import render_landmarks
 from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
 from facesnap.settings.model import POSE_NUMBERS, Pose
-from facesnap.webui.generation.poses import pose_settings
-
-if not os.environ.get("CI"):
-    pytest.importorskip("gradio")
-    pytest.importorskip("playwright")
 from facesnap.webui.ui import canvas
 from tests.webui.canvas_page import identities, opened, served
 from tests.webui.canvas_user import MODEL, PHONE, SCREEN, Canvas
@@ -69,7 +63,7 @@ def predicted(shapes: Shapes, known: dict[str, Identity]) -> Callable[..., np.nd
     """What the server draws for a pose as `understood` gives it, in pixels."""
 
     def points(pose: dict[str, Any], size: tuple[int, int] = (512, 512), name: str = "Zoe") -> np.ndarray:
-        found = shapes.shape(known[name], pose_settings(Pose(**pose)), size)
+        found = shapes.shape(known[name], Pose(**pose), size)
         return found.landmarks.points * size
 
     return points
@@ -329,7 +323,7 @@ def test_a_pose_picture_can_be_copied(
     own = user.points()
     user.button("Pose picture").click()
     assert user.source() == "canvas" and set(user.pose()) == set(POSE_NUMBERS)
-    driven = shapes.shape(known["Zoe"], pose_settings(Pose("picture", np.asarray(turned))), (512, 512))
+    driven = shapes.shape(known["Zoe"], Pose("picture", np.asarray(turned)), (512, 512))
     difference = np.abs(user.points() - driven.landmarks.points * 512).max()
     assert difference < 6 < np.abs(user.points() - own).max()  # the expression is the nearest mix of presets
 

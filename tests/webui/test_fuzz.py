@@ -1,4 +1,4 @@
-"""2,000 requests that vary what stands inside `args`: each makes a picture or is refused with a message."""
+"""Requests that vary what stands inside `args`: each makes a picture or is refused with a message."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def _post(client: TestClient, body: dict[str, Any]) -> Any:
     return client.post("/sdapi/v1/txt2img", content=content, headers={"Content-Type": "application/json"})
 
 
+@pytest.mark.parametrize("requests", [300, pytest.param(2000, marks=pytest.mark.thorough)])
 def test_every_request_is_answered_and_the_next_plain_picture_is_the_same(
-    server: Server, client: TestClient, photo: str
+    server: Server, client: TestClient, photo: str, requests: int
 ) -> None:
     plain = _post(client, {"steps": 2}).json()["images"]
     person = {"alwayson_scripts": {"FaceSnap": {"args": [{"identity": WHO, "strength": 1.5}]}}}
@@ -47,7 +48,7 @@ def test_every_request_is_answered_and_the_next_plain_picture_is_the_same(
     begun = server.generated
 
     @settings(
-        max_examples=2000, derandomize=True, database=None, phases=(Phase.generate,),
+        max_examples=requests, derandomize=True, database=None, phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(payloads())
@@ -64,8 +65,9 @@ def test_every_request_is_answered_and_the_next_plain_picture_is_the_same(
             assert photo[:40] not in detail and "Traceback" not in detail
 
     ask()
-    assert sum(answers.values()) >= 2000
-    assert answers[200] == server.generated - begun >= 200 and answers[422] >= 500 and answers[503] >= 1, answers
+    assert sum(answers.values()) >= requests
+    assert answers[200] == server.generated - begun >= requests / 10, answers
+    assert answers[422] >= requests / 4 and answers[503] >= 1, answers
     assert _post(client, {"steps": 2}).json()["images"] == plain
     assert _post(client, person).json()["images"] == with_person
 

@@ -9,7 +9,7 @@ import threading
 from facesnap.faces.analysed import ReferenceFace
 from facesnap.faces.face import Quality
 from facesnap.settings import infotext
-from facesnap.webui.generation.args import Settings
+from facesnap.settings.model import Settings
 from facesnap.webui.generation.results import KEY, PersonFound, Results
 
 

@@ -17,9 +17,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from facesnap.settings.api import schema
 from facesnap.version import __version__
 from facesnap.webui import api
-from facesnap.webui.generation.args import schema
 from facesnap.webui.generation.results import PersonFound, Results
 from tests.webui.standin.pictures import png
 from tests.webui.standin.server import PACK, Server, with_routes

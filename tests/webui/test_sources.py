@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from facesnap.errors import FaceSnapError, PictureError, SettingsError, TooLargeError, refusal
+from facesnap.pipeline.region import region_map
+from facesnap.settings.field_types import Box
+from facesnap.settings.model import Settings
 from facesnap.webui.generation import photos as photos_module
-from facesnap.webui.generation.args import Box, Settings, parse
-from facesnap.webui.generation.people import region_map
+from facesnap.webui.generation.args import parse
 from facesnap.webui.generation.photos import PhotoReader, Policy, allowed_file, resolve
 from facesnap.webui.options import values
 
@@ -68,7 +70,7 @@ def test_every_picture_of_a_request_becomes_an_array() -> None:
     found = resolve(settings, _options(), _host())
     one, two = found.people
     assert np.array_equal(one.references[0], PIXELS) and np.array_equal(one.references[1], other)
-    assert np.array_equal(one.region, PIXELS) and region_map(one.region, "x").shape == PIXELS.shape[:2]
+    assert np.array_equal(one.region, PIXELS) and region_map(one.region).shape == PIXELS.shape[:2]
     assert two.region == Box(0, 0, 0.5, 1) and two.references == () and np.array_equal(two.pose.image, other)
     again = resolve(found, _options(), _host())  # arrays stay what they are
     assert np.array_equal(again.people[0].references[1], other)

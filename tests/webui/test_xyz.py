@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 
 from facesnap.errors import SettingsError
-from facesnap.webui.generation.args import PRESETS, Settings, parse
+from facesnap.settings.model import Settings
+from facesnap.settings.words import PRESETS
+from facesnap.webui.generation.args import parse
 from facesnap.webui.generation.xyz import AXES, NOTES, PREFIX, apply_notes, find_grid, register
 from tests.webui.strategies import SETTINGS_OBJECTS
 
@@ -67,7 +69,7 @@ def test_registering_twice_leaves_one_of_each(grid: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("strength", [0.0, 2.0], 2.5),
+        ("strength", [0.0, 10.0], 10.5),
         ("yaw", [-90.0, 90.0], 91.0),
         ("speed", ["exact", "Balanced"], "slow"),
         ("expression", ["smile", "smile:0.5+wink_left"], "grin"),

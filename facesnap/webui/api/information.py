@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from facesnap.settings.api import schema
 from facesnap.settings.model import VERSION
 from facesnap.version import __version__
 from facesnap.webui.api.guard import UnknownResultError
 from facesnap.webui.api.service import Service
-from facesnap.webui.generation.args import schema
 from facesnap.webui.generation.results import MOST, Result
 from facesnap.weights.adapters import ListedAdapter, entries
 

@@ -1,4 +1,4 @@
-"""What a script is handed by the WebUI -> `Settings`.
+"""A script's arguments, as the WebUI hands them over -> `Settings`.
 
 The flat list of the UI's controls (`controls` is their order), or the API's `args`: `[S]`, `[true, S]`, `[false]`, S
 being one object of the keys declared in `model`. One person's keys may stand at the top of S.
@@ -11,29 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from facesnap.errors import SettingsError
-from facesnap.settings.api import from_api, schema, to_api, with_preset
-from facesnap.settings.field_types import Box, wrong
-from facesnap.settings.model import MOST_PEOPLE, PEOPLE, PRESETS, Person, Pose, Settings
-from facesnap.webui.generation.controls import Control, controls, from_flat, to_flat
-
-__all__ = [
-    "MOST_PEOPLE",
-    "PEOPLE",
-    "PRESETS",
-    "Box",
-    "Control",
-    "Person",
-    "Pose",
-    "Settings",
-    "controls",
-    "defaults",
-    "from_api",
-    "parse",
-    "schema",
-    "to_api",
-    "to_flat",
-    "with_preset",
-]
+from facesnap.settings.api import from_api
+from facesnap.settings.field_types import wrong
+from facesnap.settings.model import PEOPLE, Settings
+from facesnap.webui.generation.controls import from_flat, to_flat
 
 
 def parse(args: Sequence[Any], most_people: int = PEOPLE) -> Settings:
@@ -41,7 +22,7 @@ def parse(args: Sequence[Any], most_people: int = PEOPLE) -> Settings:
 
     Args:
         args: values in the order of `controls`, None or missing at the end for defaults; or `[S, ...]`, `[bool, S,
-            ...]` with one object S (the WebUI fills what follows with the UI's values: they are passed over).
+            ...]` with one object S (what follows, which the WebUI fills with the UI's values, is passed over).
         most_people: how many the WebUI's option allows.
 
     Raises:

@@ -1,9 +1,9 @@
-"""The UI's flat list: one column a control, in a fixed order, the same in txt2img and img2img."""
+"""The UI's flat list: one value a control, in a fixed order, the same in txt2img and img2img."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ from facesnap.settings.field_types import (
     wrong,
 )
 from facesnap.settings.fields import Field
-from facesnap.settings.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings
+from facesnap.settings.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings, check_windows
+from facesnap.settings.words import PRESET, PRESETS, SUGGESTED
 from facesnap.weights.adapters import TITLE_MARK
 
 ON_SETTINGS_PAGE = "on_error"  # has no control here
@@ -34,40 +35,51 @@ MASK, POSE_VALUES = "region_mask", "values"
 _MASK = Field(MASK, PictureType(), None, "Region mask", "White where the person is; instead of a region by numbers.")
 
 
+# What stands in one text box: name there -> field of a pose. Settings without a control of their own are among them.
+BOX_NUMBERS = {**{name: name for name in POSE_NUMBERS}, "gain": "expression_gain"}
+
+
 @dataclass(frozen=True)
 class PoseValues(FieldType):
-    """The numbers of a pose in one text box: "yaw=20 size=0.5"; those left out are the source's own."""
+    """The numbers of a pose in one text box: "yaw=20 size=0.5 gain=1.2"; those left out are the source's own."""
+
+    allowed = "text"
 
     def read(self, value: Any, name: str) -> dict[str, float]:
+        """Numbers by field of `Pose`."""
         if not isinstance(value, str) or len(value) > 1000:
             raise wrong(name, value, 'text such as "yaw=20 pitch=-5"')
         found: dict[str, float] = {}
         for part in value.replace(",", " ").split():
             key, _, number = part.partition("=")
-            if key not in POSE_NUMBERS or key in found:
-                raise wrong(name, value, f"{', '.join(POSE_NUMBERS)}, each at most once, such as yaw=20")
-            found[key] = POSE[key].kind.parse_text(number, f"{key} of {name}")
+            field = BOX_NUMBERS.get(key, "")
+            if not field or field in found:
+                raise wrong(name, value, f"{', '.join(BOX_NUMBERS)}, each at most once, such as yaw=20")
+            found[field] = POSE[field].kind.parse_text(number, f"{key} of {name}")
         return found
 
     def schema(self) -> Json:
         return {"type": "string"}
 
-    def text(self, value: dict[str, float]) -> str:
-        return " ".join(f"{key}={POSE[key].kind.text(number)}" for key, number in value.items())
+    def text(self, value: Mapping[str, float]) -> str:
+        return " ".join(
+            f"{key}={POSE[field].kind.text(value[field])}" for key, field in BOX_NUMBERS.items() if field in value
+        )
 
 
 _POSE_VALUES = Field(
     POSE_VALUES, PoseValues(), "", "Pose values",
-    'What replaces the source\'s own pose, such as "yaw=20 pitch=-5 x=0.5 y=0.4 size=0.5"; the canvas writes it.',
+    'Numbers that replace the source\'s own, such as "yaw=20 pitch=-5 x=0.5 y=0.4 size=0.5"; the canvas writes them. '
+    'gain: a factor of the expression, such as "gain=1.2".',
 )  # fmt: skip
-_CONTROLS: dict[type[FieldType], str] = {
+_COMPONENTS: dict[type[FieldType], str] = {
     Switch: "checkbox",
     Number: "slider",
     Choice: "radio",
     PictureType: "image",
     PicturesType: "images",
 }
-_POSE_COLUMNS = ("source", "image", POSE_VALUES, "expression", "framing")
+_POSE_CONTROLS = ("source", "image", POSE_VALUES, "expression", "framing")
 
 
 @dataclass(frozen=True)
@@ -77,15 +89,15 @@ class Control:
     Attributes:
         part: "settings", "person" or "pose"; name: of the field in it. person: 0 for settings, else from 1.
         field: the declaration.
-        control: "checkbox", "slider", "dropdown", "radio", "image", "images" or "text".
-        default: what the control shows at first.
+        component: "checkbox", "slider", "dropdown", "radio", "image", "images" or "text".
+        default: the value that it shows at first.
     """
 
     part: str
     name: str
     person: int
     field: Field
-    control: str
+    component: str
     default: Any
 
     @property
@@ -108,31 +120,31 @@ def controls(most_people: int = PEOPLE) -> list[Control]:
     """All controls in the order of the flat list, for 1 to 8 people."""
     if not 1 <= most_people <= MOST_PEOPLE:
         raise wrong("the number of people", most_people, f"a whole number from 1 to {MOST_PEOPLE}")
-    found = [_column("settings", 0, field) for name, field in SETTINGS.items() if name != ON_SETTINGS_PAGE]
+    found = [_made("settings", 0, field) for name, field in SETTINGS.items() if name != ON_SETTINGS_PAGE]
     for n in range(1, most_people + 1):
-        found += [_column("person", n, field) for field in PERSON.values()]
-        found.append(_column("person", n, _MASK))
+        found += [_made("person", n, field) for field in PERSON.values()]
+        found.append(_made("person", n, _MASK))
         pose = {**POSE, POSE_VALUES: _POSE_VALUES}
-        found += [_column("pose", n, pose[name]) for name in _POSE_COLUMNS]
+        found += [_made("pose", n, pose[name]) for name in _POSE_CONTROLS]
     return found
 
 
-def _column(part: str, person: int, field: Field) -> Control:
-    control = _control(field)
-    default = field.default
-    if control == "text":
-        default = "" if not field.default else field.kind.text(field.default)
+def _made(part: str, person: int, field: Field) -> Control:
+    component = _component(field)
+    default = field.initial
+    if component == "text":
+        default = "" if not default else field.kind.text(default)
     if isinstance(field.kind, PicturesType):
         default = None
     if isinstance(field.kind, Text):
-        default = _named(field, field.default)
-    return Control(part, field.name, person, field, control, default)
+        default = _named(field, default)
+    return Control(part, field.name, person, field, component, default)
 
 
-def _control(field: Field) -> str:
+def _component(field: Field) -> str:
     if field.name in ("adapter", "identity", "preset") or isinstance(field.kind, FaceChoice):
         return "dropdown"
-    return _CONTROLS.get(type(field.kind), "text")
+    return _COMPONENTS.get(type(field.kind), "text")
 
 
 def from_flat(values: Sequence[Any], most_people: int = PEOPLE) -> Settings:
@@ -145,23 +157,30 @@ def from_flat(values: Sequence[Any], most_people: int = PEOPLE) -> Settings:
     if len(values) > len(order):
         raise wrong("args", values, f"at most {len(order)} values, in the order of the controls")
     given: dict[str, Any] = {"people": [{"pose": {}} for _ in range(most_people)]}
-    for column, value in zip(order, values, strict=False):
-        _place(given, column, _checked(column, value))
-    people = given["people"]
-    given["people"] = [one for one in people if one.get("references") or one.get("identity")]
+    for control, value in zip(order, values, strict=False):
+        checked = _checked(control, value)
+        if checked is not None:
+            _place(given, control, None if control.field.suggested and checked == SUGGESTED else checked)
+    people = {n: one for n, one in enumerate(given["people"], 1) if one.get("references") or one.get("identity")}
+    for n, one in people.items():
+        labels = {control.name: control.where for control in order if control.person == n}
+        check_windows({**PRESETS[given.get("preset", PRESET)], **one}, labels.__getitem__)
+    given["people"] = list(people.values())
     given.setdefault("enabled", False)
     return from_api(given, most_people)
 
 
-def _checked(column: Control, value: Any) -> Any:
+def _checked(control: Control, value: Any) -> Any:
     """A control's value as the API has it; None where it is empty."""
-    field, name = column.field, column.where
+    field, name = control.field, control.where
     if isinstance(field.kind, PicturesType):
         value = _uploads(value)
-    elif column.name == "adapter" and isinstance(value, str):
+    elif control.name == "adapter" and isinstance(value, str):
         value = value.partition(TITLE_MARK)[0]
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
+    if field.suggested and value == SUGGESTED:
+        return value
     if isinstance(field.kind, RegionType):
         if not isinstance(value, str):
             raise wrong(name, value, 'four fractions as text, such as "0 0 0.5 1"')
@@ -178,58 +197,63 @@ def _uploads(value: Any) -> list[Any] | None:
     return [base64.b64encode(file).decode("ascii") if isinstance(file, bytes) else file for file in files] or None
 
 
-def _place(given: dict[str, Any], column: Control, value: Any) -> None:
+def _place(given: dict[str, Any], control: Control, value: Any) -> None:
     """Put a checked value where the API's object has it."""
-    if column.part == "settings":
-        given[column.name] = value
+    if control.part == "settings":
+        given[control.name] = value
         return
-    person = given["people"][column.person - 1]
-    if column.name == MASK:
-        if value is not None and person.get("region") is not None:
+    person = given["people"][control.person - 1]
+    if control.name == MASK:
+        if "region" in person:
             raise SettingsError(
-                f"Person {column.person} has a region by numbers and a region mask.",
+                f"Person {control.person} has a region by numbers and a region mask.",
                 expected="one of the two",
                 remedy="empty the region's text box or remove the mask",
             )
-        person["region"] = person.get("region") if value is None else value
-    elif column.name == POSE_VALUES:
-        person["pose"].update(value or {})
-    elif column.part == "pose":
-        person["pose"][column.name] = value
+        person["region"] = value
+    elif control.name == POSE_VALUES:
+        person["pose"].update(value)
+    elif control.part == "pose":
+        person["pose"][control.name] = value
     else:
-        person[column.name] = value
+        person[control.name] = value
 
 
 def to_flat(settings: Settings, most_people: int = PEOPLE) -> list[Any]:
-    """What the controls show for these settings; `from_flat` reads it back.
+    """The values of the controls for these settings; `from_flat` reads them back.
+
+    Strengths that are the adapter's suggestion are the word "suggested", which no slider shows but `from_flat` reads.
 
     Raises:
         SettingsError: there are more people than controls for them.
     """
     if len(settings.people) > most_people:
         raise wrong("the number of people", len(settings.people), f"at most {most_people}")
-    return [_shown(column, settings) for column in controls(most_people)]
+    return [_shown(control, settings) for control in controls(most_people)]
 
 
-def _shown(column: Control, settings: Settings) -> Any:
-    if column.part == "settings":
-        return getattr(settings, column.name)
-    if column.person > len(settings.people):
-        return column.default
-    person = settings.people[column.person - 1]
-    if column.name == MASK:
+def _shown(control: Control, settings: Settings) -> Any:
+    if control.part == "settings":
+        return getattr(settings, control.name)
+    if control.person > len(settings.people):
+        return control.default
+    person = settings.people[control.person - 1]
+    if control.name == MASK:
         return None if isinstance(person.region, Box) else person.region
-    if column.name == POSE_VALUES:
-        value: Any = person.pose.numbers
-    elif column.name == "region":
+    if control.name == POSE_VALUES:
+        given = {field: getattr(person.pose, field) for field in BOX_NUMBERS.values()}
+        value: Any = {field: number for field, number in given.items() if number != POSE[field].default}
+    elif control.name == "region":
         value = person.region if isinstance(person.region, Box) else None
     else:
-        value = getattr(person.pose if column.part == "pose" else person, column.name)
-    if isinstance(column.field.kind, PicturesType):
+        value = getattr(person.pose if control.part == "pose" else person, control.name)
+    if isinstance(control.field.kind, PicturesType):
         return list(value) or None
-    if column.control == "text":
-        return column.field.kind.text(value) if value else ""
-    return _named(column.field, value) if isinstance(column.field.kind, Text) else value
+    if value is None and control.field.suggested:
+        return SUGGESTED
+    if control.component == "text":
+        return control.field.kind.text(value) if value else ""
+    return _named(control.field, value) if isinstance(control.field.kind, Text) else value
 
 
 def _named(field: Field, value: str) -> str:

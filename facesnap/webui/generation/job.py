@@ -6,16 +6,23 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from facesnap.attach import Topology, read_topology
 from facesnap.errors import FaceSnapError
 from facesnap.hosts.base import Parts
 from facesnap.hosts.webui import NOTE, WebUI
 from facesnap.pipeline.cache import picture_digest
+from facesnap.pipeline.portrait import resolved
 from facesnap.settings import infotext
+from facesnap.settings.field_types import Box
+from facesnap.settings.model import Person, Settings
+from facesnap.version import __version__
 from facesnap.webui.generation import xyz
-from facesnap.webui.generation.args import Box, Person, Settings, parse
+from facesnap.webui.generation.args import parse
 from facesnap.webui.generation.loader import PipelineLoader, Prepared
 from facesnap.webui.generation.people import unused_pose
 from facesnap.webui.generation.photos import resolve
@@ -33,8 +40,8 @@ class Job:
     Attributes:
         p: the processing object; copies of it carry a job that is not theirs. settings: as read, axes applied.
         prepared: for the UNet that the generation begins with. score: whether results are compared with the people.
-        seen: what the infotext tells of each person. similarity: for each picture made, of each person.
-        result: what the API's route tells.
+        seen: facts about each person for the infotext. similarity: for each picture made, of each person.
+        result: the entry that the API's route shows.
     """
 
     p: Any
@@ -48,8 +55,10 @@ class Job:
     @property
     def fields(self) -> dict[str, str]:
         """The infotext's keys and texts."""
-        spec, digest = self.prepared.pipeline.adapter.spec, self.prepared.pipeline.adapter.digest
-        return infotext.fields(self.settings, infotext.Named(self.settings.adapter or spec.name, digest), self.seen)
+        adapter = self.prepared.pipeline.adapter
+        named = infotext.Named(self.settings.adapter or adapter.spec.name, adapter.digest)
+        people = tuple(resolved(person, adapter) for person in self.settings.people)
+        return infotext.fields(replace(self.settings, people=people), named, self.seen, version=__version__)
 
 
 def begin(
@@ -135,13 +144,13 @@ def _forget(p: Any, keep: Sequence[str] = ()) -> None:
 
 
 def _enlist(host: WebUI, loader: PipelineLoader, p: Any, settings: Settings, options: Mapping[str, Any]) -> None:
-    size, init = picture_size(p), (getattr(p, "init_images", None) or [None])[0]
+    size, init = picture_size(p), cache(lambda: _init_image(p, settings))
     made: dict[tuple[Any, ...], Prepared] = {}
     began = time.perf_counter()
 
     def prepare(topology: Topology) -> Parts:
         if topology.sizes not in made:
-            made[topology.sizes] = loader.prepare(settings, topology, size, init)
+            made[topology.sizes] = loader.prepare(settings, topology, size, init())
         return made[topology.sizes].parts
 
     try:
@@ -186,23 +195,31 @@ def picture_size(p: Any) -> tuple[int, int]:
     return int(p.width), int(p.height)
 
 
+def _init_image(p: Any, settings: Settings) -> np.ndarray | None:
+    """The picture that img2img starts from, where a pose comes from it."""
+    images = getattr(p, "init_images", None)
+    if not images or all(person.pose.source != "init" for person in settings.people):
+        return None
+    return decode(images[0], "the init image")
+
+
 def _seen(person: Person, identity: Any) -> infotext.PersonFacts:
     mask = person.region if person.region is not None and not isinstance(person.region, Box) else None
     return infotext.PersonFacts(
         identity.digest,
         identity.references,
-        region_mask="" if mask is None else picture_digest(decode(mask, "the region mask")),
-        pose_picture="" if person.pose.image is None else picture_digest(decode(person.pose.image, "the pose picture")),
+        region_mask="" if mask is None else picture_digest(mask),
+        pose_picture="" if person.pose.image is None else picture_digest(person.pose.image),
     )
 
 
 def _notes(p: Any, settings: Settings, prepared: Prepared) -> list[str]:
-    """What people should know of this generation although it can be made."""
+    """Remarks on a generation that can be made all the same."""
     adapter, several = prepared.pipeline.adapter, len(settings.people) > 1
     notes = []
     for n, (person, doubts) in enumerate(zip(settings.people, prepared.doubts, strict=True), 1):
         whose = f"person {n}: " if several else ""
-        notes += [whose + doubt for doubt in doubts]
+        notes += [whose + text for text in (*doubts, *person.empty_windows(adapter.ffrnet is not None))]
         if unused_pose(person, adapter):
             notes.append(
                 f"{whose}{adapter.spec.name or 'the adapter'} brings no landmarks network, the pose is not used"

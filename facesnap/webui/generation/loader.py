@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
@@ -24,10 +26,9 @@ from facesnap.faces.tower import load_encoder
 from facesnap.families.base import NATIVE
 from facesnap.families.registry import load_adapter
 from facesnap.hosts.base import Parts
-from facesnap.pipeline.person import PersonSettings
 from facesnap.pipeline.pipeline import CACHE_BYTES, FaceSnapPipeline
-from facesnap.webui.generation.args import Person, Settings
-from facesnap.webui.generation.people import face_choice, person_settings, reference_pictures
+from facesnap.settings.model import Person, Settings
+from facesnap.webui.generation.people import generation_settings, person_for, reference_names
 from facesnap.weights.adapters import ListedAdapter, entries
 from facesnap.weights.folders import Folders, find_adapter, list_adapters
 from facesnap.weights.identities import IdentityStore
@@ -78,11 +79,16 @@ class PipelineLoader:
         return None if kept is None else kept[1]
 
     def prepare(
-        self, settings: Settings, topology: Topology, size: tuple[int, int] = (512, 512), init: Any = None
+        self,
+        settings: Settings,
+        topology: Topology,
+        size: tuple[int, int] = (512, 512),
+        init: np.ndarray | None = None,
     ) -> Prepared:
-        """What these settings attach to a UNet of this topology. Networks and tensors are on the CPU.
+        """The parts that these settings attach to a UNet of this topology. Networks and tensors are on the CPU.
 
         Args:
+            settings: with every picture as an array (see `photos.resolve`).
             size: (width, height) of the whole picture. init: the picture that img2img starts from, or None.
 
         Raises:
@@ -93,11 +99,8 @@ class PipelineLoader:
             pipeline = self.pipeline(settings.adapter, topology, _sees_faces(settings))
             card = settings.model_card
             known = [self.seen(pipeline, person, n, card) for n, person in enumerate(settings.people, 1)]
-            wanted = [
-                person_settings(settings, person, n, pipeline.adapter, init)
-                for n, person in enumerate(settings.people, 1)
-            ]
-            return _prepared(pipeline, known, wanted, Speed(settings.speed), size)
+            wanted = [person_for(person, n, pipeline.adapter, init) for n, person in enumerate(settings.people, 1)]
+            return _prepared(pipeline, known, wanted, generation_settings(settings, pipeline.adapter), size)
 
     def pipeline(self, name: str, topology: Topology, sees_faces: bool = True) -> FaceSnapPipeline:
         """The pipeline of an adapter, loaded once as long as the file and the packs stay as they are.
@@ -132,13 +135,11 @@ class PipelineLoader:
     def seen(
         self, pipeline: FaceSnapPipeline, person: Person, number: int, match_model_card: bool = False
     ) -> AnalysedIdentity:
-        """Who a person of the settings is: photos are analysed once as long as they are the same."""
+        """The identity of a person whose photos are arrays; they are analysed once as long as they are the same."""
         if person.identity:
             return AnalysedIdentity(IdentityStore(self.folders().identities).load(person.identity))
-        pictures, names = reference_pictures(person, number)
-        return pipeline.analyse(
-            pictures, face_choice(person), f"person {number}", names, match_model_card=match_model_card
-        )
+        names = reference_names(person, number)
+        return pipeline.analyse(person.references, person.face, f"person {number}", names, match_model_card)
 
     def identity(self, adapter: str, topology: Topology, person: Person, number: int) -> Identity:
         """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks.
@@ -212,23 +213,23 @@ def _sees_faces(settings: Settings) -> bool:
 def _prepared(
     pipeline: FaceSnapPipeline,
     everybody: Sequence[AnalysedIdentity],
-    wanted: Sequence[PersonSettings],
-    speed: Speed,
+    wanted: Sequence[Person],
+    settings: Settings,
     size: tuple[int, int],
 ) -> Prepared:
     people, controls, owners, doubts = [], [], [], []
     for n, (known, one) in enumerate(zip(everybody, wanted, strict=True)):
-        people.append(pipeline.conditioning(known.identity, one))
+        people.append(pipeline.conditioning(known.identity, one, settings))
         doubtful = [doubt for face in known.faces for doubt in face.quality.doubts]
         if pipeline.adapter.ffrnet is not None:
-            control = pipeline.control(known.identity, one, size)
+            control = pipeline.control(known.identity, one, size, settings=settings)
             shape = pipeline.shape(known.identity, one, size)
             if control is not None:
                 controls.append(control)
                 owners.append(n)
             doubtful += [] if shape is None else shape.doubts
         doubts.append(tuple(dict.fromkeys(doubtful)))
-    parts = Parts(people, controls, speed, pipeline.loras(wanted), owners)
+    parts = Parts(people, controls, Speed(settings.speed), pipeline.loras(wanted), owners)
     return Prepared(parts, pipeline, tuple(everybody), tuple(doubts))
 
 

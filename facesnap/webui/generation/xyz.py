@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from facesnap.errors import SettingsError
-from facesnap.settings.api import check_person, with_preset
+from facesnap.settings.api import with_preset
 from facesnap.settings.field_types import Choice, FieldType, Number
 from facesnap.settings.fields import Field
-from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Settings
+from facesnap.settings.model import PERSON, POSE, SETTINGS, WINDOWS, Person, Settings, check_windows
 
 PREFIX = "[FaceSnap] "
 NOTES = "facesnap_axes"  # attribute of p: ((axis name, value), ...)
@@ -44,7 +44,7 @@ class Axis:
 
     @property
     def type(self) -> type:
-        """What the grid makes of its text: numbers (with ranges such as "0-1 [5]") or words."""
+        """The type that the grid reads its text as: numbers (with ranges such as "0-1 [5]") or words."""
         return float if isinstance(self.kind, Number) else str
 
     @property
@@ -58,7 +58,8 @@ class Axis:
         Raises:
             SettingsError: the field cannot take it.
         """
-        return self.kind.parse_text(value, self.label) if isinstance(value, str) else self.kind.read(value, self.label)
+        read = self.field.parse_text if isinstance(value, str) else self.field.read
+        return read(value, self.label)
 
     def apply(self, settings: Settings, value: Any) -> Settings:
         """The settings with this value.
@@ -80,9 +81,8 @@ class Axis:
         if self.part == "pose":
             source = "canvas" if person.pose.source == "none" else person.pose.source  # a pose needs landmarks
             return replace(person, pose=replace(person.pose, source=source, **{self.name: value}))
-        person = replace(person, **{self.name: value})
-        check_person(person, f"{self.label}, person {n + 1}")
-        return person
+        check_windows({**vars(person), self.name: value}, lambda name: f"{AXES[name].label}, person {n + 1}")
+        return replace(person, **{self.name: value})
 
 
 _WANTED = {
@@ -94,7 +94,7 @@ AXES = {name: Axis(name, part, table[name]) for part, (table, names) in _WANTED.
 
 
 def apply_notes(settings: Settings, p: Any) -> Settings:
-    """The settings with what the axes have noted on `p`, the preset first, since it fills in the rest.
+    """The settings with the values that the axes have noted on `p`, the preset first, since it fills in the rest.
 
     Raises:
         SettingsError: as `Axis.apply`.
@@ -109,7 +109,7 @@ def _windows_last(notes: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Where both ends of a window are axes, open it before setting them: the order must not matter."""
     names = {name for name, _ in notes}
     opened: list[tuple[str, Any]] = []
-    for start, end in (("start", "end"), ("structure_start", "structure_end")):
+    for start, end in WINDOWS:
         if {start, end} <= names:
             opened += [(start, 0.0), (end, 1.0)]
     first = [note for note in notes if note[0] == "preset"]
@@ -125,7 +125,7 @@ def find_grid(scripts_data: Iterable[Any]) -> ModuleType | None:
 
 
 def register(grid: ModuleType, adapters: Names, identities: Names) -> None:
-    """Put our axes into the grid's list; a second call replaces what the first put there.
+    """Put our axes into the grid's list; a second call replaces those of the first.
 
     Args:
         grid: the host's xyz_grid module, which has `axis_options` and `AxisOption`.

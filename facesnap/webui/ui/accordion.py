@@ -11,9 +11,9 @@ import gradio as gr
 from modules.ui_components import FormRow, ToolButton
 
 from facesnap.settings.field_types import PicturesType, PictureType
-from facesnap.settings.infotext import Paster, pasters
 from facesnap.webui import process
-from facesnap.webui.generation.args import Control, controls
+from facesnap.webui.generation.controls import Control, controls
+from facesnap.webui.generation.paste import Paster, pasters
 from facesnap.webui.options import MOST_PEOPLE_KEY
 from facesnap.webui.ui import actions, canvas, consent, drawn, html, lists, weights
 from facesnap.webui.ui.components import control

@@ -14,7 +14,8 @@ import gradio as gr
 from facesnap.attach import read_topology
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.settings import infotext
-from facesnap.settings.model import PRESETS, Person, Settings
+from facesnap.settings.model import Person, Settings
+from facesnap.settings.words import PRESETS
 from facesnap.webui import process
 from facesnap.webui.generation.controls import TITLE_MARK, controls, from_flat, to_flat
 from facesnap.webui.ui import consent, html, lists

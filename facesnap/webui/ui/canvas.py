@@ -17,7 +17,9 @@ import gradio as gr
 from facesnap.errors import FaceSnapError
 from facesnap.faces.identity import Identity
 from facesnap.pipeline.shape import Shapes
-from facesnap.webui.generation.args import PEOPLE, Control, Person, controls, parse
+from facesnap.settings.model import PEOPLE, Person
+from facesnap.webui.generation.args import parse
+from facesnap.webui.generation.controls import Control, controls
 from facesnap.webui.ui.scene import Scene, scene
 
 logger = logging.getLogger(__name__)

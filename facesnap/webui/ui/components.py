@@ -9,7 +9,7 @@ import gradio as gr
 from modules.ui_components import InputAccordion
 
 from facesnap.settings.field_types import Choice, FaceChoice, Number
-from facesnap.webui.generation.args import Control
+from facesnap.webui.generation.controls import Control
 from facesnap.webui.ui.events import only_uploads
 
 PICTURE_HEIGHT = 240
@@ -36,25 +36,26 @@ def control(column: Control, tab: str, choices: Sequence[Any] = ()) -> Any:
     if column.name == "enabled":
         common.pop("tooltip")
         return InputAccordion(value, **common)
-    if column.control == "checkbox":
+    if column.component == "checkbox":
         return gr.Checkbox(value=value, **common)
-    if column.control == "slider":
+    if column.component == "slider":
         assert isinstance(kind, Number)
-        slider = gr.Slider(minimum=kind.low, maximum=kind.high, value=value, step=kind.step, **common)
+        low, high = column.field.slider or (kind.low, kind.high)
+        slider = gr.Slider(minimum=low, maximum=high, value=value, step=kind.step, **common)
         slider.do_not_save_to_config = True  # ui-config.json would keep the ranges of an older version
         return slider
-    if isinstance(kind, Choice) and column.control == "dropdown":
+    if isinstance(kind, Choice) and column.component == "dropdown":
         # Its `input` event is the user's alone; a radio's in Gradio 4 is not, and pasting would be overruled
         return gr.Dropdown(choices=list(kind.options), value=value, **common)
     if isinstance(kind, Choice):
         return gr.Radio(choices=_options(column, tab), value=value, **common)
-    if column.control == "dropdown":
+    if column.component == "dropdown":
         options = list(kind.words) if isinstance(kind, FaceChoice) else list(choices)
         return gr.Dropdown(choices=options, value=value, allow_custom_value=True, **common)
-    if column.control == "images":
+    if column.component == "images":
         files = gr.File(file_count="multiple", file_types=["image"], type="binary", height=120, **common)
         return only_uploads(files)
-    if column.control == "image":
+    if column.component == "image":
         return gr.Image(value=None, type="pil", height=PICTURE_HEIGHT, **common)
     return gr.Textbox(value=value or "", lines=1, max_lines=1, placeholder=EXAMPLES.get(column.name), **common)
 

@@ -7,9 +7,10 @@ from facesnap.faces.face import choose_face
 from facesnap.faces.identity import Identity
 from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
+from facesnap.settings.model import Person
 from facesnap.webui import process
-from facesnap.webui.generation.args import Person
-from facesnap.webui.generation.people import face_choice, reference_pictures
+from facesnap.webui.generation.people import reference_names
+from facesnap.webui.generation.pictures import decode
 from facesnap.webui.ui import lists
 
 CACHE_BYTES = 32 << 20
@@ -42,9 +43,9 @@ def identity_of(person: Person, number: int) -> Identity:
     person.require(number)
     if person.identity:
         return lists.identities().load(person.identity)
-    made, choose = shapes(), face_choice(person)
+    made = shapes()
     assert made.analyser is not None
-    pictures, names = reference_pictures(person, number)
-    found = [made.analyser.faces(one, name=name) for one, name in zip(pictures, names, strict=True)]
-    faces = [choose_face(one, choose) for one in found]
+    named = zip(person.references, reference_names(person, number), strict=True)
+    found = [made.analyser.faces(decode(one, name), name=name) for one, name in named]
+    faces = [choose_face(one, person.face) for one in found]
     return Identity.from_faces(faces, name=f"person {number}", landmarks=made.landmarks(faces))

@@ -14,9 +14,8 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.drawing import mark_faces
 from facesnap.faces.face import Face, choose_face
 from facesnap.faces.identity import Identity
-from facesnap.webui.generation.args import Person
-from facesnap.webui.generation.people import face_choice, reference_pictures
-from facesnap.webui.generation.pictures import decode
+from facesnap.settings.model import Person
+from facesnap.webui.generation.photos import decoded
 
 STRANGERS = 0.2  # cosine below which two photos hardly show one person, with any of the usual recognisers
 
@@ -68,20 +67,18 @@ def look_at(
         SettingsError: no person is named, or one twice. PictureError: a reference is no picture.
     """
     person.require(number)
+    person = decoded(person, number)
     looks = []
     if person.references and analyser is not None:
-        pictures, _ = reference_pictures(person, number)
-        choose = face_choice(person)
-        looks = [_look(pixels, f"Photo {n}", analyser, choose) for n, pixels in enumerate(pictures, 1)]
+        looks = [_look(pixels, f"Photo {n}", analyser, person.face) for n, pixels in enumerate(person.references, 1)]
     likeness = _likeness([look.chosen for look in looks if look.chosen is not None])
     warnings = _warnings(looks, likeness)
     if person.pose.source == "picture" and person.pose.image is not None and analyser is not None:
-        pose = _look(decode(person.pose.image, "the pose picture"), "Pose picture", analyser, "largest")
-        looks.append(pose)
+        looks.append(_look(person.pose.image, "Pose picture", analyser, "largest"))
     return PersonPreview(tuple(looks), identity, likeness, tuple(warnings))
 
 
-def _look(pixels: np.ndarray, title: str, analyser: FaceAnalyser, choose: str | int) -> PhotoPreview:
+def _look(pixels: np.ndarray, title: str, analyser: FaceAnalyser, choose: str) -> PhotoPreview:
     try:
         faces = analyser.faces(pixels, name=title)
         chosen = choose_face(faces, choose)

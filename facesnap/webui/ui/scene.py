@@ -3,7 +3,7 @@
 For a person, the picture's size (W, H) and a pose, the browser computes what facesnap.landmarks.recombination does:
 
     U = s R [shape + offset] + t                in pixels, R = R_roll R_pitch R_yaw, its first two rows
-    offset = sum of amount * presets[name] where an expression is given, else the driver's
+    offset = gain times the sum of amount * presets[name] where an expression is given, else times the driver's
     t = (x W, y H), s = size min(W, H) / height where they are given; height is the person's with "keep framing", the
         mean face's with "true size"
     else the driver's: z = min(W / w, H / h), t = z t_d + ((W, H) - z (w, h)) / 2, s = z s_d ratio; ratio is that of
@@ -27,9 +27,10 @@ from facesnap.landmarks.presets import nearest_mix
 from facesnap.landmarks.recombination import head_extent
 from facesnap.landmarks.render import DOT_RADIUS
 from facesnap.landmarks.scheme import IBUG68, PART_COLOURS, PARTS
-from facesnap.pipeline.shape import PoseSettings, Shapes
+from facesnap.pipeline.shape import Shapes
 from facesnap.settings.field_types import FieldType, Number
-from facesnap.settings.model import POSE, POSE_NUMBERS, Person
+from facesnap.settings.model import POSE, Person, Pose
+from facesnap.webui.generation.controls import BOX_NUMBERS
 from facesnap.webui.generation.pictures import decode
 
 Scene = dict[str, Any]
@@ -58,7 +59,7 @@ def scene(
         "presets": {name: _flat(offset) for name, offset in basis.presets.items() if offset.any()},
         "mirrored": {name: _other_side(name, basis.presets) for name in basis.presets},
         "mean_height": _height(basis.mean),
-        "ranges": {name: _range(POSE[name].kind) for name in POSE_NUMBERS},
+        "ranges": {name: _range(POSE[field].kind) for name, field in BOX_NUMBERS.items()},
         "lines": lines(),
         "parts": [[part.start, part.stop, list(PART_COLOURS[name])] for name, part in PARTS.items()],
         "dot_radius": DOT_RADIUS,
@@ -82,7 +83,7 @@ def _person(
 ) -> Scene:
     try:
         identity = identity_of(person, number)
-        source, own = shapes.fits(identity, PoseSettings())
+        source, own = shapes.fits(identity, Pose())
     except FaceSnapError as error:
         return {"number": number, "error": str(error)}
     neutral = shapes.basis.shape(source.a)  # (72, 3)
@@ -105,7 +106,7 @@ def _person(
 def _picture(shapes: Shapes, identity: Identity, source: Fit, picture: Any, name: str) -> Scene:
     """A driver picture's pose, or why there is none."""
     try:
-        _, driver = shapes.fits(identity, PoseSettings(decode(picture, name)))
+        _, driver = shapes.fits(identity, Pose("picture", decode(picture, name)))
     except FaceSnapError as error:
         return {"error": str(error)}
     assert driver is not None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ class Driver:
     """
 
     def __init__(self, browser: Browser, address: str, width: int = 1280, dark: bool = False) -> None:
-        self.page: Page = browser.new_page(viewport={"width": width, "height": 1400 if width > 600 else 844})
+        self.page: Page = browser.new_page()
+        self.resize(width)
         self.page.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         self.faults: list[str] = []
@@ -30,6 +33,18 @@ class Driver:
         self.page.goto(f"{address}?__theme={'dark' if dark else 'light'}")
         self.tab = "txt2img"
         self.arrive()
+
+    def resize(self, width: int) -> None:
+        """The window's width in pixels: of a desk or a phone."""
+        self.page.set_viewport_size({"width": width, "height": 1400 if width > 600 else 844})
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something outside the page. Raises TimeoutError."""
+        end = time.monotonic() + PATIENCE / 1000
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{condition} is not so after {PATIENCE} ms")
+            time.sleep(0.05)
 
     def arrive(self) -> None:
         """Wait for the page."""
@@ -129,9 +144,8 @@ class Driver:
             return
         file = Path(folder) / f"{name}_{self.host()}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.page.wait_for_timeout(300)
         target: Any = what or self("enabled")
-        target.screenshot(path=str(file))
+        target.screenshot(path=str(file), animations="disabled")  # as they end
 
     def host(self) -> str:
         """What the screenshots' names end with."""

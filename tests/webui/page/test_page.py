@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Route, expect
 
-from facesnap.settings.model import PRESETS
+from facesnap.settings.words import PRESETS
 from facesnap.weights.identities import IdentityStore
 from tests.webui.page.driver import Driver
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture()
@@ -35,6 +32,14 @@ def page(visit) -> Driver:
     return visit()
 
 
+@pytest.fixture(scope="module")
+def shared(browser, address) -> Iterator[Driver]:
+    """A page for tests that read it and each change another control: to load one takes seconds."""
+    driver = Driver(browser, address)
+    yield driver
+    driver.close()
+
+
 def test_the_notice_is_shown_once(visit, models: Path) -> None:
     page = visit()
     expect(page("consent")).to_be_visible()
@@ -43,10 +48,7 @@ def test_the_notice_is_shown_once(visit, models: Path) -> None:
     expect(page("consent")).to_be_hidden()
     page.switch_to("img2img")
     expect(page("consent")).to_be_hidden()
-    kept, end = models / "FaceSnap" / ".consent", time.monotonic() + 60
-    while not kept.is_file() and time.monotonic() < end:  # the server may be busy
-        page.page.wait_for_timeout(100)
-    assert kept.is_file()  # the next start leaves it out
+    page.until((models / "FaceSnap" / ".consent").is_file)  # the next start leaves it out
     page.page.reload()
     page.tab = "txt2img"
     expect(page("p1_strength")).to_be_visible()
@@ -261,7 +263,6 @@ def test_settings_and_photos_travel_to_img2img(page: Driver, photos) -> None:
     page.pick("p1_pose_source", "picture")
     page("p1_pose_image").locator("input[type=file]").set_input_files(photos.other)
     expect(page("p1_pose_image").locator("img")).to_be_visible()
-    page.page.wait_for_timeout(500)
     page.own("send_to_img2img").click()
     page.switch_to("img2img")
     expect(page.number("p1_strength")).to_have_value("0.35")
@@ -272,16 +273,20 @@ def test_settings_and_photos_travel_to_img2img(page: Driver, photos) -> None:
     expect(page.generate()).to_have_value(re.compile(r"FaceSnap photos: 1 \[.*FaceSnap pose: picture", re.DOTALL))
 
 
-def test_pose_sources(page: Driver) -> None:
+def test_pose_sources(shared: Driver) -> None:
+    page = shared
+    page.switch_to("txt2img")
     expect(page("p1_pose_image")).to_be_hidden()
     page.pick("p1_pose_source", "picture")
     expect(page("p1_pose_image")).to_be_visible()
     expect(page("p1_pose_source").get_by_label("init", exact=True)).to_have_count(0)
     page.switch_to("img2img")
     expect(page("p1_pose_source").get_by_label("init", exact=True)).to_have_count(1)
+    page.switch_to("txt2img")
 
 
-def test_an_adapter_says_what_it_suggests(page: Driver) -> None:
+def test_an_adapter_says_what_it_suggests(shared: Driver) -> None:
+    page = shared
     expect(page("status")).to_contain_text("1 of 2 adapters fit the loaded model")
     page("adapter").locator("input").first.click()
     other = page("adapter").locator("li", has_text="another · FaceSnap · SDXL · does not fit SD1.5")
@@ -293,7 +298,8 @@ def test_an_adapter_says_what_it_suggests(page: Driver) -> None:
     page.shoot("adapter")
 
 
-def test_no_download_without_consent(page: Driver) -> None:
+def test_no_download_without_consent(shared: Driver) -> None:
+    page = shared
     page.open("models")
     page.option("download", "faceid-sd15")
     expect(page("licence")).to_contain_text("Licence:")
@@ -303,30 +309,31 @@ def test_no_download_without_consent(page: Driver) -> None:
 
 
 @pytest.mark.parametrize("dark", (False, True))
-@pytest.mark.parametrize("width", (1280, 390))
-def test_widths_and_themes(visit, photos, width: int, dark: bool) -> None:
+def test_widths_and_themes(visit, photos, dark: bool) -> None:
     """Nothing sticks out of a window or a phone, and nothing is cut off."""
-    page = visit(width=width, dark=dark)
+    page = visit(dark=dark)
     page.upload(1, photos.first)
     page("p1_preview").click()
     expect(page("p1_seen").locator("figure")).to_have_count(1)
     page.open("p1_advanced")
     page.open("p1_saving")
     page.open("models")
-    page.shoot(f"all_{width}_{'dark' if dark else 'light'}")
-    inner, outer = page.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert inner <= outer
-    out = page("enabled").evaluate(
-        """root => [...root.querySelectorAll('*')].filter((one) => {
-            const box = one.getBoundingClientRect();
-            return box.width > 1 && (box.right > window.innerWidth + 1 || box.left < -1)
-                && getComputedStyle(one).visibility !== 'hidden' && !one.closest('[style*="overflow"]');
-        }).map((one) => one.tagName + '.' + one.className + '#' + one.id)"""
-    )
-    assert out == []
+    for width in (1280, 390):
+        page.resize(width)
+        page.shoot(f"all_{width}_{'dark' if dark else 'light'}")
+        inner, outer = page.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        assert inner <= outer == width
+        out = page("enabled").evaluate(
+            """root => [...root.querySelectorAll('*')].filter((one) => {
+                const box = one.getBoundingClientRect();
+                return box.width > 1 && (box.right > window.innerWidth + 1 || box.left < -1)
+                    && getComputedStyle(one).visibility !== 'hidden' && !one.closest('[style*="overflow"]');
+            }).map((one) => one.tagName + '.' + one.className + '#' + one.id)"""
+        )
+        assert out == [], width
 
 
-def test_every_control_has_a_tooltip_and_a_label_of_its_own(page: Driver) -> None:
-    controls = page("enabled").locator(".facesnap-control")
+def test_every_control_has_a_tooltip_and_a_label_of_its_own(shared: Driver) -> None:
+    controls = shared("enabled").locator(".facesnap-control")
     titles = controls.evaluate_all("all => all.map((one) => [one.id, one.title])")
     assert len(titles) > 60 and [name for name, title in titles if not title] == []

@@ -1,53 +1,16 @@
-"""What the judges share: their files, and how much of a person an autoencoder keeps in a face pack's eyes."""
+"""A face pack's eyes on pictures: how much of a person an autoencoder keeps, and where the faces are."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, TypeVar
-
 import numpy as np
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
 
-from facesnap.errors import CheckpointError, NoFaceError
+from facesnap.errors import NoFaceError
 from facesnap.faces.align import aligned_crop
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.landmarks.scheme import five_points
 from facesnap.pipeline.pipeline import SCORE_STEPS
 from facesnap.tiny.data import Portraits
 from facesnap.world.measure import separation
-
-Judge = TypeVar("Judge", bound=nn.Module)
-
-
-def save_weights(model: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a network's tensors as safetensors; the file appears under its name only when it is whole."""
-    part = file.with_suffix(".part")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part, metadata=metadata)
-    part.replace(file)
-
-
-def load_frozen(model: Judge, file: Path, stage: str) -> Judge:
-    """Fill a network from what `save_weights` wrote, for use alone.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or another network's.
-    """
-    try:
-        model.load_state_dict(load_file(file))
-    except Exception as error:  # safetensors and torch raise many kinds
-        raise CheckpointError(
-            f"{file} cannot be read ({type(error).__name__}: {error}).",
-            expected=f"the network that `facesnap tiny {stage}` writes.",
-            remedy="train it again.",
-        ) from error
-    return model.eval().requires_grad_(False)
-
-
-def metadata_of(file: Path) -> dict[str, Any]:
-    with safe_open(file, framework="pt") as opened:
-        return dict(opened.metadata() or {})
 
 
 def identity_kept(analyser: FaceAnalyser, portraits: Portraits, rebuilt: np.ndarray) -> dict[str, float]:

