@@ -61,6 +61,7 @@ __all__ = [
     "model_roots",
     "option_default",
     "options",
+    "parse_parameters",
     "pasted_controls",
     "plain",
     "read_infotext",
