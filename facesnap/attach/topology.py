@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from facesnap.errors import TopologyError
+from facesnap.models.projections import KINDS, site_key
 
-KINDS = ("input", "middle", "output")
 _LDM = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
 _LDM_MIDDLE = re.compile(r"middle_block\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
 _DIFFUSERS = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
@@ -107,12 +107,6 @@ class Topology:
 def _channels(block: nn.Module, *names: str) -> int | None:
     """A residual block's number of channels, under diffusers' or ldm's name."""
     return next((int(getattr(block, n)) for n in names if isinstance(getattr(block, n, None), int)), None)
-
-
-def site_key(name: str) -> tuple[int, ...]:
-    """Sorting key that puts canonical names in the order of running."""
-    kind, *numbers = name.split(".")
-    return (KINDS.index(kind), *map(int, numbers))
 
 
 def ip_adapter_order(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from facesnap.checkpoints.files import SUFFIXES, read_file
 from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.known import ENCODER_FILES, ENCODER_HUB_FILES, ENCODER_SOURCES, advice
 from facesnap.faces.packs import model_roots, webui_roots
+from facesnap.models.tensors import load_strictly
 
 StateDict = dict[str, torch.Tensor]
 
@@ -91,6 +92,25 @@ def read_tensors(path: Path) -> StateDict:
             expected="a complete file that holds tensors only; code in a pickle is never run.",
             remedy="download it again, if possible as .safetensors.",
         ) from error
+
+
+def fill(model: torch.nn.Module, tensors: StateDict, path: Path, network: str) -> None:
+    """Give a module on the meta device its tensors, after a check of all names, shapes and values.
+
+    Raises:
+        EncoderError: a tensor is missing, unknown, of another shape or not finite. path, network: for the message.
+    """
+    odd = [name for name, t in tensors.items() if not t.is_floating_point() or not torch.isfinite(t).all()]
+    if odd:
+        raise EncoderError(
+            f"{path}: {len(odd)} tensors of the {network} hold no finite numbers, such as {odd[0][:80]}.",
+            expected="finite weights",
+            remedy="download the file again",
+        )
+    try:
+        load_strictly(model, tensors, network=network)
+    except CheckpointError as error:
+        raise EncoderError(f"{path}: {error.what}", expected=error.expected, remedy=error.remedy) from error
 
 
 def vision_tensors(tensors: StateDict, path: Path) -> StateDict:
@@ -171,21 +191,16 @@ def read_config(
     layers = 1 + max(int(match[1]) for match in found if match)
     beside = _config_beside(path, width, layers)
     openai_l = (width, layers, projection) == (1024, 24, 768)
-    rules = {
-        "heads": HEADS_BY_WIDTH.get(width, width // 64 if width % 64 == 0 else 0),
-        "hidden_act": "quick_gelu" if openai_l else "gelu",
-        "layer_norm_eps": 1e-5,
-    }
-    given = {"heads": heads, "hidden_act": hidden_act, "layer_norm_eps": None}
-    stated = {
-        "heads": beside.get("num_attention_heads"),
-        "hidden_act": beside.get("hidden_act"),
-        "layer_norm_eps": beside.get("layer_norm_eps"),
+    usual_heads = HEADS_BY_WIDTH.get(width, width // 64 if width % 64 == 0 else 0)
+    sources = {
+        "heads": (heads, beside.get("num_attention_heads"), usual_heads),
+        "hidden_act": (hidden_act, beside.get("hidden_act"), "quick_gelu" if openai_l else "gelu"),
+        "layer_norm_eps": (None, beside.get("layer_norm_eps"), 1e-5),
     }
     chosen, values = {}, {}
-    for key in rules:
-        sources = (("override", given[key]), ("config.json", stated[key]), ("rule", rules[key]))
-        chosen[key], values[key] = next((where, value) for where, value in sources if value is not None)
+    for key, options in sources.items():
+        named = zip(("override", "config.json", "rule"), options, strict=True)
+        chosen[key], values[key] = next((where, value) for where, value in named if value is not None)
     if not isinstance(values["heads"], int) or values["heads"] < 1 or width % values["heads"]:
         raise EncoderError(
             f"{path}: {values['heads']} attention heads for width {width} (by {chosen['heads']}).",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from facesnap.errors import MissingDependencyError, PackError
+from facesnap.errors import PackError, not_importable
 from facesnap.faces.known import PACK_LICENCES, PACK_SOURCES, advice
 from facesnap.files import cached_sha256
 
@@ -159,11 +159,7 @@ def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise MissingDependencyError(
-            f"The package onnx cannot be imported ({error}).",
-            expected="insightface with its dependencies.",
-            remedy="run `facesnap doctor`: it names the command that installs what is missing.",
-        ) from error
+        raise not_importable("The package onnx", error, "insightface with its dependencies.") from error
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
     except (DecodeError, ValueError) as error:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from facesnap.errors import LandmarkError, MissingDependencyError, PackError
+from facesnap.errors import LandmarkError, PackError, not_importable
 from facesnap.landmarks.dense68 import Dense68
 from facesnap.landmarks.fitting import Observation
 from facesnap.landmarks.scheme import (
@@ -214,11 +214,8 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"Landmark detection needs {name}, which cannot be imported ({error}).",
-            expected="onnxruntime, OpenCV and insightface, installed once each.",
-            remedy="Run `facesnap doctor`: it names the command that installs what is missing.",
-        ) from error
+        expected = "onnxruntime, OpenCV and insightface, installed once each."
+        raise not_importable(f"{name}, which landmark detection needs,", error, expected) from error
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
