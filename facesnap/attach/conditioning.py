@@ -55,9 +55,5 @@ class Conditioning(Windowed):
 
     def weight(self, site: str) -> float:
         """strength times the block strength of the longest matching prefix."""
-        parts = site.split(".")
-        for n in range(len(parts), 0, -1):
-            prefix = ".".join(parts[:n])
-            if prefix in self.block_strengths:
-                return self.strength * self.block_strengths[prefix]
-        return self.strength
+        prefixes = [prefix for prefix in self.block_strengths if f"{site}.".startswith(f"{prefix}.")]
+        return self.strength * self.block_strengths[max(prefixes, key=len)] if prefixes else self.strength

@@ -123,7 +123,12 @@ def read_topology(unet: nn.Module) -> Topology:
     Raises:
         TopologyError: it is compiled, or none of the known layouts.
     """
-    _refuse_compiled(unet)
+    if type(unet).__name__ == "OptimizedModule" or getattr(unet, "_compiled_call_impl", None) is not None:
+        raise TopologyError(
+            f"The UNet ({type(unet).__name__}) is compiled with torch.compile.",
+            expected="a UNet whose modules run as Python modules, so that the cross-attention can be reached",
+            remedy="switch torch.compile off for this model",
+        )
     if hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block"):
         layout, found = "ldm", _ldm_sites(unet)
     elif hasattr(unet, "down_blocks") and hasattr(unet, "up_blocks") and hasattr(unet, "mid_block"):
@@ -145,16 +150,6 @@ def read_topology(unet: nn.Module) -> Topology:
         middle = unet.mid_block.resnets[-1]  # type: ignore
         output = [resnet for block in unet.up_blocks for resnet in block.resnets]  # type: ignore
     return Topology(layout, sites, middle, tuple(output))
-
-
-def _refuse_compiled(unet: nn.Module) -> None:
-    compiled = type(unet).__name__ == "OptimizedModule" or getattr(unet, "_compiled_call_impl", None) is not None
-    if compiled:
-        raise TopologyError(
-            f"The UNet ({type(unet).__name__}) is compiled with torch.compile.",
-            expected="a UNet whose modules run as Python modules, so that the cross-attention can be reached",
-            remedy="switch torch.compile off for this model",
-        )
 
 
 def _ldm_sites(unet: nn.Module) -> dict[str, str]:

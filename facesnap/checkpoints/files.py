@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,10 +36,6 @@ DTYPES = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloa
           "Bool": torch.bool, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
           "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # fmt: skip
-READER_ERRORS = (
-    pickle.UnpicklingError, OSError, EOFError, MemoryError, ValueError, RuntimeError, LookupError, TypeError,
-    AttributeError, OverflowError, AssertionError, NotImplementedError,
-)  # fmt: skip
 
 Leaf = TypeVar("Leaf")
 
@@ -134,24 +129,28 @@ def _read_safetensors(path: Path, data: bool = True) -> TensorFile:
             names = list(file.keys())
             if len(names) > MOST_TENSORS:
                 raise _unreadable(path, f"it lists {len(names)} tensors")
-            read = file.get_tensor if data else lambda name: _slice_outline(file.get_slice(name))
-            return TensorFile({n: read(n) for n in names}, dict(file.metadata() or {}), "safetensors")
-    except (SafetensorError, *READER_ERRORS) as error:
+            if data:
+                tensors = {name: file.get_tensor(name) for name in names}
+            else:
+                parts = {name: file.get_slice(name) for name in names}
+                tensors = {n: _outline(part.get_shape(), part.get_dtype()) for n, part in parts.items()}
+            return TensorFile(tensors, dict(file.metadata() or {}), "safetensors")
+    except (SafetensorError, *pickles.DAMAGE) as error:
         raise _unreadable(path, f"it cannot be read as safetensors: {error}") from error
 
 
-def _slice_outline(part: Any) -> Tensor:
-    return torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+def _outline(shape: Sequence[int], kind: str) -> Tensor:
+    return torch.empty(tuple(shape), dtype=DTYPES[kind], device="meta")
 
 
 def _read_pickle(path: Path) -> TensorFile:
-    problem = pickles.problem_of(path)
+    problem, _ = pickles.outline_of(path)
     if problem:
         raise _unreadable(path, problem)
     try:
         # torch.serialization.load: WebUIs replace torch.load by one that returns None. 2.1 wants a str for mmap.
         content = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, *READER_ERRORS) as error:
+    except (SafetensorError, *pickles.DAMAGE) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _unreadable(path, first) from error
     return TensorFile({name: tensor.detach() for name, tensor in _flat(path, content, Tensor).items()}, {}, "pickle")
@@ -163,7 +162,7 @@ def _outline_pickle(path: Path) -> TensorFile:
         raise _unreadable(path, problem)
     outlines = _flat(path, content, pickles.Outline)
     try:
-        tensors = {n: torch.empty(o.shape, dtype=DTYPES[o.kind], device="meta") for n, o in outlines.items()}
+        tensors = {name: _outline(outline.shape, outline.kind) for name, outline in outlines.items()}
     except (RuntimeError, OverflowError) as error:
         raise _unreadable(path, f"a tensor of an impossible size ({error})") from error
     return TensorFile(tensors, {}, "pickle")
@@ -231,7 +230,7 @@ def names_in_damaged(path: Path) -> list[str]:
     """
     try:
         return list(_damaged_names(path))
-    except (OSError, ValueError, zipfile.BadZipFile, LookupError, NotImplementedError, RuntimeError):
+    except pickles.DAMAGE:
         return []
 
 

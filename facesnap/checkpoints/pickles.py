@@ -39,21 +39,10 @@ _OPCODES = (
 )
 OPCODES = frozenset(_OPCODES.split())
 MOST_AXES = 16
-DAMAGE = (
-    pickle.UnpicklingError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    RecursionError,
-    zipfile.BadZipFile,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    NotImplementedError,
-)
+DAMAGE = (  # what readers raise over damaged files
+    pickle.UnpicklingError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile, struct.error, OSError, EOFError,
+    ValueError, LookupError, RuntimeError, ArithmeticError, AssertionError,
+)  # fmt: skip
 
 
 class Outline(NamedTuple):
@@ -63,18 +52,11 @@ class Outline(NamedTuple):
     shape: tuple[int, ...]
 
 
-def problem_of(path: Path) -> str | None:
-    """The reason why a file is no plain archive of tensors, or None. Nothing of it is executed.
-
-    Memory is bounded by the limits above whatever the file says of itself.
-    """
-    return outline_of(path)[0]
-
-
 def outline_of(path: Path) -> tuple[str | None, Any]:
-    """(problem, content): the pickle's content with an Outline where a tensor is; without a problem it is None.
+    """(problem, content): why a file is no plain archive of tensors, or None and an Outline where a tensor is.
 
-    Reads the archive's directory and the list of tensors, no tensor.
+    Reads the archive's directory and the list of tensors, no tensor. Nothing is executed, and memory is bounded by the
+    limits above whatever the file says of itself.
     """
     size = path.stat().st_size
     try:
@@ -166,16 +148,16 @@ class _Claims(pickle.Unpickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        self.storages: dict[str, int] = {}
+        self.storages: dict[str, int] = {}  # key -> bytes
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "collections":
             return collections.OrderedDict
-        return {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": _parameter}.get(name) or _Dummy(name)
+        rebuild: dict[str, Any] = {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": lambda tensor, *_: tensor}
+        return rebuild.get(name) or name.removesuffix("Storage")
 
     def persistent_load(self, pid: Any) -> Outline:
-        _, storage, key, _, count = pid
-        kind = storage.name.removesuffix("Storage")
+        _, kind, key, _, count = pid
         claimed = STORAGES[kind] * count
         if self.storages.setdefault(str(key), claimed) != claimed or not isinstance(count, int) or count < 0:
             raise ValueError(f"storage {str(key)[:40]} is of two sizes")
@@ -189,21 +171,6 @@ def _tensor(storage: Outline, offset: int, shape: tuple[int, ...], *_: object) -
     if any(type(n) is not int or not 0 <= n < 2**40 for n in (offset, *shape)):
         raise ValueError("a tensor of an impossible size")
     return Outline(storage.kind, shape)
-
-
-def _parameter(tensor: Outline, *_: object) -> Outline:
-    """In the place of torch._utils._rebuild_parameter."""
-    return tensor
-
-
-class _Dummy:
-    """Stands for a callable of torch; a call gives nothing."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, *_: object) -> None:
-        return None
 
 
 def _opcode_problems(data: bytes) -> Iterator[str]:

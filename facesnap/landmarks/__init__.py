@@ -6,7 +6,8 @@ vector serves every pass size.
 
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
-from facesnap.landmarks.fitting import Fit, Observation, View, fit
+from facesnap.landmarks.fitting import Fit, Observation, fit
+from facesnap.landmarks.pose import View
 from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
 from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.landmarks.render import render_five_points, render_landmarks

@@ -158,8 +158,7 @@ class LandmarkDetector:
         self, kind: Kind, file: Path, session: Any
     ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, float]]:
         if kind == "68":
-            dense = Dense68(session, file.name, _import("cv2"))
-            return lambda picture, box, kps: dense.find(picture, box, kps)
+            return Dense68(session, file.name, _import("cv2")).find
         model = _import("insightface.model_zoo.landmark").Landmark(model_file=str(file), session=session)
         face_class = _import("insightface.app.common").Face
         convert = from_insightface_3d68 if kind == "3d68" else from_insightface_106
