@@ -34,9 +34,6 @@ class Conditioning(Windowed):
         pictures: indices of the batch's pictures that the person is in; None for all.
         rule: see `Rule`.
         zero_tokens: zero vectors that join keys and values as an attention sink (PuLID: 8 or 16).
-
-    Raises:
-        SettingsError: a value out of its range.
     """
 
     cond: SiteKV

@@ -148,16 +148,16 @@ class _Claims(pickle.Unpickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        self.storages: dict[str, int] = {}  # key -> bytes
+        self.storages: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "collections":
             return collections.OrderedDict
-        rebuild: dict[str, Any] = {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": lambda tensor, *_: tensor}
-        return rebuild.get(name) or name.removesuffix("Storage")
+        return {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": _parameter}.get(name) or _Dummy(name)
 
     def persistent_load(self, pid: Any) -> Outline:
-        _, kind, key, _, count = pid
+        _, storage, key, _, count = pid
+        kind = storage.name.removesuffix("Storage")
         claimed = STORAGES[kind] * count
         if self.storages.setdefault(str(key), claimed) != claimed or not isinstance(count, int) or count < 0:
             raise ValueError(f"storage {str(key)[:40]} is of two sizes")
@@ -171,6 +171,21 @@ def _tensor(storage: Outline, offset: int, shape: tuple[int, ...], *_: object) -
     if any(type(n) is not int or not 0 <= n < 2**40 for n in (offset, *shape)):
         raise ValueError("a tensor of an impossible size")
     return Outline(storage.kind, shape)
+
+
+def _parameter(tensor: Outline, *_: object) -> Outline:
+    """In the place of torch._utils._rebuild_parameter."""
+    return tensor
+
+
+class _Dummy:
+    """Stands for a callable of torch; a call gives nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *_: object) -> None:
+        return None
 
 
 def _opcode_problems(data: bytes) -> Iterator[str]:
