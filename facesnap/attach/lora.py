@@ -41,8 +41,7 @@ class LoraInjection:
     """Any number of LoRAs, put on one UNet.
 
     Args:
-        topology: of the UNet.
-        parts: one for each LoRA; those of strength 0 are left out.
+        topology: of the UNet. parts: one for each LoRA; those of strength 0 are left out.
 
     Raises:
         CheckpointError: a layer has no place in the UNet, or another size.

@@ -27,8 +27,7 @@ class TokenInjection:
     """The ID tokens of any number of people, put on the sites of one UNet.
 
     Args:
-        topology: of the UNet.
-        people: one conditioning each.
+        topology: of the UNet. people: one conditioning each.
 
     Raises:
         SettingsError: keys that do not fit the sites, or block strengths that name no site.

@@ -115,10 +115,7 @@ def ip_adapter_order(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_topology(unet: nn.Module) -> Topology:
-    """Find the sites and the places of residuals in a live UNet.
-
-    Args:
-        unet: an ldm, sgm, Forge or diffusers UNet.
+    """Find the sites and the places of residuals in a live UNet of ldm, sgm, Forge or diffusers.
 
     Raises:
         TopologyError: it is compiled, or none of the known layouts.
@@ -142,7 +139,11 @@ def read_topology(unet: nn.Module) -> Topology:
     if not sites:
         raise _unknown(unet, "it has no cross-attention named attn2")
     for site in sites:
-        _check_site(unet, site)
+        m, to_out = site.module, getattr(site.module, "to_out", None)
+        whole = isinstance(getattr(m, "to_q", None), nn.Module) and hasattr(m, "to_k") and hasattr(m, "heads")
+        if not whole or not isinstance(to_out, (nn.Sequential, nn.ModuleList)) or len(to_out) == 0:
+            lacks = "lacks to_q, to_k, heads or to_out[0]"
+            raise _unknown(unet, f"its cross-attention {site.name} ({type(m).__name__}) {lacks}")
     if layout == "ldm":
         middle: nn.Module = unet.middle_block[-1]  # type: ignore
         output = [block[0] for block in unet.output_blocks]  # type: ignore
@@ -177,16 +178,6 @@ def _diffusers_sites(unet: nn.Module) -> dict[str, str]:
         elif m := _DIFFUSERS_MIDDLE.fullmatch(path):
             found[f"middle.0.{1 + 2 * int(m[1])}.{m[2]}"] = path
     return found
-
-
-def _check_site(unet: nn.Module, site: Site) -> None:
-    m = site.module
-    to_out = getattr(m, "to_out", None)
-    whole = isinstance(getattr(m, "to_q", None), nn.Module) and hasattr(m, "to_k") and hasattr(m, "heads")
-    if not whole or not isinstance(to_out, (nn.Sequential, nn.ModuleList)) or len(to_out) == 0:
-        raise _unknown(
-            unet, f"its cross-attention {site.name} ({type(m).__name__}) lacks to_q, to_k, heads or to_out[0]"
-        )
 
 
 def _unknown(unet: nn.Module, why: str) -> TopologyError:

@@ -9,8 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FFRNetSpec
-from facesnap.checkpoints.detection import FamilyMatch
+from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FamilyMatch, FFRNetSpec
 from facesnap.errors import CheckpointError, FaceSnapError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig, Picture

@@ -65,11 +65,7 @@ def read_file(path: Path | str) -> TensorFile:
         CheckpointError: missing, truncated, damaged, of another kind; a pickle that holds or does anything but
             dictionaries of tensors; tensors that claim more than the file has.
     """
-    path = Path(path)
-    size, kind = _checked(path)
-    file = _read_pickle(path) if kind == "pickle" else _read_safetensors(path)
-    _check_tensors(path, file.tensors, size)
-    return file
+    return _read(Path(path), data=True)
 
 
 def read_outline(path: Path | str) -> TensorFile:
@@ -80,15 +76,10 @@ def read_outline(path: Path | str) -> TensorFile:
     Raises:
         CheckpointError: as `read_file`, for every fault that shows without the data.
     """
-    path = Path(path)
-    size, kind = _checked(path)
-    file = _outline_pickle(path) if kind == "pickle" else _read_safetensors(path, data=False)
-    _check_tensors(path, file.tensors, size, "meta")
-    return file
+    return _read(Path(path), data=False)
 
 
-def _checked(path: Path) -> tuple[int, str]:
-    """(bytes, kind) of a file that can be one of tensors."""
+def _read(path: Path, data: bool) -> TensorFile:
     if not path.is_file():
         raise CheckpointError(
             f"There is no checkpoint file {path}.",
@@ -98,7 +89,9 @@ def _checked(path: Path) -> tuple[int, str]:
     size = path.stat().st_size
     if not 16 <= size <= MOST_BYTES:
         raise _unreadable(path, f"it has {size} bytes")
-    return size, _kind(path, size)
+    file = _read_pickle(path, data) if _kind(path, size) == "pickle" else _read_safetensors(path, data)
+    _check_tensors(path, file.tensors, size, "cpu" if data else "meta")
+    return file
 
 
 def _kind(path: Path, size: int) -> str:
@@ -123,7 +116,7 @@ def _kind(path: Path, size: int) -> str:
     raise _unreadable(path, "it is no archive of torch; files older than torch 1.6 have to be saved again")
 
 
-def _read_safetensors(path: Path, data: bool = True) -> TensorFile:
+def _read_safetensors(path: Path, data: bool) -> TensorFile:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
@@ -143,10 +136,17 @@ def _outline(shape: Sequence[int], kind: str) -> Tensor:
     return torch.empty(tuple(shape), dtype=DTYPES[kind], device="meta")
 
 
-def _read_pickle(path: Path) -> TensorFile:
-    problem, _ = pickles.outline_of(path)
+def _read_pickle(path: Path, data: bool) -> TensorFile:
+    problem, content = pickles.outline_of(path)
     if problem:
         raise _unreadable(path, problem)
+    if not data:
+        outlines = _flat(path, content, pickles.Outline)
+        try:
+            tensors = {name: _outline(outline.shape, outline.kind) for name, outline in outlines.items()}
+        except (RuntimeError, OverflowError) as error:
+            raise _unreadable(path, f"a tensor of an impossible size ({error})") from error
+        return TensorFile(tensors, {}, "pickle")
     try:
         # torch.serialization.load: WebUIs replace torch.load by one that returns None. 2.1 wants a str for mmap.
         content = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
@@ -154,18 +154,6 @@ def _read_pickle(path: Path) -> TensorFile:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _unreadable(path, first) from error
     return TensorFile({name: tensor.detach() for name, tensor in _flat(path, content, Tensor).items()}, {}, "pickle")
-
-
-def _outline_pickle(path: Path) -> TensorFile:
-    problem, content = pickles.outline_of(path)
-    if problem:
-        raise _unreadable(path, problem)
-    outlines = _flat(path, content, pickles.Outline)
-    try:
-        tensors = {name: _outline(outline.shape, outline.kind) for name, outline in outlines.items()}
-    except (RuntimeError, OverflowError) as error:
-        raise _unreadable(path, f"a tensor of an impossible size ({error})") from error
-    return TensorFile(tensors, {}, "pickle")
 
 
 def _flat(path: Path, content: Any, leaf: type[Leaf]) -> dict[str, Leaf]:
@@ -199,7 +187,7 @@ def _leaves(
             raise _unreadable(path, f"its entry {name} is a {type(value).__name__}")
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device: str = "cpu") -> None:
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device: str) -> None:
     """No tensor claims more than it has, and all together little more than the file: views repeat a storage freely."""
     if not tensors:
         raise _unreadable(path, "it holds no tensor")

@@ -18,6 +18,7 @@ from facesnap.faces.face import Choice, Face, choose_face, quality_of
 from facesnap.faces.ladder import Hits, Size, Step, climb
 from facesnap.faces.packs import Pack, find_pack
 from facesnap.faces.picture import PictureSource, read_picture
+from facesnap.landmarks.detect import runtime_errors
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,7 @@ def _import_model_zoo() -> Any:
 
 def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     import onnxruntime
+    from google.protobuf.message import DecodeError
 
     file = getattr(pack, kind)
     providers = list(dict.fromkeys([PROVIDERS[provider], PROVIDERS["cpu"]]))
@@ -192,7 +194,7 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # insightface 0.7.3 prints, and stdout may be for JSON alone
             model = model_zoo.get_model(str(file), providers=providers)
-    except _loading_errors() as error:
+    except (RuntimeError, ValueError, AssertionError, OSError, DecodeError, *runtime_errors()) as error:
         raise PackError(
             f"The {kind} {file} cannot be loaded ({str(error).splitlines()[0] if str(error) else error!r}).",
             expected="an ONNX model that insightface and onnxruntime can run.",
@@ -206,12 +208,3 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
             remedy="use a pack such as buffalo_l, antelopev2 or AuraFace.",
         )
     return model
-
-
-def _loading_errors() -> tuple[type[Exception], ...]:
-    """Errors of loading a damaged or foreign model; onnxruntime's own errors have no common base."""
-    from google.protobuf.message import DecodeError
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    return (RuntimeError, ValueError, AssertionError, OSError, DecodeError, *own)

@@ -265,8 +265,12 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
                 return entry
             if entry.is_dir() and entry.name.lower() in stems and (file := _file_in(entry)):
                 return file
-    if file := _in_hub_cache(key):
-        return file
+    if key in ENCODER_HUB_FILES:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(*ENCODER_HUB_FILES[key])
+        if isinstance(cached, str):
+            return Path(cached)
     source = ENCODER_SOURCES.get(key, f"the encoder that the adapter names, for example {ENCODER_SOURCES['vit-h']}")
     places = ", ".join(map(str, parents)) or "no model folder is known"
     raise EncoderError(
@@ -281,13 +285,6 @@ def encoder_parents(model_dirs: Iterable[str | os.PathLike] = ()) -> list[Path]:
     roots = model_roots(model_dirs)
     parents = [root / parent for root in roots for parent in (*ENCODER_PARENTS, ".")]
     return list(dict.fromkeys(parents + [root / ANNOTATOR_PARENT for root in webui_roots()]))
-
-
-def _in_hub_cache(key: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(*ENCODER_HUB_FILES[key]) if key in ENCODER_HUB_FILES else None
-    return Path(found) if isinstance(found, str) else None
 
 
 def _file_in(folder: Path) -> Path | None:

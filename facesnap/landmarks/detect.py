@@ -147,7 +147,7 @@ class LandmarkDetector:
         options.intra_op_num_threads = 1  # the nets are small: threads only cost
         try:
             return runtime.InferenceSession(str(file), options, providers=[self._provider])
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise PackError(
                 f"{file} cannot be loaded ({str(error).splitlines()[0]}).",
                 expected="an ONNX model that onnxruntime can run.",
@@ -217,7 +217,7 @@ def _import(name: str) -> Any:
         raise not_importable(f"{name}, which landmark detection needs,", error, expected) from error
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """onnxruntime's own exceptions; they derive from Exception directly."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     return tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))

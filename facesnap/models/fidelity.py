@@ -230,7 +230,10 @@ class FFRNet(nn.Module):
                 expected=f"{len(self.config.attention_widths())}, one pair per attn2.",
                 remedy="Project the tokens with this very network.",
             )
-        time = self._embed_time(t.expand(x.shape[0]), y)  # (B, time dim)
+        sinusoid = timestep_embedding(t.expand(x.shape[0]).to(weight.device), self.config.channels[0])
+        time = self.time_embedding(sinusoid.to(self.dtype))  # (B, time dim)
+        if y is not None:
+            time = time + self.add_embedding(y.to(weight))
         h = self.conv_in(x.to(weight)) + hint.to(weight)
         skips = [h]
         for level in self.down_blocks:
@@ -292,11 +295,6 @@ class FFRNet(nn.Module):
         """A network of this very shape on the meta device."""
         with torch.device("meta"):
             return FFRNet(self.config)
-
-    def _embed_time(self, t: Tensor, y: Tensor | None) -> Tensor:
-        sinusoid = timestep_embedding(t.to(self.conv_in.weight.device), self.config.channels[0])
-        time = self.time_embedding(sinusoid.to(self.dtype))
-        return time if y is None else time + self.add_embedding(y.to(self.conv_in.weight))
 
     def _check_inputs(self, x: Tensor, hint: Tensor, y: Tensor | None) -> None:
         width = None if y is None else y.shape[-1]

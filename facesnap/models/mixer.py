@@ -282,14 +282,10 @@ class FacialAttributeMixer(nn.Module):
         if not self.config.clip_width:
             return None
         for level in self.config.clip_levels:
-            found = tuple(hidden[level].shape) if level in hidden else "nothing"
-            if (
-                level not in hidden
-                or hidden[level].shape[1] != refs
-                or hidden[level].shape[-1] != self.config.clip_width
-            ):
+            shape = tuple(hidden[level].shape) if level in hidden else ()
+            if not shape or shape[1] != refs or shape[-1] != self.config.clip_width:
                 raise SettingsError(
-                    f"The mixer was given {found} as CLIP hidden state {level}.",
+                    f"The mixer was given {shape or 'nothing'} as CLIP hidden state {level}.",
                     expected=f"(B, {refs}, P, {self.config.clip_width}) for the levels {self.config.clip_levels}",
                     remedy="encode the references with the encoder that the checkpoint names",
                 )

@@ -51,8 +51,7 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *
 
     Args:
         expected: the state dict of the network to be filled (a network on the meta device will do).
-        given: the state dict of the file.
-        network: the network's name, for the message.
+        given: the state dict of the file. network: the network's name, for the message.
 
     Raises:
         CheckpointError: names every missing, extra and wrongly shaped tensor with its shapes (the first
