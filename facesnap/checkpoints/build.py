@@ -79,9 +79,9 @@ def build(
         raise CheckpointError(f"{where}: {error.what}", expected=error.expected, remedy=error.remedy) from error
     for part, module in zip(PARTS, (mixer, projections, control_mixer, net), strict=True):
         if module is not None:
-            load_strictly(module.eval(), tensors[part], network=f"{part} of {where}")
             for name, tensor in tensors[part].items():
                 _check_values(f"{part}.{name}", tensor, where)
+            load_strictly(module.eval(), tensors[part], network=f"{part} of {where}")
     if lora is not None:
         for name, tensor in lora.tensors().items():
             _check_values(name, tensor, where)
