@@ -60,6 +60,13 @@ def build(
     Raises:
         CheckpointError: tensors missing, extra, of a wrong shape, or not finite; parts that contradict each other.
     """
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{where}: {name} ({tensor.dtype}) holds NaN, infinity or no floating-point numbers.",
+                expected="finite floating-point numbers",
+                remedy="the training diverged or the file is damaged; use another checkpoint",
+            )
     lora, state = AttentionLora.split(state)
     tensors = _split(state, where)
     if (ffrnet is None) != (not tensors["ffrnet"]):
@@ -79,12 +86,7 @@ def build(
         raise CheckpointError(f"{where}: {error.what}", expected=error.expected, remedy=error.remedy) from error
     for part, module in zip(PARTS, (mixer, projections, control_mixer, net), strict=True):
         if module is not None:
-            for name, tensor in tensors[part].items():
-                _check_values(f"{part}.{name}", tensor, where)
             load_strictly(module.eval(), tensors[part], network=f"{part} of {where}")
-    if lora is not None:
-        for name, tensor in lora.tensors().items():
-            _check_values(name, tensor, where)
     _check_counts(mixer, projections, counts(mixer) if stated_counts is None else stated_counts, where)
     if net is not None and net_spec is not None:
         _check_ffrnet(net, net_spec, mixer if control_mixer is None else control_mixer, spec, where)
@@ -218,15 +220,6 @@ def _check_ffrnet(net: FFRNet, use: FFRNetSpec, mixer: Mixer, spec: AdapterSpec,
     ):
         if not ok:
             raise CheckpointError(f"{where}: its {found}.", expected=expected, remedy=FETCH_AGAIN)
-
-
-def _check_values(name: str, tensor: Tensor, where: str) -> None:
-    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(
-            f"{where}: {name} ({tensor.dtype}) holds NaN, infinity or no floating-point numbers.",
-            expected="finite floating-point numbers",
-            remedy="the training diverged or the file is damaged; use another checkpoint",
-        )
 
 
 def _check_counts(mixer: Mixer, projections: IDProjections, stated_counts: Mapping[str, Any], where: str) -> None:
