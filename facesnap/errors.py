@@ -114,6 +114,15 @@ class StoppedError(DownloadError):
     """The user stopped the download."""
 
 
+def not_importable(name: str, error: ImportError, expected: str) -> MissingDependencyError:
+    """The error for a package that cannot be imported, whose remedy `facesnap doctor` knows."""
+    return MissingDependencyError(
+        f"{name} cannot be imported ({error}).",
+        expected=expected,
+        remedy="run `facesnap doctor`: it names the command that installs what is missing.",
+    )
+
+
 UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError, DownloadError)
 
 

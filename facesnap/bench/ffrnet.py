@@ -28,7 +28,7 @@ from facesnap.bench.attach import CONTEXT, sd15_unet
 from facesnap.bench.timing import Variant, ratio, rounds
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Fit
-from facesnap.landmarks.fitting import View as Pose
+from facesnap.landmarks.pose import View as Pose
 from facesnap.landmarks.predictor import Landmarks
 from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.models.drawn import draw
