@@ -114,10 +114,10 @@ class StoppedError(DownloadError):
     """The user stopped the download."""
 
 
-def not_importable(name: str, error: ImportError, expected: str) -> MissingDependencyError:
+def not_importable(what: str, expected: str) -> MissingDependencyError:
     """The error for a package that cannot be imported, whose remedy `facesnap doctor` knows."""
     return MissingDependencyError(
-        f"{name} cannot be imported ({error}).",
+        what,
         expected=expected,
         remedy="run `facesnap doctor`: it names the command that installs what is missing.",
     )

@@ -179,7 +179,7 @@ def _import_model_zoo() -> Any:
             import insightface.model_zoo as model_zoo
     except ImportError as error:
         expected = "insightface 0.7.3 or newer with onnx, onnxruntime and OpenCV."
-        raise not_importable("insightface", error, expected) from error
+        raise not_importable(f"insightface cannot be imported ({error}).", expected) from error
     return model_zoo
 
 

@@ -173,7 +173,7 @@ def _build(config: VisionConfig) -> Any:
             warnings.simplefilter("ignore")
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     except ImportError as error:
-        raise not_importable("transformers", error, "transformers 4.30 or newer.") from error
+        raise not_importable(f"transformers cannot be imported ({error}).", "transformers 4.30 or newer.") from error
     settings = CLIPVisionConfig(
         hidden_size=config.width,
         intermediate_size=config.intermediate,

@@ -158,7 +158,8 @@ def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise not_importable("The package onnx", error, "insightface with its dependencies.") from error
+        what = f"The package onnx cannot be imported ({error})."
+        raise not_importable(what, "insightface with its dependencies.") from error
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
     except (DecodeError, ValueError) as error:

@@ -214,7 +214,8 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         expected = "onnxruntime, OpenCV and insightface, installed once each."
-        raise not_importable(f"{name}, which landmark detection needs,", error, expected) from error
+        what = f"Landmark detection needs {name}, which cannot be imported ({error})."
+        raise not_importable(what, expected) from error
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
