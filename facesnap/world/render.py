@@ -50,16 +50,13 @@ class World:
     def render(self, person: SyntheticPerson, look: Look, size: int = 128) -> Picture:
         """One portrait.
 
-        Args:
-            person: who.
-            look: how, including pose and expression.
-            size: side of the picture in pixels, 32..512.
+        The same arguments give the same bytes.
 
-        Returns:
-            The picture and everything known about it. The same arguments give the same bytes.
+        Args:
+            size: side of the picture in pixels.
 
         Raises:
-            SettingsError: `size` is out of range.
+            SettingsError: it is not in 32..512.
         """
         checked_size(size)
         if self._prepared is None or self._prepared.person != person:
