@@ -64,19 +64,12 @@ class SavedBytes:
 
     def block(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a block that is recomputed in the backward pass: its inputs stay, what it saves comes and goes."""
-        inside = 0
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Tensor):
-                self.outside += self.keep(value)
-
-        def pack(tensor: Tensor) -> Tensor:
-            nonlocal inside
-            inside += self.keep(tensor)
-            return tensor
-
-        with saved_tensors_hooks(pack, lambda tensor: tensor):
+        self.outside += sum(self.keep(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        before = self.outside
+        with self.counting():
             out = forward(*args, **kwargs)
-        self.deepest = max(self.deepest, inside)
+        self.deepest = max(self.deepest, self.outside - before)
+        self.outside = before
         return out
 
 

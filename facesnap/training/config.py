@@ -19,7 +19,6 @@ except ImportError as error:  # pydantic 1, which some WebUIs pin, lacks ConfigD
     ) from error
 
 Part = Literal["mixer", "projections", "ffrnet"]
-READY_MADE = "configs"
 
 
 class Section(BaseModel):
@@ -253,7 +252,7 @@ class TrainingConfig(Section):
 
 def ready_made() -> dict[str, str]:
     """The configurations that come along: name -> YAML text."""
-    folder = resources.files("facesnap.training") / READY_MADE
+    folder = resources.files("facesnap.training") / "configs"
     files = (file for file in folder.iterdir() if file.name.endswith(".yaml"))
     return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in sorted(files, key=str)}
 

@@ -68,11 +68,12 @@ class Objective:
         alpha_bar = self.alpha_bar[on["timestep"]]
         noised = losses.add_noise(on["latents"], on["noise"], alpha_bar)
         text, pooled = self.text(batch["caption"])
-        time_ids = None if pooled is None else self._sizes(on["latents"], pooled)
+        side = self.factor * on["latents"].shape[-1]  # SDXL's six sizes (B, 6) are those of whole square pictures
+        sizes = None if pooled is None else pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(pooled), -1)
         inputs = Inputs(
             latents=noised.to(self.pipeline.unet.dtype), timesteps=on["timestep"], text=text, f_id=on["f_id"],
-            hidden={level: on[f"hidden.{level}"][:, :, :] for level in self.levels},  # (B, 1, P, W)
-            landmarks=on.get("landmarks"), five_points=on.get("five_points"), pooled=pooled, time_ids=time_ids,
+            hidden={level: on[f"hidden.{level}"] for level in self.levels},  # (B, 1, P, W)
+            landmarks=on.get("landmarks"), five_points=on.get("five_points"), pooled=pooled, time_ids=sizes,
         )  # fmt: skip
         return inputs, losses.target_of(self.kind, on["latents"], on["noise"], alpha_bar), alpha_bar
 
@@ -98,9 +99,8 @@ class Objective:
             found["identity"] = self._identity(prediction, noised.float(), alpha_bar, batch, wanted)
         means = {name: value.mean() for name, value in found.items()}
         factors = {"diffusion": 1.0} | wanted.model_dump()
-        return means | {
-            "loss": sum((factors[name] * value for name, value in means.items()), start=target.new_zeros(()))
-        }
+        total = sum((factors[name] * value for name, value in means.items()), start=target.new_zeros(()))
+        return means | {"loss": total}
 
     def _identity(
         self,
@@ -208,11 +208,6 @@ class Objective:
         shift = getattr(config, "shift_factor", None) or 0.0
         return self._decoder.decode(latents / config.scaling_factor + shift, return_dict=False)[0] / 2 + 0.5
 
-    def _sizes(self, latents: Tensor, pooled: Tensor) -> Tensor:
-        """SDXL's six sizes of each sample, (B, 6): whole square pictures."""
-        side = int(latents.shape[-1]) * self.factor
-        return pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(pooled), -1)
-
 
 def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentConfig) -> list[str]:
     """Of the sampled pictures: drawn from the list that is asked for, or the photos' captions."""
@@ -220,8 +215,3 @@ def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentConfig) -> li
         return [batch["caption"][row] for row in rows.tolist()]
     places = (batch["prompted"][rows] * len(wanted.prompts)).long().clamp(max=len(wanted.prompts) - 1)
     return [wanted.prompts[place] for place in places.tolist()]
-
-
-def trainable(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that a stage trains, by name."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,15 @@ class PrepareSettings:
 
 @dataclass(frozen=True, eq=False)
 class AnalysedPhoto:
-    """One photo as far as the CPU takes it: the square picture, its face, and crops for the encoder."""
+    """One photo as far as the CPU takes it.
 
-    photo: Photo
-    picture: np.ndarray
+    Attributes:
+        face: in the photo. placed: the same in the square training picture. points: (72, 2), fractions of the square.
+        crops: for the encoder.
+    """
+
     face: Face
-    kps: np.ndarray
-    box: np.ndarray
+    placed: Face
     points: np.ndarray
     crops: list[np.ndarray]
 
@@ -161,7 +163,7 @@ class Preparer:
         write_json(file, head)
 
     def _look(self, photo: Photo, number: int) -> AnalysedPhoto | str:
-        """Read a photo and find its face; the reason, where it cannot be used."""
+        """An analysed photo; the reason, where it cannot be used."""
         try:
             return self._seen(photo, number)
         except (FaceSnapError, OSError) as error:
@@ -185,20 +187,21 @@ class Preparer:
             )
         # kps count from pixel centres, the square from its corner: half a pixel each way
         kps = ((face.kps + 0.5 - corner) * scale - 0.5).astype(np.float32)
+        placed = replace(face, picture=picture, box=box.reshape(4), kps=kps)
         if photo.points is None:
-            fit = self._predictor.fit(_Placed(picture, box.reshape(4), kps))
+            fit = self._predictor.fit(placed)
             points = self._predictor.predict(fit, fit, (size, size)).points
         else:
             points = (known_points(photo.points) - corner) / side
         rngs = [generator(self.settings.seed, Purpose.AUGMENT, number, v) for v in range(1, self.settings.variants)]
         crops = [face.crop(224), *(variant(pixels, face.kps, rng) for rng in rngs)] if self.encoder else []
-        return AnalysedPhoto(photo, picture, face, kps, box.reshape(4), points, crops)
+        return AnalysedPhoto(face, placed, points, crops)
 
     def _write(self, folder: Path, number: int, photos: Sequence[Photo], seen: Sequence[AnalysedPhoto | str]) -> None:
         rows: list[dict[str, Any]] = []
         tensors: dict[str, Tensor] = {}
         good = [(place, one) for place, one in enumerate(seen) if isinstance(one, AnalysedPhoto)]
-        latents = self._encode([one.picture for _, one in good])
+        latents = self._encode([one.placed.picture for _, one in good])
         for (place, one), (mean, std) in zip(good, latents, strict=True):
             for name, tensor in self._tensors(one, mean, std).items():
                 tensors[f"{place}.{name}"] = tensor
@@ -216,8 +219,8 @@ class Preparer:
             "mean": mean.half(), "std": std.half(),  # (C, size / f, size / f)
             "f_id": torch.from_numpy(one.face.embedding.astype(np.float32)),
             "points": torch.from_numpy((one.points).astype(np.float32)),  # (72, 2)
-            "box": torch.from_numpy(np.asarray(_head_box(one.points, one.box / size), np.float32)),
-            "matrix": torch.from_numpy(similarity(one.kps, self._template).astype(np.float32)),  # (2, 3)
+            "box": torch.from_numpy(np.asarray(_head_box(one.points, one.placed.box / size), np.float32)),
+            "matrix": torch.from_numpy(similarity(one.placed.kps, self._template).astype(np.float32)),  # (2, 3)
             "crop": torch.from_numpy(one.face.crop(RECOGNISER_SIDE)),  # (112, 112, 3) RGB uint8
         }  # fmt: skip
         if self.encoder is not None:
@@ -238,15 +241,6 @@ class Preparer:
             for mean, std in zip(found.mean.float().cpu(), found.std.float().cpu(), strict=True):
                 out.append(((mean - shift) * scale, std * scale))
         return out
-
-
-@dataclass(frozen=True, eq=False)
-class _Placed:
-    """A face in the training picture, as the Landmark Predictor wants it."""
-
-    picture: np.ndarray
-    box: np.ndarray
-    kps: np.ndarray
 
 
 def known_points(given: Any) -> np.ndarray:

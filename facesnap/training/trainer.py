@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from facesnap.errors import CheckpointError, HostError, MissingDependencyError, SettingsError
@@ -20,7 +19,7 @@ from facesnap.training.data import Samples, collate
 from facesnap.training.draws import Slots
 from facesnap.training.ema import Ema
 from facesnap.training.grids import SampleGrid
-from facesnap.training.objective import Objective, trainable
+from facesnap.training.objective import Objective
 from facesnap.training.shards import Shards
 from facesnap.training.start import starting_adapter
 from facesnap.training.wiring import PARTS, TrainableAdapter, save_activations
@@ -146,7 +145,8 @@ class Trainer:
             self.accelerator.backward(aligned["align"])
             terms |= aligned | {"loss": terms["loss"] + aligned["align"]}
         if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(trainable(self.module).values(), self.config.optimiser.clip)
+            trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+            self.accelerator.clip_grad_norm_(trained, self.config.optimiser.clip)
         optimiser.step()
         optimiser.zero_grad()
         share = 1 / self.config.optimiser.accumulation
@@ -179,16 +179,15 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            weights = dict(self.module.named_parameters())
+            weights = {name: p.detach().to("cpu", copy=True) for name, p in self.module.named_parameters()}
             with self._averaged():
-                adapter = _copied(self.module)
-            runs.save_checkpoint(
-                self.config.output, self.step, weights=weights, ema=None if self.ema is None else self.ema.average,
-                moments={"optimiser": optimiser.state_dict(), "scaler": scaler.state_dict() if scaler else None},
-                adapter=adapter, keep=self.config.checkpoints.keep,
-                state={"global_batch": self.global_batch, "seed": self.config.seed,
-                       "updates": 0 if self.ema is None else self.ema.updates},
-            )  # fmt: skip
+                runs.save_checkpoint(
+                    self.config.output, self.step, weights=weights, ema=None if self.ema is None else self.ema.average,
+                    moments={"optimiser": optimiser.state_dict(), "scaler": scaler.state_dict() if scaler else None},
+                    adapter=self.module.adapter(), keep=self.config.checkpoints.keep,
+                    state={"global_batch": self.global_batch, "seed": self.config.seed,
+                           "updates": 0 if self.ema is None else self.ema.updates},
+                )  # fmt: skip
         self.accelerator.wait_for_everyone()
 
     def _averaged(self) -> Any:
@@ -290,26 +289,3 @@ def _pictures(module: TrainableAdapter) -> tuple[str, ...]:
         return ()
     config = module.ffrnet.config
     return tuple(dict.fromkeys((config.donor_picture, *(("landmarks",) if config.landmark_hint_channels else ()))))
-
-
-def _copied(module: TrainableAdapter) -> Any:
-    """The adapter with copies of its tensors' values, on the CPU, for writing."""
-    import dataclasses
-
-    from facesnap.models.mixer import FacialAttributeMixer
-    from facesnap.models.projections import IDProjections
-
-    def copy(source: Any, empty: Any) -> Any:
-        state: dict[str, Tensor] = {k: v.detach().cpu().clone() for k, v in source.state_dict().items()}
-        empty.load_state_dict(state, assign=True)
-        return empty.requires_grad_(False).eval()
-
-    adapter, old = module.adapter(), module.projections
-    with torch.device("meta"):
-        mixer, net = FacialAttributeMixer(adapter.mixer.config), adapter.ffrnet  # type: ignore[arg-type]
-        projections = IDProjections(old.widths, old.groups, old.context)
-        ffrnet = None if net is None else net.unfilled()
-    return dataclasses.replace(
-        adapter, mixer=copy(adapter.mixer, mixer), projections=copy(old, projections),
-        ffrnet=None if ffrnet is None else copy(net, ffrnet),
-    )  # fmt: skip
