@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -183,38 +184,29 @@ def _time(
             if n == 0:
                 continue
             name = f"{speed.value} {kind}"
-            variants[name] = Variant(step(name), _Installed(attachment, x if primed else None).context)
+            variants[name] = Variant(step(name), partial(_installed, attachment, x if primed else None))
     variants["again"] = Variant(step("again"))
     with tqdm(total=count + 1, desc="rounds", unit="round") as bar:
         seconds = rounds(variants, count, on_round=bar.update)
     return seconds, results
 
 
-@dataclass(frozen=True)
-class _Installed:
+@contextlib.contextmanager
+def _installed(attachment: Attachment, x: Tensor | None) -> Iterator[None]:
     """An attachment in the middle of a sampling; with `x`, one whose residuals of the sigma before are kept."""
-
-    attachment: Attachment
-    x: Tensor | None
-
-    @contextlib.contextmanager
-    def context(self) -> Iterator[None]:
-        attachment = self.attachment
-        attachment.plan.progress, attachment.plan.steps = 0.5, 30
-        attachment.install()
-        try:
-            if self.x is not None:
-                t = torch.full((len(self.x),), HIGH_T, device=self.x.device)
-                with torch.no_grad():
-                    rows = attachment.plan.for_batch(len(self.x))
-                    attachment.residuals.begin(UNetInputs(self.x, t, None), rows, 0.5, 30)
-                attachment.residuals.end()
-            yield
-            counted = attachment.residuals.reuse
-            if self.x is not None and counted.reused == 0:
-                raise AssertionError("the step that was timed as reused was computed")
-        finally:
-            attachment.remove()
+    attachment.plan.progress, attachment.plan.steps = 0.5, 30
+    attachment.install()
+    try:
+        if x is not None:
+            t = torch.full((len(x),), HIGH_T, device=x.device)
+            with torch.no_grad():
+                attachment.residuals.begin(UNetInputs(x, t, None), attachment.plan.for_batch(len(x)), 0.5, 30)
+            attachment.residuals.end()
+        yield
+        if x is not None and attachment.residuals.reuse.reused == 0:
+            raise AssertionError("the step that was timed as reused was computed")
+    finally:
+        attachment.remove()
 
 
 def _mean_step(seconds: dict[str, np.ndarray], speed: Speed, schedule: tuple[int, int, int]) -> np.ndarray:

@@ -76,7 +76,10 @@ def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, 
         "shapes": shapes,
         "unet_unchanged_afterwards": bool(np.array_equal(before, after)),
     }  # fmt: skip
-    cells = [(Image.open(photo), "the reference photo"), (face_crop(face), "its face as the models see it")]
+    cells = [
+        (Image.open(photo), "the reference photo"),
+        (Image.fromarray(face.crop(224)), "its face as the models see it"),
+    ]
     contact_sheet([cells, *rows, shape_row], title=f"FaceSnap {__version__} demo\n{UNTRAINED}").save(
         out / "contact_sheet.png"
     )
@@ -167,8 +170,3 @@ def _token_shapes(pipeline: FaceSnapPipeline, identity: Identity) -> dict[str, l
     site = list(conditioning.cond)[-1]
     names = list(pipeline.adapter.projections.groups)
     return {name: list(kv.k.shape) for name, kv in zip(names, conditioning.cond[site], strict=True)}
-
-
-def face_crop(face: Any) -> Image.Image:
-    """The aligned 224 pixel crop that the image encoder sees."""
-    return Image.fromarray(face.crop(224))

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class Evaluation:
         files = {reports.BARE: self._pictures(reports.BARE, {"adapter": None}, self._bare)}
         for row, adapter in rows:
             record = {"adapter": adapter.digest, "strength": row.strength, "structure": row.structure}
-            files[row.name] = self._pictures(row.name, record, _Attached(self, row, adapter))
+            files[row.name] = self._pictures(row.name, record, self._attached(row, adapter))
         return self._report(files)
 
     def _settings(self) -> dict[str, Any]:
@@ -123,11 +123,28 @@ class Evaluation:
         cases = [[case.name, case.prompt, case.seed] for person in self.people for case in person.cases]
         return json.loads(json.dumps({"base": _mark(self.host), "sampling": sampling, "cases": cases, **self.asked}))
 
-    def sampling_of(self, case: Case) -> Sampling:
-        return Sampling(**{**vars(self.sampling), "prompt": case.prompt, "seed": case.seed, "count": 1})
+    def _sampling(self, case: Case) -> Sampling:
+        return replace(self.sampling, prompt=case.prompt, seed=case.seed, count=1)
 
     def _bare(self, person: EvaluatedPerson, case: Case) -> Image.Image:
-        return self.host.sample(self.sampling_of(case), [])[0]
+        return self.host.sample(self._sampling(case), [])[0]
+
+    def _attached(self, row: TableRow, adapter: Adapter) -> Callable[[EvaluatedPerson, Case], Image.Image]:
+        """Makes the pictures of one row."""
+        given = any(case.points is not None for person in self.people for case in person.cases)
+        shapes = AskedShapes(self.judges.analyser) if given else None
+        encoder = self.encoder if adapter.mixer.config.clip_levels else None
+        pipeline = FaceSnapPipeline(adapter, self.judges.analyser, encoder, shapes=shapes)
+        settings = Person(strength=row.strength, structure=row.structure)
+
+        def make(person: EvaluatedPerson, case: Case) -> Image.Image:
+            names = [f"reference {n} of {person.name}" for n in range(len(person.references))]
+            identity = pipeline.identity(person.references, name=person.name, names=names)
+            if shapes is not None:
+                shapes.case = case
+            return pipeline.generate(self.host, self._sampling(case), [(identity, settings)])[0].image
+
+        return make
 
     def _pictures(
         self, name: str, record: dict[str, Any], make: Callable[[EvaluatedPerson, Case], Image.Image]
@@ -175,19 +192,14 @@ class Evaluation:
             name: reports.table_of(self.people, found, references, truths, judge) for name, found in looked.items()
         }
         report = {
-            **self._settings_shown(len(cases)),
+            "people": len(self.people), "pictures": len(cases), "base": self.host.name,
+            "recogniser": judge.name, "recogniser_sha256": judge.sha256,
+            "detector": f"that of {self.judges.analyser.pack.name}", "sampling": self._settings()["sampling"],
             "calibration": reports.calibration(self.people, references, truths, judge),
             **reports.summary(tables),
-        }
+        }  # fmt: skip
         self._write(report, files, looked, references)
         return report
-
-    def _settings_shown(self, pictures: int) -> dict[str, Any]:
-        return {
-            "people": len(self.people), "pictures": pictures, "base": self.host.name,
-            "recogniser": self.judges.recogniser.name, "recogniser_sha256": self.judges.recogniser.sha256,
-            "detector": f"that of {self.judges.analyser.pack.name}", "sampling": self._settings()["sampling"],
-        }  # fmt: skip
 
     def _write(
         self, report: dict[str, Any], files: dict[str, dict[str, Path]], looked: dict[str, reports.Measurements],
@@ -201,45 +213,21 @@ class Evaluation:
         sheet.save(self.out / "sheet.png")
 
 
-class _Attached:
-    """Makes the pictures of one row."""
-
-    def __init__(self, evaluation: Evaluation, row: TableRow, adapter: Adapter) -> None:
-        self.evaluation = evaluation
-        looks = bool(adapter.mixer.config.clip_levels)
-        own = all(case.points is None for person in evaluation.people for case in person.cases)
-        self.shapes = None if own else AskedShapes(evaluation.judges.analyser)
-        encoder = evaluation.encoder if looks else None
-        self.pipeline = FaceSnapPipeline(adapter, evaluation.judges.analyser, encoder, shapes=self.shapes)
-        self.person = Person(strength=row.strength, structure=row.structure)
-
-    def __call__(self, person: EvaluatedPerson, case: Case) -> Image.Image:
-        names = [f"reference {n} of {person.name}" for n in range(len(person.references))]
-        identity = self.pipeline.identity(person.references, name=person.name, names=names)
-        if self.shapes is not None:
-            self.shapes.ask(case)
-        sampling = self.evaluation.sampling_of(case)
-        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.person)])[0].image
-
-
 class AskedShapes(Shapes):
-    """Gives FFRNet exactly the points that a case asks for, without any detection or fit in between."""
+    """Gives FFRNet exactly the points that `case` asks for, without any detection or fit in between."""
 
     def __init__(self, analyser: Any) -> None:
         super().__init__(analyser, ContentCache(CACHE_BYTES))
-        self._case: Case | None = None
-
-    def ask(self, case: Case) -> None:
-        self._case = case
+        self.case: Case | None = None
 
     def shape(self, identity: Identity, pose: Pose, size: tuple[int, int]) -> Shape:
-        if self._case is None or self._case.points is None:
+        if self.case is None or self.case.points is None:
             raise LandmarkError(
                 "No landmarks were asked for.",
                 expected="a case with points",
                 remedy="give every picture of the evaluation its points, or none of them",
             )
-        return Shape(Landmarks(self._case.points / np.array(size)), size)
+        return Shape(Landmarks(self.case.points / np.array(size)), size)
 
 
 def _mark(host: DiffusersHost) -> str:

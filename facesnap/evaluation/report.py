@@ -118,25 +118,19 @@ def calibration(
     """The judge's scale on true pictures: `same` person's reference and others; `different` people's; and EER."""
     from facesnap.world.measure import equal_error_rate
 
-    same: list[float] = []
-    different: list[float] = []
+    found: dict[bool, list[float]] = {True: [], False: []}  # same person -> likenesses
     for i, person in enumerate(people):
         for case in {id(c.truth): c for c in person.cases}.values():  # one photo may be the truth of many prompts
             one = truths.get(case.name, {})
-            if not one.get("found"):
-                continue
             for j, reference in enumerate(references):
-                if reference is not None:
-                    found = judge.similarity(np.array(one["embedding"]), reference)
-                    (same if i == j else different).append(found)
-    out: dict[str, Any] = {"scale": judge.scale, "same": None, "different": None, "eer": None}
-    if same:
-        out["same"] = float(np.mean(same))
-    if different:
-        out["different"] = float(np.mean(different))
-    if same and different:
-        out["eer"] = equal_error_rate(np.array(same), np.array(different))
-    return out
+                if one.get("found") and reference is not None:
+                    found[i == j].append(judge.similarity(np.array(one["embedding"]), reference))
+    same, different = (np.array(found[key]) for key in (True, False))
+    return {
+        "scale": judge.scale, "same": float(same.mean()) if len(same) else None,
+        "different": float(different.mean()) if len(different) else None,
+        "eer": equal_error_rate(same, different) if len(same) and len(different) else None,
+    }  # fmt: skip
 
 
 def summary(tables: dict[str, Table], bare: str = BARE) -> dict[str, Any]:

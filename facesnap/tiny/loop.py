@@ -111,7 +111,7 @@ class Loop:
         self, folder: Path, stage: str, module: nn.Module, budget: Budget, *, seed: int = 0, context: str = ""
     ) -> None:
         self.file, self.stage, self.budget, self.seed = folder / CHECKPOINT, stage, budget, seed
-        self.module = module.train()
+        self.module: Any = module.train()
         self.average = AveragedModel(module, avg_fn=self._averaged)
         self.optimiser = torch.optim.AdamW(module.parameters(), lr=budget.rate, betas=(0.9, 0.99), weight_decay=0.01)
         self.step, self.seconds = 0, 0.0

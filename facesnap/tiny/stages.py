@@ -172,8 +172,8 @@ def train_outer(workspace: Workspace) -> dict[str, Any]:
     torch.manual_seed(workspace.seed)
     loop = workspace.loop("outer", autoencoder.make_outer())
     crops = int(0.9 * loop.budget.steps)
-    loss = autoencoder.AutoencoderLoss(loop.module, workspace.portraits("train"), loop.budget.batch, crops)
-    workspace.train(loop, loss)
+    train = workspace.portraits("train")
+    workspace.train(loop, autoencoder.AutoencoderLoss(loop.module, train, loop.budget.batch, crops))
     return workspace.report("outer", loop, _keep_vae(workspace, "outer", loop.averaged)[0])
 
 
@@ -188,11 +188,9 @@ def train_inner(workspace: Workspace) -> dict[str, Any]:
     side = workspace.size // autoencoder.OUTER_FACTOR
     shape = (autoencoder.WIDTHS[-2], side, side)
     batches = (grow.features(outer, train.images[some]) for some in np.array_split(rows, len(rows) // 16 + 1))
-    kept = _kept(
-        workspace.state / "inner" / f"features-{weights[:16]}", ("given", "wanted"), (len(rows), *shape), batches
-    )
-    loss = grow.InnerLoss(loop.module, train, rows, kept, loop.budget.batch)
-    workspace.train(loop, loss)
+    folder = workspace.state / "inner" / f"features-{weights[:16]}"
+    kept = _kept(folder, ("given", "wanted"), (len(rows), *shape), batches)
+    workspace.train(loop, grow.InnerLoss(loop.module, train, rows, kept, loop.budget.batch))
     return workspace.report("inner", loop, _keep_vae(workspace, "inner", loop.averaged)[0])
 
 
@@ -200,8 +198,8 @@ def train_autoencoder(workspace: Workspace) -> dict[str, Any]:
     whole, weights = _vae(workspace, "inner")
     grow.freeze_outer_encoder(whole)
     loop = workspace.loop("autoencoder", channels_last(whole), weights)
-    loss = autoencoder.AutoencoderLoss(loop.module, workspace.portraits("train"), loop.budget.batch, crops=0)
-    workspace.train(loop, loss)
+    train = workspace.portraits("train")
+    workspace.train(loop, autoencoder.AutoencoderLoss(loop.module, train, loop.budget.batch, crops=0))
     measured, rebuilt = _keep_vae(workspace, "autoencoder", loop.averaged)
     if workspace.analyser is not None:
         measured["identity"] = identity_kept(workspace.analyser, workspace.portraits("held_out"), rebuilt)
@@ -245,8 +243,7 @@ def train_recogniser(workspace: Workspace) -> dict[str, Any]:
     torch.manual_seed(workspace.seed)
     loop = workspace.loop("recogniser", channels_last(recogniser.Classifier(int(train.labels[-1]) + 1)))
     plain = int(0.6 * loop.budget.steps)
-    loss = recogniser.RecogniserLoss(loop.module, train, loop.budget.batch, plain)  # type: ignore[arg-type]
-    workspace.train(loop, loss)
+    workspace.train(loop, recogniser.RecogniserLoss(loop.module, train, loop.budget.batch, plain))
     model: TinyRecogniser = loop.averaged.recogniser
     model.save(workspace.state / "recogniser" / "recogniser.safetensors")
     embeddings = recogniser.embed(model, held_out.crops)
@@ -258,8 +255,7 @@ def train_encoder(workspace: Workspace) -> dict[str, Any]:
     torch.manual_seed(workspace.seed)
     values = vit.attribute_values(train)
     loop = workspace.loop("encoder", vit.EncoderWithHeads(values))
-    loss = vit.EncoderLoss(loop.module, train, values, loop.budget.batch)  # type: ignore[arg-type]
-    workspace.train(loop, loss)
+    workspace.train(loop, vit.EncoderLoss(loop.module, train, values, loop.budget.batch))
     model: vit.EncoderWithHeads = loop.averaged
     vit.save(model.encoder, workspace.state / "encoder")
     projections, guesses, chosen = vit.look_at(model, held_out.crops)
@@ -301,8 +297,7 @@ def train_landmarks(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
     torch.manual_seed(workspace.seed)
     loop = workspace.loop("landmarks", channels_last(LandmarkJudge()))
-    loss = landmarks.LandmarkLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
-    workspace.train(loop, loss)
+    workspace.train(loop, landmarks.LandmarkLoss(loop.module, train, loop.budget.batch))
     judge: LandmarkJudge = loop.averaged
     judge.save(workspace.state / "landmarks" / "landmarks.safetensors")
     yaw = np.array([record["view"]["yaw"] for record in held_out.records])
@@ -324,8 +319,7 @@ def train_attributes(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
     torch.manual_seed(workspace.seed)
     loop = workspace.loop("attributes", channels_last(AttributeJudge()))
-    loss = attributes.AttributeLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
-    workspace.train(loop, loss)
+    workspace.train(loop, attributes.AttributeLoss(loop.module, train, loop.budget.batch))
     judge: AttributeJudge = loop.averaged
     judge.save(workspace.state / "attributes" / "attributes.safetensors")
     right = obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])

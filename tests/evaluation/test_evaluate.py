@@ -264,7 +264,7 @@ def test_ffrnet_gets_exactly_the_points_that_are_asked_for(
     with pytest.raises(LandmarkError, match="No landmarks"):
         shapes.shape(None, Pose(), (64, 64))  # type: ignore[arg-type]
     case = people[0].cases[0]
-    shapes.ask(case)
+    shapes.case = case
     assert case.points is not None
     found = shapes.shape(None, Pose(), (64, 128))  # type: ignore[arg-type]
     assert np.allclose(found.landmarks.points * [64, 128], case.points)
