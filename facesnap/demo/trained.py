@@ -43,14 +43,11 @@ Cell = tuple[Image.Image, str]
 def run_trained(
     out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7, weights: Path = shipped.WEIGHTS
 ) -> dict[str, Any]:
-    """Write pictures, contact_sheet.png and report.json into a folder.
+    """Write pictures, contact_sheet.png and report.json into a folder; returns the report.
 
     Args:
         photo: of one further person, beside the shipped ones; where None, the astronaut's.
         weights: folder of `facesnap tiny ship`.
-
-    Returns:
-        The report.
 
     Raises:
         IdentityMismatchError: the analyser's recogniser is not the one that the weights were trained with.

@@ -42,13 +42,10 @@ SIZE = (256, 256)
 
 
 def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7) -> dict[str, Any]:
-    """Write photo, pictures, contact_sheet.png and report.json into a folder.
+    """Write photo, pictures, contact_sheet.png and report.json into a folder; returns the report.
 
     Args:
         photo: of one person; where None, the astronaut's.
-
-    Returns:
-        The report.
     """
     out.mkdir(parents=True, exist_ok=True)
     photo = photo or astronaut(out)

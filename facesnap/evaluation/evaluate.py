@@ -37,6 +37,7 @@ from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.pipeline.shape import Shape, Shapes
 from facesnap.settings.model import Person, Pose
+from facesnap.training.shards import write_json
 
 CACHE_BYTES = 64 << 20
 _ROW = re.compile(
@@ -91,13 +92,10 @@ class Evaluation:
     say: Callable[[str], None] = lambda _: None
 
     def run(self, rows: Sequence[tuple[TableRow, Adapter]]) -> dict[str, Any]:
-        """Make what pictures are missing, measure all of them and write the report.
+        """Make what pictures are missing, measure all of them and write the report; returns what report.json holds.
 
         Args:
             rows: with their loaded adapters; the bare base is always the first row.
-
-        Returns:
-            What report.json holds.
 
         Raises:
             SettingsError: the folder holds another evaluation, or two rows have one name.
@@ -198,19 +196,11 @@ class Evaluation:
             "calibration": reports.calibration(self.people, references, truths, judge),
             **reports.summary(tables),
         }  # fmt: skip
-        self._write(report, files, looked, references)
-        return report
-
-    def _write(
-        self, report: dict[str, Any], files: dict[str, dict[str, Path]], looked: dict[str, reports.Measurements],
-        references: Sequence[np.ndarray | None],
-    ) -> None:  # fmt: skip
-        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        (self.out / "report.json").write_text(text, encoding="utf-8")
+        write_json(self.out / "report.json", report)
         (self.out / "report.md").write_text(reports.markdown(report), encoding="utf-8")
-        title = f"The number is the likeness to the reference by {report['recogniser']}."
-        sheet = reports.sheet(self.people, files, looked, references, self.judges.recogniser, title)
-        sheet.save(self.out / "sheet.png")
+        title = f"The number is the likeness to the reference by {judge.name}."
+        reports.sheet(self.people, files, looked, references, judge, title).save(self.out / "sheet.png")
+        return report
 
 
 class AskedShapes(Shapes):
@@ -242,8 +232,7 @@ def _claim(file: Path, wanted: dict[str, Any]) -> None:
     """Write what a folder is for, or check that it is for this."""
     wanted = json.loads(json.dumps(wanted))
     if not file.is_file():
-        text = json.dumps(wanted, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
+        write_json(file, wanted)
         return
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

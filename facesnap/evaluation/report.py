@@ -16,6 +16,7 @@ from facesnap.evaluation.measure import copying, diversity
 from facesnap.evaluation.recognisers import Recogniser
 from facesnap.evaluation.statistics import Estimate, difference, estimate, person_means
 from facesnap.sheet import contact_sheet
+from facesnap.world.measure import equal_error_rate
 
 TRUTH, BARE = "true pictures", "none"
 # metric -> (title, factor for the table, its unit)
@@ -77,7 +78,14 @@ def table_of(
             if one["found"]:
                 if looked is not truths or shown[id(case.truth)] == case.name:
                     hogs.append(np.array(one["hog"]))
-                _compare(grids, (i, j), np.array(one["embedding"]), references[i], truth, judge, looked is truths)
+                made, reference = np.array(one["embedding"]), references[i]
+                if reference is not None:
+                    grids["face_sim"][i, j] = judge.similarity(made, reference)
+                if truth.get("found") and looked is not truths:
+                    other = np.array(truth["embedding"])
+                    grids["sim_truth"][i, j] = judge.similarity(made, other)
+                    if reference is not None:
+                        grids["copy_paste"][i, j] = copying(made, other, reference)
         spread[i] = diversity(hogs)
     values = {name: spread if name == "diversity" else person_means(grids[name]) for name in METRICS}
     return Table(values, {name: float(np.mean(found)) for name, found in right.items()})
@@ -98,26 +106,10 @@ def _named(one: dict[str, Any], own: int, references: Sequence[np.ndarray | None
     return float(judge.similarity(made, reference) > max(judge.similarity(made, other) for other in others))
 
 
-def _compare(
-    grids: dict[str, np.ndarray], place: tuple[int, int], made: np.ndarray, reference: np.ndarray | None,
-    truth: dict[str, Any], judge: Recogniser, is_truth: bool,
-) -> None:  # fmt: skip
-    """Likeness to the reference and to the true picture, where both show a face."""
-    if reference is not None:
-        grids["face_sim"][place] = judge.similarity(made, reference)
-    if truth.get("found") and not is_truth:
-        other = np.array(truth["embedding"])
-        grids["sim_truth"][place] = judge.similarity(made, other)
-        if reference is not None:
-            grids["copy_paste"][place] = copying(made, other, reference)
-
-
 def calibration(
     people: Sequence[EvaluatedPerson], references: Sequence[np.ndarray | None], truths: Measurements, judge: Recogniser
 ) -> dict[str, Any]:
     """The judge's scale on true pictures: `same` person's reference and others; `different` people's; and EER."""
-    from facesnap.world.measure import equal_error_rate
-
     found: dict[bool, list[float]] = {True: [], False: []}  # same person -> likenesses
     for i, person in enumerate(people):
         for case in {id(c.truth): c for c in person.cases}.values():  # one photo may be the truth of many prompts

@@ -45,6 +45,7 @@ from facesnap.tiny import attributes, autoencoder, grow, landmarks, recogniser, 
 from facesnap.tiny.data import Portraits, pack
 from facesnap.tiny.loop import Budget, Draws, Loop, Losses, Say, channels_last
 from facesnap.tiny.measure import boxes_found, identity_kept
+from facesnap.training.shards import write_json
 from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.world.dataset import Dataset
 from facesnap.world.measure import separation
@@ -113,7 +114,6 @@ class Workspace:
         return loop
 
     def train(self, loop: Loop, loss: Callable[[int, Draws], Losses]) -> None:
-        """Run a loop to its end, or until the hours are over."""
         loop.run(loss, seconds=self.hours * 3600, say=self.say)
 
     def report(self, stage: str, loop: Loop | None, measured: dict[str, Any]) -> dict[str, Any]:
@@ -125,18 +125,13 @@ class Workspace:
                 "milliseconds_a_step": round(loop.milliseconds, 1),
                 "parameters": sum(p.numel() for p in loop.module.parameters()), "history": loop.history,
             }  # fmt: skip
-        file = self.state / stage / "measurements.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(self.state / stage / "measurements.json", record)
         self.say(f"{stage}: {json.dumps(measured)}")
         return record
 
 
 def run(stage: str, workspace: Workspace) -> dict[str, Any]:
-    """Run one stage, or go on with it.
-
-    Returns:
-        What measurements.json of the stage holds.
+    """Run one stage, or go on with it; returns what its measurements.json holds.
 
     Raises:
         SettingsError: an unknown stage, an earlier one is missing, or the settings are not those of its checkpoint.

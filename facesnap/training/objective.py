@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from facesnap.attach.topology import read_topology
@@ -51,7 +51,7 @@ class Objective:
         self.timesteps = len(self.alpha_bar)
         self.text = TextStates(pipeline, device)
         self.factor = int(pipeline.vae_scale_factor)  # pixels of a latent cell
-        self.judge: nn.Module | None = None
+        self.judge: Any = None
         self.alignment = Alignment(self.kind, self.alpha_bar, read_topology(pipeline.unet))
         packs = {stage.align.pack for stage in config.stages if stage.align and stage.align.identity}
         self.finders = {pack: SampledFaces(pack) for pack in packs if pack is not None}
@@ -131,7 +131,6 @@ class Objective:
         Returns:
             (n,).
         """
-        assert self.judge is not None
         boxes, matrices = boxes.to(self.device), matrices.to(self.device)
         again = self.config.save_activations
         decode = partial(checkpoint, self.decode, use_reentrant=False) if again else self.decode
@@ -194,13 +193,12 @@ class Objective:
     @torch.no_grad()
     def _own(self, photos: Photos) -> Tensor:
         """The judge's vector of a person (D,), the mean of the photos'; photos come back every epoch: they are kept."""
-        assert self.judge is not None
-        found = [self._judged.get(row, partial(self._seen, crop), lambda one: 4 * one.numel()) for row, crop in photos]
-        return torch.nn.functional.normalize(torch.cat(found).float(), dim=-1).mean(0)
 
-    def _seen(self, crop: Tensor) -> Tensor:
-        assert self.judge is not None
-        return self.judge(crop.to(self.device).permute(2, 0, 1)[None].float() / 255)  # (1, D)
+        def seen(crop: Tensor) -> Tensor:
+            return self.judge(crop.to(self.device).permute(2, 0, 1)[None].float() / 255)  # (1, D)
+
+        found = [self._judged.get(row, partial(seen, crop), lambda one: 4 * one.numel()) for row, crop in photos]
+        return torch.nn.functional.normalize(torch.cat(found).float(), dim=-1).mean(0)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, fh, fw), about 0..1, of latents (B, C, h, w) as the UNet has them, in float32."""

@@ -94,25 +94,24 @@ class AnalysedPhoto:
     crops: list[np.ndarray]
 
 
+@dataclass(eq=False)
 class Preparer:
     """The models that photos go through.
 
-    Args:
+    Attributes:
         vae: of the base model (diffusers), on its device. base: "sd15" or "sdxl", the VAE's family.
         encoder: CLIP, or None for adapters that take the recogniser's vector alone.
     """
 
-    def __init__(
-        self,
-        settings: PrepareSettings,
-        analyser: FaceAnalyser,
-        encoder: ImageEncoder | None,
-        vae: Any,
-        base: str,
-    ) -> None:
-        self.settings, self.analyser, self.encoder, self.vae, self.base = settings, analyser, encoder, vae, base
-        self._predictor = LandmarkPredictor(LandmarkDetector(analyser.pack.folder, analyser.provider), Basis.load())
-        self._template = template(RECOGNISER_SIDE)
+    settings: PrepareSettings
+    analyser: FaceAnalyser
+    encoder: ImageEncoder | None
+    vae: Any
+    base: str
+
+    def __post_init__(self) -> None:
+        detector = LandmarkDetector(self.analyser.pack.folder, self.analyser.provider)
+        self._predictor = LandmarkPredictor(detector, Basis.load())
 
     def run(self, source: Path, folder: Path, workers: int = 1, progress: Any = None) -> dict[str, Any]:
         """Prepare all photos of a source; returns the report.
@@ -214,13 +213,13 @@ class Preparer:
 
     def _tensors(self, one: AnalysedPhoto, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
         """Tensors kept of one photo; coordinates are fractions of the training picture, the matrix is in pixels."""
-        size = self.settings.size
+        size, matrix = self.settings.size, similarity(one.placed.kps, template(RECOGNISER_SIDE))
         out = {
             "mean": mean.half(), "std": std.half(),  # (C, size / f, size / f)
             "f_id": torch.from_numpy(one.face.embedding.astype(np.float32)),
-            "points": torch.from_numpy((one.points).astype(np.float32)),  # (72, 2)
+            "points": torch.from_numpy(one.points.astype(np.float32)),  # (72, 2)
             "box": torch.from_numpy(np.asarray(_head_box(one.points, one.placed.box / size), np.float32)),
-            "matrix": torch.from_numpy(similarity(one.placed.kps, self._template).astype(np.float32)),  # (2, 3)
+            "matrix": torch.from_numpy(matrix.astype(np.float32)),  # (2, 3)
             "crop": torch.from_numpy(one.face.crop(RECOGNISER_SIDE)),  # (112, 112, 3) RGB uint8
         }  # fmt: skip
         if self.encoder is not None:

@@ -19,9 +19,6 @@ class TextStates:
 
     Every caption is encoded on its own: a batch of others would change the last bits, and so what a resumed run or
     another number of processes computes.
-
-    Args:
-        pipeline: of the base model. device: of the training.
     """
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:

@@ -33,7 +33,7 @@ class Trainer:
     """One run.
 
     Args:
-        config: of the run. resume: go on from the newest checkpoint of its output folder.
+        resume: go on from the newest checkpoint of its output folder.
 
     Attributes:
         step: of the optimiser, the next one to do.
@@ -191,7 +191,6 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _averaged(self) -> Any:
-        """The module with its averaged weights, where there are any."""
         return self.ema.applied(self.module) if self.ema is not None else contextlib.nullcontext()
 
     def _restore(self, path: Path) -> None:
