@@ -49,22 +49,22 @@ def run(
     pipeline = FaceSnapPipeline(adapter)
     identity = make_identity()
     conditioning = pipeline.conditioning(identity)
-    batch = _batch(latent, device, dtype)
+    call = batch(latent, device, dtype)
     theirs = _diffusers_ip_adapter(unet, adapter)
     embeds = torch.from_numpy(np.stack((np.zeros(512, np.float32), identity.f_id())))[:, None].to(device, dtype)
     results: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def bare(name: str) -> None:
-        results[name] = unet(*batch).sample
+        results[name] = unet(*call).sample
 
     @torch.no_grad()
     def id_tokens() -> None:
-        results["id_tokens"] = unet(*batch).sample
+        results["id_tokens"] = unet(*call).sample
 
     @torch.no_grad()
     def ip_adapter() -> None:
-        results["theirs"] = theirs(*batch, added_cond_kwargs={"image_embeds": [embeds]}).sample
+        results["theirs"] = theirs(*call, added_cond_kwargs={"image_embeds": [embeds]}).sample
 
     attachment = Attachment(unet, read_topology(unet), [conditioning], RowPlan.classifier_free())
     variants = {
@@ -140,8 +140,8 @@ def make_identity() -> Identity:
     return Identity("random", "random", "random", vector, one, one)
 
 
-def _batch(latent: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """x, t and context of one call: an uncond row and a cond row."""
+def batch(latent: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """x (2, 4, latent, latent), t and context (2, 77, 768) of one call: an uncond row and a cond row."""
     g = torch.Generator().manual_seed(0)
     x, context = torch.randn(2, 4, latent, latent, generator=g), torch.randn(2, 77, CONTEXT, generator=g)
     return x.to(device, dtype), torch.tensor(500, device=device), context.to(device, dtype)

@@ -25,7 +25,7 @@ from facesnap.attach import (
 )
 from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.residual_cache import ResidualCache
-from facesnap.bench.attach import CONTEXT, sd15_unet
+from facesnap.bench.attach import CONTEXT, batch, sd15_unet
 from facesnap.bench.timing import Variant, ratio, rounds
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Fit
@@ -40,7 +40,7 @@ from facesnap.pipeline.shape import draw as draw_pictures
 TOKENS = 16  # of f_mix
 CFG = 7.0
 FACE_SIZE = 0.3  # brows to chin, of the frame: head and shoulders
-HIGH_T, LOW_T = 520, 500
+HIGH_T = 520  # of the step before `batch`'s
 KINDS = ("computed", "reused", "skipped")
 
 
@@ -151,11 +151,8 @@ def _time(
     bench: Networks, count: int, latent: int, schedule: dict[Speed, tuple[int, int, int]]
 ) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
     """Seconds of every kind of step, interleaved round by round, and what the UNet gave."""
-    unet, device, dtype = bench.unet, bench.unet.device, bench.unet.dtype
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 4, latent, latent, generator=g).to(device, dtype)
-    context = torch.randn(2, 77, CONTEXT, generator=g).to(device, dtype)
-    t = torch.tensor(LOW_T, device=device)
+    unet = bench.unet
+    x, t, context = batch(latent, unet.device, unet.dtype)
     results: dict[str, Tensor] = {}
 
     def step(name: str) -> Callable[[], None]:

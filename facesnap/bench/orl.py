@@ -22,11 +22,7 @@ _REFERENCES = range(5)  # the first five pictures of a person; the rest are held
 
 
 def detect_all(folder: Path, pack: Path) -> list[list[Detection]]:
-    """Landmarks of s1/1.pgm ... s40/10.pgm, by person.
-
-    Raises:
-        LandmarkError: the folder does not hold the 400 pictures.
-    """
+    """Landmarks of s1/1.pgm ... s40/10.pgm, by person; LandmarkError where one of the 400 is missing."""
     analyser, detector = FaceAnalyser(pack), LandmarkDetector(pack)
     found: list[list[Detection]] = []
     for person in range(1, PEOPLE + 1):

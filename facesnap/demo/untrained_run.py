@@ -42,11 +42,7 @@ SIZE = (256, 256)
 
 
 def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7) -> dict[str, Any]:
-    """Write photo, pictures, contact_sheet.png and report.json into a folder; returns the report.
-
-    Args:
-        photo: of one person; where None, the astronaut's.
-    """
+    """Write pictures of a photo (else the astronaut's), contact_sheet.png and report.json; returns the report."""
     out.mkdir(parents=True, exist_ok=True)
     photo = photo or astronaut(out)
     host, pipeline = _models(out / "untrained_model", analyser)

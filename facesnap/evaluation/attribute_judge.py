@@ -57,11 +57,7 @@ class AttributeJudge(SmallNetwork):
 
     @classmethod
     def load(cls, file: Path) -> AttributeJudge:
-        """Read what `save` wrote, frozen.
-
-        Raises:
-            CheckpointError: it is another file, or made for other values of the attributes.
-        """
+        """Read what `save` wrote, frozen; CheckpointError where it is another file, or made for other values."""
         model = super().load(file)
         if (found := metadata_of(file).get("values")) != cls.metadata["values"]:
             raise CheckpointError(

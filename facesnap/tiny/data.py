@@ -62,11 +62,7 @@ class Portraits:
 
     @staticmethod
     def load(folder: Path) -> Portraits:
-        """Open what `pack` wrote.
-
-        Raises:
-            SettingsError: it is not there.
-        """
+        """Open what `pack` wrote; SettingsError where it is not there."""
         file = folder / RECORDS
         if not file.is_file():
             raise SettingsError(

@@ -143,6 +143,7 @@ def run(stage: str, workspace: Workspace) -> dict[str, Any]:
     }  # fmt: skip
     if stage not in stages:
         raise SettingsError(f"Stage {stage!r}.", expected=", ".join(stages), remedy="choose one of these.")
+    torch.manual_seed(workspace.seed)
     return stages[stage](workspace)
 
 
@@ -164,7 +165,6 @@ def make_data(workspace: Workspace) -> dict[str, Any]:
 
 
 def train_outer(workspace: Workspace) -> dict[str, Any]:
-    torch.manual_seed(workspace.seed)
     loop = workspace.loop("outer", autoencoder.make_outer())
     crops = int(0.9 * loop.budget.steps)
     train = workspace.portraits("train")
@@ -235,7 +235,6 @@ def _keep_vae(workspace: Workspace, stage: str, model: Any) -> tuple[dict[str, A
 
 def train_recogniser(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
-    torch.manual_seed(workspace.seed)
     loop = workspace.loop("recogniser", channels_last(recogniser.Classifier(int(train.labels[-1]) + 1)))
     plain = int(0.6 * loop.budget.steps)
     workspace.train(loop, recogniser.RecogniserLoss(loop.module, train, loop.budget.batch, plain))
@@ -247,7 +246,6 @@ def train_recogniser(workspace: Workspace) -> dict[str, Any]:
 
 def train_encoder(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
-    torch.manual_seed(workspace.seed)
     values = vit.attribute_values(train)
     loop = workspace.loop("encoder", vit.EncoderWithHeads(values))
     workspace.train(loop, vit.EncoderLoss(loop.module, train, values, loop.budget.batch))
@@ -290,7 +288,6 @@ def train_unet(workspace: Workspace) -> dict[str, Any]:
 
 def train_landmarks(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
-    torch.manual_seed(workspace.seed)
     loop = workspace.loop("landmarks", channels_last(LandmarkJudge()))
     workspace.train(loop, landmarks.LandmarkLoss(loop.module, train, loop.budget.batch))
     judge: LandmarkJudge = loop.averaged
@@ -312,7 +309,6 @@ def train_landmarks(workspace: Workspace) -> dict[str, Any]:
 
 def train_attributes(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
-    torch.manual_seed(workspace.seed)
     loop = workspace.loop("attributes", channels_last(AttributeJudge()))
     workspace.train(loop, attributes.AttributeLoss(loop.module, train, loop.budget.batch))
     judge: AttributeJudge = loop.averaged

@@ -79,11 +79,7 @@ def ddim_step(kind: str, prediction: Tensor, x: Tensor, now: Tensor, after: Tens
 
 
 class Alignment:
-    """The two samplings and their comparison.
-
-    Args:
-        kind: what the UNet predicts. alpha_bar: of the schedule, (T,). topology: of the UNet.
-    """
+    """The two samplings and their comparison; kind: what the UNet predicts, alpha_bar: of the schedule, (T,)."""
 
     def __init__(self, kind: str, alpha_bar: Tensor, topology: Topology) -> None:
         self.kind, self.alpha_bar, self.reader = kind, alpha_bar, FeatureReader(topology)

@@ -31,11 +31,7 @@ class SmallNetwork(nn.Module):
 
     @classmethod
     def load(cls: type[Network], file: Path) -> Network:
-        """Read what `save` wrote, frozen.
-
-        Raises:
-            CheckpointError: the file is missing, damaged or another network's.
-        """
+        """Read what `save` wrote, frozen; CheckpointError where it is missing, damaged or another network's."""
         model = cls()
         try:
             model.load_state_dict(load_file(file))

@@ -243,11 +243,7 @@ class Preparer:
 
 
 def known_points(given: Any) -> np.ndarray:
-    """The 72 points (72, 2) that are given with a photo.
-
-    Raises:
-        SettingsError: it is anything else than 72 pairs of finite numbers.
-    """
+    """The 72 points (72, 2) given with a photo; SettingsError where they are not 72 pairs of finite numbers."""
     try:
         points = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):

@@ -60,11 +60,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any]]:
-    """(state, weights, EMA or None, moments) of a checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """(state, weights, EMA or None, moments) of a checkpoint; CheckpointError where it cannot be read."""
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
         ema = load_file(path / EMA) if (path / EMA).is_file() else None

@@ -114,14 +114,19 @@ class Trainer:
             if self.accelerator.scaler is not None and self._moments["scaler"]:
                 self.accelerator.scaler.load_state_dict(self._moments["scaler"])
             self._moments = None
-        loader = self._loader(end)
+        o, a = self.config.optimiser, self.accelerator
+        slots = Slots(self.step, end, o.batch, o.accumulation, a.process_index, a.num_processes)
+        loader = DataLoader(
+            self.samples, batch_sampler=slots, collate_fn=collate, num_workers=self.config.data.workers,
+            pin_memory=a.device.type == "cuda",
+        )  # fmt: skip
         sums: dict[str, float] = {}
         for micro, batch in enumerate(loader):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(stage, group["base_lr"], self.step - first)
             with self.accelerator.accumulate(module):
                 self._micro_step(module, optimiser, stage, batch, sums)
-            if (micro + 1) % self.config.optimiser.accumulation == 0:
+            if (micro + 1) % o.accumulation == 0:
                 self._finish_step(sums, optimiser, end)
                 sums = {}
                 if progress is not None:
@@ -230,14 +235,6 @@ class Trainer:
                 rate = stage.lr[part]  # type: ignore[index]
                 groups.append({"params": parameters, "lr": rate, "base_lr": rate, "part": part})
         return groups
-
-    def _loader(self, end: int) -> DataLoader:
-        o, a = self.config.optimiser, self.accelerator
-        slots = Slots(self.step, end, o.batch, o.accumulation, a.process_index, a.num_processes)
-        return DataLoader(
-            self.samples, batch_sampler=slots, collate_fn=collate, num_workers=self.config.data.workers,
-            pin_memory=a.device.type == "cuda",
-        )  # fmt: skip
 
 
 def learning_rate(stage: StageConfig, rate: float, done: int) -> float:

@@ -66,11 +66,7 @@ class SyntheticPerson:
 
     @staticmethod
     def sample(seed: int) -> SyntheticPerson:
-        """The person of a seed.
-
-        Raises:
-            SettingsError: the seed belongs to no split.
-        """
+        """The person of a seed; SettingsError where the seed belongs to no split."""
         split_of(seed)
         rng = stream("person", seed)
         head = random_head(_sliders(), rng)

@@ -36,11 +36,7 @@ _HIDDEN_BEHIND = 0.006  # m that a surface may lie in front of a point that stil
 
 
 class World:
-    """Renders portraits. Building one takes seconds; a process needs one only.
-
-    Raises:
-        MissingDependencyError: anny is not installed.
-    """
+    """Renders portraits; MissingDependencyError where anny is not installed. Building one takes seconds."""
 
     def __init__(self) -> None:
         self.model: HeadModel = head_model()
@@ -60,7 +56,8 @@ class World:
         """
         checked_size(size)
         if self._prepared is None or self._prepared.person != person:
-            self._prepared = self._stage.prepared(person)
+            marks = skin.draw_marks(person, self.model)
+            self._prepared = PreparedPerson(person, self.model.neutral(person.head), marks)
         scene = self._stage.scene(self._prepared, look)
         big = size * SUPERSAMPLING
         camera = _Camera.of(scene, look.view)
@@ -127,11 +124,7 @@ class World:
 
 
 def checked_size(size: int) -> int:
-    """`size` if pictures can have it.
-
-    Raises:
-        SettingsError: it is not in 32..512.
-    """
+    """`size` if pictures can have it; SettingsError where it is not in 32..512."""
     if not 32 <= size <= 512:
         raise SettingsError(f"Pictures of {size} pixels.", expected="32 to 512.", remedy="change the size.")
     return size
