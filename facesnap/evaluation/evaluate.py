@@ -37,7 +37,7 @@ from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.pipeline.shape import Shape, Shapes
 from facesnap.settings.model import Person, Pose
-from facesnap.training.shards import write_json
+from facesnap.training.shards import claim, write_json
 
 CACHE_BYTES = 64 << 20
 _ROW = re.compile(
@@ -160,30 +160,26 @@ class Evaluation:
         return files
 
     def _report(self, files: dict[str, dict[str, Path]]) -> dict[str, Any]:
-        judge, key = self.judges.recogniser, self.judges.key
+        judge, look = self.judges.recogniser, partial(measured, self.judges, self.judges.key)
         folder = self.out / "truth"
         folder.mkdir(parents=True, exist_ok=True)
         references: list[np.ndarray | None] = []
         for person in self.people:
             looks = [
-                measured(self.judges, key, picture, None, folder / f"{person.name}-reference-{n}.json")
+                look(picture, None, folder / f"{person.name}-reference-{n}.json")
                 for n, picture in enumerate(person.references)
             ]
             vectors = [np.array(one["embedding"]) for one in looks if one["found"]]
             references.append(np.mean(vectors, axis=0) if vectors else None)
         cases = [case for person in self.people for case in person.cases]
         truths = {
-            case.name: measured(self.judges, key, case.truth, case, folder / f"{case.name}.json")
-            for case in cases
-            if case.truth is not None
+            case.name: look(case.truth, case, folder / f"{case.name}.json") for case in cases if case.truth is not None
         }
         looked: dict[str, reports.Measurements] = {reports.TRUTH: truths} if truths else {}
         for name, of_row in files.items():
             self.say(f"measuring {name}")
             looked[name] = {
-                case.name: measured(
-                    self.judges, key, _pixels(of_row[case.name]), case, of_row[case.name].with_suffix(".json")
-                )
+                case.name: look(_pixels(of_row[case.name]), case, of_row[case.name].with_suffix(".json"))
                 for case in cases
             }
         tables = {
@@ -230,16 +226,8 @@ def _mark(host: DiffusersHost) -> str:
 
 def _claim(file: Path, wanted: dict[str, Any]) -> None:
     """Write what a folder is for, or check that it is for this."""
-    wanted = json.loads(json.dumps(wanted))
-    if not file.is_file():
-        write_json(file, wanted)
-        return
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        found = {}
-    if found != wanted:
-        other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    other = claim(file, wanted)
+    if other:
         raise SettingsError(
             f"{file} is of another evaluation: it differs in {', '.join(other)}.",
             expected="the settings that its pictures were made with",

@@ -113,12 +113,11 @@ class EncoderLoss:
         return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
 
-def save(encoder: Any, folder: Path) -> Path:
+def save(encoder: Any, folder: Path) -> None:
     """Write model.safetensors and config.json, which facesnap.faces.encoder.ImageEncoder loads."""
-    file, tensors = folder / "model.safetensors", encoder.state_dict().items()
-    save_tensors({name: value for name, value in tensors if not name.endswith("position_ids")}, file)
+    tensors = {name: value for name, value in encoder.state_dict().items() if not name.endswith("position_ids")}
+    save_tensors(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(encoder.config.to_dict(), indent=1), encoding="utf-8")
-    return file
 
 
 @torch.no_grad()

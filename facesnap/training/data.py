@@ -49,9 +49,6 @@ class Samples(Dataset[Sample]):
         self.variants = int(shards.head["settings"]["variants"])
         self._compares_people = any(stage.align and stage.align.identity for stage in config.stages)
 
-    def __len__(self) -> int:
-        return len(self.shards)
-
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         step, slot = key
         seed = self.config.seed

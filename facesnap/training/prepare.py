@@ -7,7 +7,6 @@ the first shard that is not there.
 from __future__ import annotations
 
 import io
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -34,7 +33,7 @@ from facesnap.landmarks.scheme import POINT_COUNT
 from facesnap.training.draws import Purpose, generator
 from facesnap.training.losses import RECOGNISER_SIDE
 from facesnap.training.network_files import save_tensors
-from facesnap.training.shards import FORMAT, HEAD, ZERO, has_shard, read_rows, write_json, write_shard
+from facesnap.training.shards import FORMAT, HEAD, ZERO, claim, has_shard, read_rows, write_json, write_shard
 from facesnap.training.sources import Photo, find_photos
 from facesnap.training.variants import variant
 
@@ -146,20 +145,15 @@ class Preparer:
             "encoder_name": self.encoder.name if self.encoder else "",
             "clip_width": self.encoder.config.width if self.encoder else 0, "licence": self.analyser.pack.licence,
         }  # fmt: skip
-        head = json.loads(json.dumps(head))
-        file = folder / HEAD
-        if file.exists():
-            begun = json.loads(file.read_text(encoding="utf-8"))
-            other = sorted(key for key in head if begun.get(key) != head[key])
-            if other:
-                raise SettingsError(
-                    f"{folder} was begun with another {', '.join(other)}.",
-                    expected="the photos, models and settings that it was begun with",
-                    remedy="give these again, or another folder",
-                )
+        other = claim(folder / HEAD, head)
+        if other:
+            raise SettingsError(
+                f"{folder} was begun with another {', '.join(other)}.",
+                expected="the photos, models and settings that it was begun with",
+                remedy="give these again, or another folder",
+            )
         zero = self.encoder.encode_zero(self.settings.levels) if self.encoder else {}
         save_tensors({str(level): states.half() for level, states in zero.items()}, folder / ZERO)
-        write_json(file, head)
 
     def _look(self, photo: Photo, number: int) -> AnalysedPhoto | str:
         """An analysed photo; the reason, where it cannot be used."""

@@ -78,10 +78,9 @@ class Trainer:
         found = runs.checkpoints(config.output) if resume else []
         if found:
             self._restore(found[-1])
-        self.log = runs.RunLog(config.output, config.log, self.step) if self.accelerator.is_main_process else None
-        self.grid = (
-            SampleGrid(config, self.shards) if config.samples.every and self.accelerator.is_main_process else None
-        )
+        main = self.accelerator.is_main_process
+        self.log = runs.RunLog(config.output, config.log, self.step) if main else None
+        self.grid = SampleGrid(config, self.shards) if main and config.samples.every else None
 
     def fit(self, until: int | None = None, progress: Any = None) -> Path:
         """Train to the end, or to a step; returns the last checkpoint's folder.

@@ -13,8 +13,6 @@ import numpy as np
 FAR = np.float32(1e9)
 _SIDES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024, 2048)  # boxes that triangles are sorted into
 
-KeepTest = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (triangle, weights) -> keep
-
 
 class Fragments(NamedTuple):
     """The nearest surface in each of the M covered pixels of a square picture.
@@ -39,7 +37,7 @@ def rasterise(
     *,
     two_sided: np.ndarray,
     tested: np.ndarray | None = None,
-    keep: KeepTest | None = None,
+    keep: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Fragments:
     """Find the nearest triangle in each pixel.
 
