@@ -30,6 +30,7 @@ from facesnap.evaluation.measure import Judges, measured
 from facesnap.evaluation.recognisers import require_independent
 from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
+from facesnap.faces.picture import read_picture
 from facesnap.files import write_atomically
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.predictor import Landmarks
@@ -179,7 +180,7 @@ class Evaluation:
         for name, of_row in files.items():
             self.say(f"measuring {name}")
             looked[name] = {
-                case.name: look(_pixels(of_row[case.name]), case, of_row[case.name].with_suffix(".json"))
+                case.name: look(read_picture(of_row[case.name]), case, of_row[case.name].with_suffix(".json"))
                 for case in cases
             }
         tables = {
@@ -233,8 +234,3 @@ def _claim(file: Path, wanted: dict[str, Any]) -> None:
             expected="the settings that its pictures were made with",
             remedy="give those, or another --out folder",
         )
-
-
-def _pixels(file: Path) -> np.ndarray:
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))

@@ -263,11 +263,15 @@ def train_unet(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
     tokenizer = text.make_tokenizer(train.captions, workspace.state / "unet" / "words")
     torch.manual_seed(workspace.seed)
-    model = unet.Denoiser(unet.make_unet(workspace.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
+    side, factor = workspace.size // autoencoder.FACTOR, vae.config.scaling_factor
+    model = unet.Denoiser(unet.make_unet(side), text.make_encoder(tokenizer))
     loop = workspace.loop("unet", model, weights)
 
     def loss_on(portraits: Portraits, network: Any) -> unet.DenoiserLoss:
-        moments = _latents(vae, portraits, workspace.state / "unet" / f"latents-{weights[:16]}-{portraits.split}")
+        folder = workspace.state / "unet" / f"latents-{weights[:16]}-{portraits.split}"
+        shape = (len(portraits), autoencoder.CHANNELS, side, side)
+        batches = ((mean * factor, std * factor) for mean, std in autoencoder.latents(vae, portraits.images))
+        moments = _kept(folder, ("mean", "std"), shape, batches)
         tokens, empty = text.tokenise(tokenizer, portraits.captions), text.tokenise(tokenizer, [""])[0]
         boxes = torch.from_numpy(np.array(portraits.boxes)) / portraits.images.shape[1]
         return unet.DenoiserLoss(network, moments, tokens, empty, boxes, loop.budget.batch)
@@ -316,15 +320,6 @@ def train_attributes(workspace: Workspace) -> dict[str, Any]:
     right = obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])
     shares = {name: float(np.nanmean(values)) for name, values in right.items()}
     return workspace.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
-
-
-def _latents(vae: Any, portraits: Portraits, folder: Path) -> unet.Moments:
-    """Mean and deviation (N, C, H, W) float16 of the scaled latents, made once for an autoencoder."""
-    side = portraits.images.shape[1] // autoencoder.FACTOR
-    shape = (len(portraits), autoencoder.CHANNELS, side, side)
-    factor = vae.config.scaling_factor
-    batches = ((mean * factor, std * factor) for mean, std in autoencoder.latents(vae, portraits.images))
-    return _kept(folder, ("mean", "std"), shape, batches)
 
 
 def _kept(

@@ -73,7 +73,9 @@ class World:
         regions, lens = np.zeros((big, big), dtype=np.uint8), np.zeros((big, big), dtype=bool)
         regions.ravel()[fragments.pixel] = paint.region
         lens.ravel()[fragments.pixel] = surface.material == Material.LENS
-        shown = styles.stylise(_displayed(linear), look.style, regions, lens, rng)
+        linear = np.clip(linear, 0, 4)
+        rolled_off = np.clip(linear / (1 + 0.18 * linear) * 1.12, 0, 1) ** np.float32(1 / palette.GAMMA)
+        shown = styles.stylise(rolled_off, look.style, regions, lens, rng)
         shown = cv2.resize(shown.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         image = (np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
         return Picture(image, self._truth(person, look, camera.project(scene.head, big), fragments, regions))
@@ -189,9 +191,3 @@ def _seen(points: np.ndarray, depths: np.ndarray) -> np.ndarray:
             around = depths[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
             seen[i] = around.max() > depth - _HIDDEN_BEHIND
     return seen
-
-
-def _displayed(linear: np.ndarray) -> np.ndarray:
-    """Linear light as display values in 0..1, highlights rolled off."""
-    linear = np.clip(linear, 0, 4)
-    return np.clip(linear / (1 + 0.18 * linear) * 1.12, 0, 1) ** np.float32(1 / palette.GAMMA)

@@ -66,11 +66,13 @@ def draw_marks(person: SyntheticPerson, model: HeadModel) -> Marks:
     for middle, radius in ((points[[1, 31, 4]].mean(0), 34), (points[[10, 35, 13]].mean(0), 34), (points[30], 14)):
         cv2.circle(cheeks, middle.astype(int).tolist(), radius, 1.0, -1)
     cheeks = cv2.GaussianBlur(cheeks, (0, 0), 16)
+    small = (rng.rand(SHEET[0] // 3, SHEET[1] // 3) < 0.05 * person.freckles).astype(np.float32)
+    freckles = cv2.resize(cv2.GaussianBlur(small, (0, 0), 0.7), SHEET[::-1])
     return Marks(
         brows=_brows(person, points) * np.clip(0.85 + 0.2 * grain, 0, 1),
         lashes=_lashes(points),
         blush=cheeks,
-        freckles=_freckles(person.freckles, rng) * np.clip(2 * cheeks, 0, 1),
+        freckles=freckles * np.clip(2 * cheeks, 0, 1),
         mottle=mottle / mottle.std() * 0.025,
     )
 
@@ -99,11 +101,6 @@ def _lashes(points: np.ndarray) -> np.ndarray:
             line = np.round((points[list(chosen)] + [0, down]) * _SUB).astype(np.int32)
             cv2.polylines(sheet, [line], False, strength, width, cv2.LINE_AA, 3)
     return cv2.GaussianBlur(sheet, (0, 0), 0.9)
-
-
-def _freckles(strength: float, rng: np.random.RandomState) -> np.ndarray:
-    small = (rng.rand(SHEET[0] // 3, SHEET[1] // 3) < 0.05 * strength).astype(np.float32)
-    return cv2.resize(cv2.GaussianBlur(small, (0, 0), 0.7), SHEET[::-1])
 
 
 def draw_beard(kind: str, model: HeadModel, rng: np.random.RandomState) -> np.ndarray:
