@@ -69,13 +69,13 @@ def run(
     attachment = Attachment(unet, read_topology(unet), [conditioning], RowPlan.classifier_free())
     variants = {
         "bare": Variant(lambda: bare("bare")),
-        "id_tokens": Variant(id_tokens, lambda: _installed(attachment)),
+        "id_tokens": Variant(id_tokens, lambda: installed(attachment)),
         "bare_again": Variant(lambda: bare("again")),
         "diffusers": Variant(ip_adapter),
     }
     with tqdm(total=count + 1, desc="rounds", unit="round") as bar:
         seconds = rounds(variants, count, on_round=bar.update)
-    with _installed(attachment):
+    with installed(attachment):
         id_tokens()
         live = projection_bytes(attachment, unet, adapter.projections)
     cpu = f"cpu, {torch.get_num_threads()} threads"
@@ -98,7 +98,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _installed(attachment: Attachment) -> Iterator[None]:
+def installed(attachment: Attachment) -> Iterator[None]:
     """The hooks of one sampling on and off again; its stacked keys and values stay, as between two steps."""
     attachment.install()
     try:

@@ -25,7 +25,7 @@ from facesnap.attach import (
 )
 from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.residual_cache import ResidualCache
-from facesnap.bench.attach import CONTEXT, batch, sd15_unet
+from facesnap.bench.attach import CONTEXT, batch, installed, sd15_unet
 from facesnap.bench.timing import Variant, ratio, rounds
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Fit
@@ -190,8 +190,7 @@ def _time(
 def _installed(attachment: Attachment, x: Tensor | None) -> Iterator[None]:
     """An attachment in the middle of a sampling; with `x`, one whose residuals of the sigma before are kept."""
     attachment.plan.progress, attachment.plan.steps = 0.5, 30
-    attachment.install()
-    try:
+    with installed(attachment):
         if x is not None:
             t = torch.full((len(x),), HIGH_T, device=x.device)
             with torch.no_grad():
@@ -200,8 +199,6 @@ def _installed(attachment: Attachment, x: Tensor | None) -> Iterator[None]:
         yield
         if x is not None and attachment.residuals.reuse.reused == 0:
             raise AssertionError("the step that was timed as reused was computed")
-    finally:
-        attachment.remove()
 
 
 def _mean_step(seconds: dict[str, np.ndarray], speed: Speed, schedule: tuple[int, int, int]) -> np.ndarray:

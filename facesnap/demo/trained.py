@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facesnap.demo import shipped
 from facesnap.demo.photo import astronaut
@@ -107,10 +107,8 @@ def _one(
 
 def _shown(picture: Image.Image) -> Image.Image:
     """Enlarged where it is small, so that a cell of the sheet is filled."""
-    if max(picture.size) >= 256:
-        return picture.convert("RGB")
-    size = (picture.width * ENLARGED, picture.height * ENLARGED)
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    picture = picture.convert("RGB")
+    return picture if max(picture.size) >= 256 else ImageOps.scale(picture, ENLARGED, Image.Resampling.LANCZOS)
 
 
 def _mean(entries: list[dict[str, Any]], kind: str) -> dict[str, Any]:

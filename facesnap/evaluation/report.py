@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facesnap.evaluation.cases import EvaluatedPerson
 from facesnap.evaluation.measure import copying, diversity
@@ -31,7 +31,7 @@ METRICS: dict[str, tuple[str, float, str]] = {
     "copy_paste": ("copy-paste M_CP", 1, ""),
 }
 PAIRED = ("face_sim", "nme72", "obedience")
-SHEET_PEOPLE = 8
+SHEET_PEOPLE, CELL = 8, 192  # people on the sheet, and px of its cells
 
 Measurements = dict[str, dict[str, Any]]  # case name -> what was measured
 
@@ -209,11 +209,9 @@ def sheet(
             with Image.open(of_row[case.name]) as picture:
                 cells.append((picture.convert("RGB"), f"{name}: {text}"))
         lines.append([(_enlarged(picture), text) for picture, text in cells])
-    return contact_sheet(lines, cell=192, title=title)
+    return contact_sheet(lines, cell=CELL, title=title)
 
 
-def _enlarged(picture: Image.Image, least: int = 192) -> Image.Image:
-    if max(picture.size) >= least:
-        return picture
-    factor = least / max(picture.size)
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.LANCZOS)
+def _enlarged(picture: Image.Image) -> Image.Image:
+    factor = CELL / max(picture.size)
+    return picture if factor <= 1 else ImageOps.scale(picture, factor, Image.Resampling.LANCZOS)

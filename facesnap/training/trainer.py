@@ -214,9 +214,7 @@ class Trainer:
                 expected="the adapter section and the EMA that it was made with",
                 remedy="restore these, give another output folder, or train anew with --no-resume",
             )
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(weights[name])
+        self.module.load_state_dict(weights, strict=False)  # parameters alone, no buffers
         if self.ema is not None and ema is not None:
             self.ema.load(ema, state["updates"])
         self.step = int(state["step"])
