@@ -129,7 +129,7 @@ def summary(tables: dict[str, Table], bare: str = BARE) -> dict[str, Any]:
     """All rows' estimates, and the paired differences of every two rows."""
     rows = {
         name: {
-            **{metric: _plain(estimate(values)) for metric, values in table.values.items()},
+            **{metric: asdict(one) if (one := estimate(values)) else None for metric, values in table.values.items()},
             "obedience_by_attribute": table.attributes,
         }
         for name, table in tables.items()
@@ -137,12 +137,8 @@ def summary(tables: dict[str, Table], bare: str = BARE) -> dict[str, Any]:
     pairs = []
     for first, second in combinations(reversed(list(tables)), 2):  # later rows are compared with earlier ones
         found = {m: difference(tables[first].values[m], tables[second].values[m]) for m in METRICS}
-        pairs.append({"row": first, "minus": second, **{m: _plain(one) for m, one in found.items()}})
+        pairs.append({"row": first, "minus": second, **{m: asdict(one) if one else None for m, one in found.items()}})
     return {"rows": rows, "differences": pairs}
-
-
-def _plain(found: Estimate | None) -> dict[str, Any] | None:
-    return None if found is None else asdict(found)
 
 
 def markdown(report: dict[str, Any]) -> str:

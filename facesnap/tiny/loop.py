@@ -69,8 +69,7 @@ class Budget:
 
 def fast_bfloat16() -> bool:
     """Whether this processor has AMX; without it, bfloat16 takes several times as long as float32."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not in every torch
-    return supported is not None and bool(supported())
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())  # not in every torch
 
 
 def channels_last(module: nn.Module) -> nn.Module:

@@ -125,14 +125,10 @@ def look_at(model: EncoderWithHeads, crops: np.ndarray) -> tuple[np.ndarray, np.
     """Crops (N, 112, 112, 3) uint8 RGB -> projections (N, 128), likenesses (N, 234) in deviations, and the index of the
     likeliest value by attribute."""
     model.eval()
-    projections, guesses, chosen = [], [], []
-    for start in range(0, len(crops), BATCH):
-        projected, guess, logits = model(to_tensor(crops[start : start + BATCH]))
-        projections.append(projected.numpy())
-        guesses.append(guess.numpy())
-        chosen.append({name: values.argmax(1).numpy() for name, values in logits.items()})
-    values = {name: np.concatenate([part[name] for part in chosen]) for name in chosen[0]}
-    return np.concatenate(projections), np.concatenate(guesses), values
+    parts = [model(to_tensor(crops[start : start + BATCH])) for start in range(0, len(crops), BATCH)]
+    projections, guesses, logits = zip(*parts, strict=True)
+    chosen = {name: torch.cat([one[name].argmax(1) for one in logits]).numpy() for name in model.heads}
+    return torch.cat(projections).numpy(), torch.cat(guesses).numpy(), chosen
 
 
 def explained(guesses: np.ndarray, portraits: Portraits, trained_on: Portraits) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,7 +112,7 @@ class Preparer:
         detector = LandmarkDetector(self.analyser.pack.folder, self.analyser.provider)
         self._predictor = LandmarkPredictor(detector, Basis.load())
 
-    def run(self, source: Path, folder: Path, workers: int = 1, progress: Any = None) -> dict[str, Any]:
+    def run(self, source: Path, folder: Path, workers: int = 1, progress: Any = iter) -> dict[str, Any]:
         """Prepare all photos of a source; returns the report.
 
         Args:
@@ -125,9 +125,8 @@ class Preparer:
         missing = [n for n in range(len(shards)) if not _is_of(folder, n, shards[n])]
         if len(missing) < len(shards):
             logger.info("%d of %d shards are there already", len(shards) - len(missing), len(shards))
-        numbers: Iterable[int] = missing if progress is None else progress(missing)
         with ThreadPoolExecutor(workers) as pool:
-            for number in numbers:
+            for number in progress(missing):
                 first = number * size
                 seen = list(pool.map(self._look, shards[number], range(first, first + len(shards[number]))))
                 self._write(folder, number, shards[number], seen)
