@@ -139,8 +139,8 @@ def _shapes(
         shape.picture((512, 512)).save(landmarks)
         portrait.save(path)
         change = _mean_change(portrait.image, without)
-        row.append((Image.open(landmarks), f"landmarks: {name}"))
-        row.append((portrait.image, f"with FFRNet, mean change {change:.1f} of 255"))
+        label = f"with FFRNet, mean change {change:.1f} of 255"
+        row += [(Image.open(landmarks), f"landmarks: {name}"), (portrait.image, label)]
         entries.append(
             {"file": path.name, "landmarks": landmarks.name, "pose": name, "mean_change": round(change, 3),
              "box": [round(side, 4) for side in shape.landmarks.box], "doubts": list(shape.doubts),

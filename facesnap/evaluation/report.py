@@ -125,7 +125,7 @@ def calibration(
     }  # fmt: skip
 
 
-def summary(tables: dict[str, Table], bare: str = BARE) -> dict[str, Any]:
+def summary(tables: dict[str, Table]) -> dict[str, Any]:
     """All rows' estimates, and the paired differences of every two rows."""
     rows = {
         name: {

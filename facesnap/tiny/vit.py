@@ -54,7 +54,7 @@ def normalised(crops: Tensor) -> Tensor:
 
 def attribute_values(portraits: Portraits) -> dict[str, list[str]]:
     """Attribute -> its values in the pictures, sorted."""
-    return {name: sorted({value for value in _column(portraits, name)}) for name in (*LOOK, *IDENTITY)}
+    return {name: sorted(set(_column(portraits, name))) for name in (*LOOK, *IDENTITY)}
 
 
 def _column(portraits: Portraits, name: str) -> list[str]:
