@@ -110,10 +110,6 @@ class DiskFullError(DownloadError):
     """There is no room for the file."""
 
 
-class StoppedError(DownloadError):
-    """The user stopped the download."""
-
-
 UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError, DownloadError)
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 
 import requests
 
-from facesnap.errors import AccessError, ChecksumError, DiskFullError, NotOnServerError, ServerError, StoppedError
+from facesnap.errors import AccessError, ChecksumError, DiskFullError, NotOnServerError, ServerError
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +96,12 @@ def probe(address: str) -> Remote:
         ) from error
 
 
-def receive(remote: Remote, part: Path, advance: Advance, stop: Event) -> None:
+def receive(remote: Remote, part: Path, advance: Advance) -> None:
     """Bring `part` to the whole file, from where it is.
 
     Raises:
         NotOnServerError, AccessError, ServerError: the part is kept.
-        StoppedError, OSError (no room, no permission): the part is kept.
+        OSError (no room, no permission): the part is kept.
         ChecksumError: the server has more or fewer bytes than it announced; the part is removed.
     """
     failures = furthest = 0
@@ -113,7 +113,7 @@ def receive(remote: Remote, part: Path, advance: Advance, stop: Event) -> None:
         if before == remote.size and part.exists():
             return
         try:
-            whole = _stream(remote, part, before, advance, stop)
+            whole = _stream(remote, part, before, advance)
         except requests.RequestException as error:
             whole, reason = False, _short(error)
         else:
@@ -130,21 +130,17 @@ def receive(remote: Remote, part: Path, advance: Advance, stop: Event) -> None:
                 remedy=LATER,
             )
         logger.info("%s: %s after %d bytes, trying again", part.name, reason, after)
-        stop.wait(failures * PAUSE)
+        time.sleep(failures * PAUSE)
 
 
-def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Event) -> bool:
+def _stream(remote: Remote, part: Path, start: int, advance: Advance) -> bool:
     """Append what one answer brings; True where it came to its own end."""
     headers = _plain(remote.headers) | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(remote.address, headers=headers, timeout=TIMEOUT, stream=True) as answer:
         if answer.status_code == 416:  # the part is as long as the file, or longer
             part.unlink()
             if remote.size is not None:
-                raise ChecksumError(
-                    f"{remote.page} has {start} bytes or fewer, not the {remote.size} that it announced.",
-                    expected="as many as it announced",
-                    remedy="use another server (--mirror)",
-                )
+                raise _other_size(remote, f"has {start} bytes or fewer, not the {remote.size}")
             return False
         if answer.status_code >= 500 or answer.status_code == 429:
             raise requests.HTTPError(f"HTTP {answer.status_code}")  # passes, mostly
@@ -157,23 +153,22 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Even
         arrived = start
         with part.open("ab" if start else "wb") as file:
             for block in answer.iter_content(BLOCK):
-                if stop.is_set():
-                    raise StoppedError(
-                        f"The download of {part.name} was stopped.", expected="the whole file",
-                        remedy="start it again: what has arrived is kept",
-                    )  # fmt: skip
                 arrived += len(block)
                 if arrived > most:
                     file.close()
                     part.unlink()
-                    raise ChecksumError(
-                        f"{remote.page} sends more than {most} bytes.",
-                        expected="as many as it announced",
-                        remedy="use another server (--mirror)",
-                    )
+                    raise _other_size(remote, f"sends more than the {most} bytes")
                 file.write(block)
                 advance(arrived)
     return True
+
+
+def _other_size(remote: Remote, what: str) -> ChecksumError:
+    return ChecksumError(
+        f"{remote.page} {what} that it announced.",
+        expected="as many as it announced",
+        remedy="use another server (--mirror)",
+    )
 
 
 def full(folder: Path, needed: int) -> DiskFullError:
