@@ -96,7 +96,10 @@ class Generation(ABC):
                 raise refusal(error) from error.__cause__
             raise
         finally:
-            self._stop()
+            if self in self.host.running:
+                self.host.running.remove(self)
+            self._detach()
+            self._parts, self._unet, self._failure = Parts(), None, None
 
     def _note_face_pass(self, error: Exception) -> None:
         """The hosts swallow what is raised in ADetailer's pass, and go on with the picture as it was."""
@@ -108,12 +111,6 @@ class Generation(ABC):
         self._parts, self._unet = Parts(), None
         self.host.running.append(self)
         self._attach(self.host.live_unet())
-
-    def _stop(self) -> None:
-        if self in self.host.running:
-            self.host.running.remove(self)
-        self._detach()
-        self._parts, self._unet, self._failure = Parts(), None, None
 
     def _attach(self, unet: nn.Module) -> None:
         assert self.prepare is not None

@@ -54,12 +54,9 @@ class Shape:
     size: tuple[int, int]
     doubts: tuple[str, ...] = ()
 
-    def picture(self, size: tuple[int, int] | None = None, *, five_points: bool = False) -> Image.Image:
-        """The landmark picture, or InstantID's five-point picture, of the whole frame; size: (width, height)."""
-        size = size or self.size
-        if five_points:
-            return Image.fromarray(render_five_points(self.landmarks.five, size))
-        return Image.fromarray(render_landmarks(self.landmarks.points, size))
+    def picture(self, size: tuple[int, int] | None = None) -> Image.Image:
+        """The landmark picture of the whole frame; size: (width, height)."""
+        return Image.fromarray(render_landmarks(self.landmarks.points, size or self.size))
 
 
 def draw(shape: Shape, view: ControlView, config: FFRNetConfig) -> ControlPictures:

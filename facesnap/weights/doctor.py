@@ -8,7 +8,7 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -71,10 +71,9 @@ def installed_versions() -> dict[str, str]:
     return {normalised(name): version for name, version in named if name}
 
 
-def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = None) -> list[Finding]:
+def examine(model_dirs: Sequence[str] = (), versions: dict[str, str] | None = None) -> list[Finding]:
     """All findings. `versions` replaces the installed distributions, for tests."""
     versions = installed_versions() if versions is None else versions
-    model_dirs = list(model_dirs)
     return [
         Finding(OK, f"facesnap {__version__}, Python {platform.python_version()} on {platform.platform()}"),
         *packages(versions),
@@ -179,8 +178,7 @@ def providers() -> Iterator[Finding]:
             )
 
 
-def packs(model_dirs: Iterable[str]) -> Iterator[Finding]:
-    model_dirs = list(model_dirs)
+def packs(model_dirs: Sequence[str]) -> Iterator[Finding]:
     try:
         found = list(installed_packs(model_dirs))
     except FaceSnapError as error:
@@ -197,17 +195,13 @@ def packs(model_dirs: Iterable[str]) -> Iterator[Finding]:
         )
 
 
-def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
-    model_dirs = list(model_dirs)
-    count = 0
-    for parent in encoder_parents(model_dirs):
-        if not parent.is_dir() or parent.name not in ("clip_vision", "CLIP"):
-            continue
-        for file in sorted(parent.rglob("*")):
-            if file.is_file() and file.suffix.lower() in SUFFIXES:
-                count += 1
-                yield Finding(OK, f"image encoder {file} ({file.stat().st_size / 1e6:.0f} MB)")
-    if not count:
+def encoders(model_dirs: Sequence[str]) -> Iterator[Finding]:
+    parents = [parent for parent in encoder_parents(model_dirs) if parent.name in ("clip_vision", "CLIP")]
+    weights = [file for parent in parents for file in sorted(parent.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    files = [file for file in weights if file.is_file()]
+    for file in files:
+        yield Finding(OK, f"image encoder {file} ({file.stat().st_size / 1e6:.0f} MB)")
+    if not files:
         yield Finding(
             NOTE,
             "no image encoder in models/clip_vision or models/CLIP",
@@ -215,7 +209,7 @@ def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
         )
 
 
-def weights(model_dirs: Iterable[str]) -> Iterator[Finding]:
+def weights(model_dirs: Sequence[str]) -> Iterator[Finding]:
     """Which adapters there are, and what each public family lacks, with the command that fetches it."""
     roots = model_roots(model_dirs)
     places = [str(root) for root in roots]
@@ -243,9 +237,8 @@ def weights(model_dirs: Iterable[str]) -> Iterator[Finding]:
         yield Finding(NOTE, f"{title}: {', '.join(lacks)} missing", f"facesnap download {' '.join(names)}{where}")
 
 
-def parsers(model_dirs: Iterable[str]) -> Iterator[Finding]:
+def parsers(model_dirs: Sequence[str]) -> Iterator[Finding]:
     """The face-parsing network, with which PuLID sees better."""
-    model_dirs = list(model_dirs)
     file = find_parser(model_dirs)
     if file is not None:
         yield Finding(OK, f"face-parsing network {file}")
@@ -262,12 +255,3 @@ def parsers(model_dirs: Iterable[str]) -> Iterator[Finding]:
 def _numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version, enough to compare it with a lower bound."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
-
-
-def environment() -> dict[str, str]:
-    """For --json: interpreter and platform."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "executable": sys.executable,
-    }

@@ -8,7 +8,9 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from filelock import FileLock
 
@@ -83,11 +85,7 @@ def fetch(
     targets = [target(file, folders) for file in item.files]
     try:
         for n, (file, place) in enumerate(zip(item.files, targets, strict=True), 1):
-
-            def advance(done: int, total: int, file: File = file, n: int = n) -> None:
-                if progress is not None:
-                    progress(Progress(file.name, n, len(item.files), done, total))
-
+            advance = partial(_report, progress, file.name, n, len(item.files))
             with _lock(place, folders):
                 if _is_there(place, file):
                     _check_existing(place, file)
@@ -104,6 +102,11 @@ def fetch(
             remedy="correct its permissions, or choose another folder with --folder",
         ) from error
     return targets[0].parent if item.kind == "pack" and not item.files[0].unpack else targets[0]
+
+
+def _report(progress: Report | None, *numbers: Any) -> None:
+    if progress is not None:
+        progress(Progress(*numbers))
 
 
 def require_consent(item: Item, accept: bool) -> None:

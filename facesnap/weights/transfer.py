@@ -68,7 +68,7 @@ def locate(repository: str, name: str, revision: str, mirror: str = "") -> Remot
     except HfHubHTTPError as error:
         raise refusal(getattr(error.response, "status_code", 0), page) from error
     except _transport_errors() as error:
-        raise ServerError(f"{page} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER) from error
+        raise _unreachable(page, error) from error
     tag = found.etag or ""
     sha256 = tag if re.fullmatch(r"[0-9a-f]{64}", tag) else ""  # of files in LFS; of others it is git's own hash
     headers = build_hf_headers(token=token)
@@ -91,9 +91,7 @@ def probe(address: str) -> Remote:
         length, tag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
         return Remote(address, address, int(length) if length.isdigit() else None, tag)
     except requests.RequestException as error:
-        raise ServerError(
-            f"{address} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER
-        ) from error
+        raise _unreachable(address, error) from error
 
 
 def receive(remote: Remote, part: Path, advance: Advance) -> None:
@@ -140,7 +138,7 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance) -> bool:
         if answer.status_code == 416:  # the part is as long as the file, or longer
             part.unlink()
             if remote.size is not None:
-                raise _other_size(remote, f"has {start} bytes or fewer, not the {remote.size}")
+                raise _other_size(remote, f"has {start} bytes or fewer, not the {remote.size} that it announced")
             return False
         if answer.status_code >= 500 or answer.status_code == 429:
             raise requests.HTTPError(f"HTTP {answer.status_code}")  # passes, mostly
@@ -157,15 +155,19 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance) -> bool:
                 if arrived > most:
                     file.close()
                     part.unlink()
-                    raise _other_size(remote, f"sends more than the {most} bytes")
+                    raise _other_size(remote, f"sends more than {most} bytes")
                 file.write(block)
                 advance(arrived)
     return True
 
 
+def _unreachable(page: str, error: Exception) -> ServerError:
+    return ServerError(f"{page} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER)
+
+
 def _other_size(remote: Remote, what: str) -> ChecksumError:
     return ChecksumError(
-        f"{remote.page} {what} that it announced.",
+        f"{remote.page} {what}.",
         expected="as many as it announced",
         remedy="use another server (--mirror)",
     )

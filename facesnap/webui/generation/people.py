@@ -8,21 +8,13 @@ import numpy as np
 
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import SettingsError
-from facesnap.families.registry import find
 from facesnap.pipeline.region import region_map
-from facesnap.settings.model import SETTINGS, Person, Pose, Settings
+from facesnap.settings.model import Person, Pose
 
 
 def reference_names(person: Person, number: int) -> list[str]:
     """The words of messages for a person's photos. number: the person's, from 1."""
     return [f"reference {n} of person {number}" for n in range(1, len(person.references) + 1)]
-
-
-def generation_settings(settings: Settings, adapter: Adapter) -> Settings:
-    """The settings of the whole generation without PuLID's mode, where the adapter has none."""
-    if find(adapter.spec.family).modes:
-        return settings
-    return dataclasses.replace(settings, pulid_mode=SETTINGS["pulid_mode"].default)
 
 
 def person_for(person: Person, number: int, adapter: Adapter, init: np.ndarray | None = None) -> Person:

@@ -93,7 +93,5 @@ def _name(title: str | None) -> str:
 
 def _details(item: Item) -> str:
     page = f'<a href="{escape(item.page)}" target="_blank" rel="noreferrer">{escape(item.page)}</a>'
-    return (
-        f'<div class="facesnap-note facesnap-{html.WARNING}"><p>{escape(item.purpose)}</p>'
-        f"<p><b>Licence:</b> {escape(item.licence)}</p><p>{page}</p></div>"
-    )
+    licence = f"<p><b>Licence:</b> {escape(item.licence)}</p>"
+    return html.note(f"<p>{escape(item.purpose)}</p>{licence}<p>{page}</p>", html.WARNING)
