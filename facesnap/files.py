@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the content to the path that it is given, in the same folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed run left behind is overwritten
     try:
         write(partial)
         partial.replace(path)

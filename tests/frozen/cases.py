@@ -63,7 +63,7 @@ REFUSED: list[list[Any]] = [
     [{**ANN, "pose": {"yav": 1}}],
     [{"people": [{**ANN, "styrka": 1}]}],
     [{"people": [ANN], "strength": 1}],
-    [{**ANN, "strength": 2.5}],
+    [{**ANN, "strength": 10.5}],
     [{**ANN, "strength": "strong"}],
     [{**ANN, "strength": True}],
     [{**ANN, "start": 0.9, "end": 0.2}],
@@ -136,7 +136,7 @@ TEXTS = {
     "FaceSnap PuLID mode: style, FaceSnap expression gain: 0.7, FaceSnap version: 0.1.0",
     "both spellings": "FaceSnap identity: Ann, FaceSnap lora: 0.3, FaceSnap LoRA: 0.4, FaceSnap lora in region: true, "
     "FaceSnap LoRA region: masked, FaceSnap version: 0.1.0",
-    "wrong values": "FaceSnap identity: Ann, FaceSnap strength: 5, FaceSnap start: 0.9, FaceSnap end: 0.2, FaceSnap "
+    "wrong values": "FaceSnap identity: Ann, FaceSnap strength: 50, FaceSnap start: 0.9, FaceSnap end: 0.2, FaceSnap "
     "yaw: north, FaceSnap blocks: top=1, FaceSnap speed: slow, FaceSnap preset: Sharp, FaceSnap version: 9",
     "too many": "FaceSnap identity: a, FaceSnap 2 identity: b, FaceSnap 3 photos: 2 [abcdef0123], FaceSnap 4 identity: "
     "d, FaceSnap version: 0.1.0",

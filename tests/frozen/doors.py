@@ -21,8 +21,9 @@ from facesnap.faces.identity import Identity
 from facesnap.faces.packs import find_pack, model_roots
 from facesnap.families.registry import load_adapter
 from facesnap.settings.api import schema, to_api
-from facesnap.settings.field_types import Number
+from facesnap.settings.field_types import Blocks, Number
 from facesnap.settings.infotext import Named, PersonFacts, fields, line, parse_parameters, read, skipped
+from facesnap.settings.model import PERSON, POSE, SETTINGS
 from facesnap.settings.model import VERSION as SETTINGS_VERSION
 from facesnap.settings.words import PRESETS
 from facesnap.training.config import load_config
@@ -58,7 +59,9 @@ __all__ = [
     "main",
     "model_folders",
     "model_roots",
+    "option_default",
     "options",
+    "parse_parameters",
     "pasted_controls",
     "plain",
     "read_infotext",
@@ -76,6 +79,18 @@ LABEL = "[FaceSnap] "
 def plain(value: Any) -> Any:
     """A value as JSON gives it back: tuples as lists, keys as texts, paths as texts."""
     return json.loads(json.dumps(value, default=str))
+
+
+def option_default(action: argparse.Action) -> Any:
+    """The value that an option stands for where it is not given; of those made from the settings, the declared one."""
+    fields = [f for table in (SETTINGS, PERSON, POSE) for f in table.values() if f.option in action.option_strings]
+    if action.default is not None or not fields:
+        return action.default
+    if isinstance(fields[0].kind, Blocks):
+        return []
+    if fields[0].name == "pulid_mode" or fields[0].default in ((), ""):  # nothing given: as the adapter says, no person
+        return None
+    return tuple(f.default for f in fields) if len(fields) == 2 and fields[0].default is not None else fields[0].default
 
 
 def build_parser() -> argparse.ArgumentParser:

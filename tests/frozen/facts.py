@@ -47,8 +47,8 @@ def _arguments(parser: argparse.ArgumentParser) -> list[dict[str, Any]]:
         choices = None if action.choices is None else list(action.choices)
         row = {
             "strings": action.option_strings, "name": action.dest, "kind": type(action).__name__.strip("_"),
-            "default": action.default, "choices": choices, "required": action.required, "nargs": action.nargs,
-            "metavar": action.metavar,
+            "default": doors.option_default(action), "choices": choices, "required": action.required,
+            "nargs": action.nargs, "metavar": action.metavar,
         }  # fmt: skip
         if id(action) in exclusive:
             row["one of"] = exclusive[id(action)]

@@ -38,10 +38,17 @@ def _text(file: Path) -> str:
         return str(image.text["parameters"])
 
 
+def _parts(file: Path) -> tuple[list[str], dict[str, str]]:
+    """Prompts and parameters in any order, in the words of today; a region mask had no hash."""
+    text = masked(_text(file)).replace("mask [HASH]", "mask")
+    for before, now in (("LoRA region: masked", "lora in region: true"), ("FaceSnap LoRA:", "FaceSnap lora:")):
+        text = text.replace(before, now)
+    return text.split("\n")[:-1], doors.parse_parameters(text)
+
+
 def test_every_family_is_there() -> None:
     assert set(inputs.FAMILIES) <= set(RUNS)
-    (choices,) = (one["choices"] for one in load("commands")["generate"] if "--family" in one["strings"])
-    assert sorted(choices) == sorted(inputs.FAMILIES)
+    assert sorted(load("commands")["generate"]["--family"]["choices"]) == sorted(inputs.FAMILIES)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -53,7 +60,8 @@ def test_the_same_picture_is_made(made: SimpleNamespace, name: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_text_and_report_are_written(made: SimpleNamespace, name: str) -> None:
-    assert masked(_text(inputs.picture(made.folder, name))) == masked(_text(PICTURES / f"{name}.png"))
+    now, before = (_parts(file) for file in (inputs.picture(made.folder, name), PICTURES / f"{name}.png"))
+    assert now == before
     found = differences(made.reports[name], load("reports")[name], near=2e-3)
     assert not found, "\n".join(found)
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from facesnap.families.recipes import PULID_MODES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from facesnap.attach.control import Speed
 from facesnap.errors import PictureError, SettingsError
+from facesnap.families.pulid import MODES
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.recombination import GAIN_RANGE, RANGES
 from facesnap.settings import words
@@ -263,7 +263,7 @@ def test_every_control_has_its_own_label_id_and_help() -> None:
 
 def test_the_table_says_what_the_rest_of_facesnap_says() -> None:
     assert tuple(speed.value for speed in Speed) == words.SPEEDS
-    assert tuple(PULID_MODES) == words.PULID_MODES
+    assert tuple(MODES) == words.PULID_MODES
     assert tuple(Basis.load().presets) == words.EXPRESSIONS
     filled = {"speed", *(name for name, field in PERSON.items() if field.preset)}
     assert all(set(values) == filled for values in PRESETS.values())

@@ -23,8 +23,7 @@ from facesnap.tiny.data import Portraits
 from facesnap.tiny.landmarks import LandmarkLoss, jittered
 from facesnap.tiny.loop import Budget, Draws, Loop
 from facesnap.world import Look, caption
-from tests.tiny.test_tiny import work
-from tests.world.conftest import portraits as portraits
+from tests.tiny.conftest import work
 
 
 @pytest.fixture

@@ -25,30 +25,10 @@ from facesnap.tiny.loop import CHECKPOINT, Budget, Draws, Loop, Losses
 from facesnap.tiny.measure import identity_kept
 from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.world import World
+from tests.tiny.conftest import SIZE, STEPS, work
 from tests.training.test_runs import kill_when
-from tests.world.conftest import portraits as portraits
 
-SIZE, STEPS = 64, 3
 BUDGET = Budget(steps=6, batch=4, rate=1e-3)
-
-
-@pytest.fixture(scope="session")
-def state(tmp_path_factory: pytest.TempPathFactory, portraits: World) -> Path:
-    """A state folder with the data of five people."""
-    folder = tmp_path_factory.mktemp("tiny")
-    stages.run("data", work(folder))
-    return folder
-
-
-def work(folder: Path, **changes: object) -> stages.Workspace:
-    settings = stages.Workspace(folder, people=3, held_out=2, pictures=2, size=SIZE, steps=STEPS, say=lambda _: None)
-    return replace(settings, **changes)
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage, budget in stages.BUDGETS.items():
-        monkeypatch.setitem(stages.BUDGETS, stage, replace(budget, batch=4))
 
 
 def test_arrays_hold_what_the_renderer_said(state: Path, portraits: World) -> None:
