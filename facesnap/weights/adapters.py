@@ -21,10 +21,10 @@ from facesnap.families import registry
 from facesnap.families.base import NATIVE, Family
 from facesnap.settings.field_types import Number
 from facesnap.settings.model import PERSON
+from facesnap.settings.words import TITLE_MARK
 from facesnap.weights.folders import Folders, ModelFile, list_adapters
 from facesnap.weights.headers import ADAPTER
 
-TITLE_MARK = " · "  # between name, family and base; Gradio 3 knows no titles apart from values
 SIDES = {"sd15": 512, "sdxl": 1024}
 
 

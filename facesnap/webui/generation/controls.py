@@ -27,8 +27,7 @@ from facesnap.settings.field_types import (
 )
 from facesnap.settings.fields import Field
 from facesnap.settings.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings, check_windows
-from facesnap.settings.words import PRESET, PRESETS, SUGGESTED
-from facesnap.weights.adapters import TITLE_MARK
+from facesnap.settings.words import PRESET, PRESETS, SUGGESTED, TITLE_MARK
 
 ON_SETTINGS_PAGE = "on_error"  # has no control here
 MASK, POSE_VALUES = "region_mask", "values"

@@ -15,9 +15,9 @@ from facesnap.attach import read_topology
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.settings import infotext
 from facesnap.settings.model import Person, Settings
-from facesnap.settings.words import PRESETS
+from facesnap.settings.words import PRESETS, TITLE_MARK
 from facesnap.webui import process
-from facesnap.webui.generation.controls import TITLE_MARK, controls, from_flat, to_flat
+from facesnap.webui.generation.controls import controls, from_flat, to_flat
 from facesnap.webui.generation.photos import decoded
 from facesnap.webui.ui import consent, html, lists
 from facesnap.webui.ui.events import warn
