@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"make": _make, "compare": _compare, "show": _show}[args.action](args)
+    if args.action == "show":
+        _print(describe(Identity.load(args.file)) | {"file": str(args.file)}, args.json)
+        return 0
+    return _make(args) if args.action == "make" else _compare(args)
 
 
 def _make(args: argparse.Namespace) -> int:
@@ -84,11 +87,6 @@ def _compare(args: argparse.Namespace) -> int:
         _print({"a": args.a, "b": args.b, "recogniser": identities[0].recogniser, "cosine": cosine}, True)
     else:
         print(f"cosine similarity of {args.a} and {args.b}: {cosine:.3f} (by the recogniser of {identities[0].alias})")
-    return 0
-
-
-def _show(args: argparse.Namespace) -> int:
-    _print(describe(Identity.load(args.file)) | {"file": str(args.file)}, args.json)
     return 0
 
 

@@ -35,7 +35,7 @@ from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
 from facesnap.models.tensors import copied_to
 from facesnap.models.unet_blocks import KeyValue
-from facesnap.pipeline.cache import ContentCache, content_digest, nbytes
+from facesnap.pipeline.cache import ContentCache, bytes_of, content_digest
 from facesnap.pipeline.id_tokens import check_encoder_kind, check_identity, mix, rule_of
 from facesnap.pipeline.portrait import Portrait, infotext, resolved
 from facesnap.pipeline.region import region_map
@@ -284,7 +284,7 @@ class FaceSnapPipeline:
         def make() -> dict[str, TokenGroup]:
             return mix(self.adapter, identity, self.encoder, *variant, control=control)
 
-        return self._cache.get(key, make, lambda groups: nbytes([group.tokens for group in groups.values()]))
+        return self._cache.get(key, make, lambda groups: bytes_of([group.tokens for group in groups.values()]))
 
     def _variant(self, identity: Identity, person: Person, settings: Settings) -> Variant:
         """All of the settings that ID tokens depend on: a key of caches."""

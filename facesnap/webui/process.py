@@ -35,11 +35,7 @@ def loader() -> PipelineLoader:
 
 
 def options() -> dict[str, Any]:
-    """The settings page's options by key, checked.
-
-    Raises:
-        SettingsError: config.json or override_settings hold something that an option cannot be.
-    """
+    """The settings page's options by key, checked; see `facesnap.webui.options.values`."""
     from modules import shared
 
     return page.values(shared.opts)

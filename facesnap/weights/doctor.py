@@ -87,14 +87,13 @@ def examine(model_dirs: Sequence[str] = (), versions: dict[str, str] | None = No
 
 
 def packages(versions: dict[str, str]) -> Iterator[Finding]:
-    for name, (module, oldest) in REQUIRED.items():
-        yield _package(name, module, oldest, versions, ERROR)
-    for name, (module, oldest) in OPTIONAL.items():
-        yield _package(name, module, oldest, versions, NOTE)
+    for level, wanted in ((ERROR, REQUIRED), (NOTE, OPTIONAL)):
+        for name, (module, oldest) in wanted.items():
+            yield _package(name, module, oldest, versions, level)
     for module, wheels in OVERLAPPING.items():
         present = [wheel for wheel in wheels if wheel in versions]
         if present:
-            yield from _importable(module, ", ".join(f"{wheel} {versions[wheel]}" for wheel in present))
+            yield _importable(module, ", ".join(f"{wheel} {versions[wheel]}" for wheel in present))
         else:
             yield Finding(ERROR, f"none of {', '.join(wheels)} is installed", f"pip install {PREFERRED[module]}")
 
@@ -110,10 +109,10 @@ def _package(name: str, module: str, oldest: str, versions: dict[str, str], leve
         return Finding(level, f"{name} is not installed{suffix}", install)
     if _numbers(version) < _numbers(oldest):
         return Finding(level, f"{name} {version} is older than {oldest}", install)
-    return next(_importable(module, f"{name} {version}"))
+    return _importable(module, f"{name} {version}")
 
 
-def _importable(module: str, label: str) -> Iterator[Finding]:
+def _importable(module: str, label: str) -> Finding:
     """Really import it: a wheel for another numpy or CUDA is installed and still broken."""
     try:
         # Some packages print or warn as they are imported; stdout may be for JSON alone.
@@ -122,13 +121,9 @@ def _importable(module: str, label: str) -> Iterator[Finding]:
             importlib.import_module(module)
     except (ImportError, OSError, AttributeError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield Finding(
-            ERROR,
-            f"{label} is installed but cannot be imported: {reason}",
-            f"pip install --force-reinstall {label.split()[0]} (a wheel built for another numpy does this)",
-        )
-    else:
-        yield Finding(OK, label)
+        remedy = f"pip install --force-reinstall {label.split()[0]} (a wheel built for another numpy does this)"
+        return Finding(ERROR, f"{label} is installed but cannot be imported: {reason}", remedy)
+    return Finding(OK, label)
 
 
 def overlaps(versions: dict[str, str]) -> Iterator[Finding]:
@@ -166,8 +161,7 @@ def providers() -> Iterator[Finding]:
                 "onnxruntime-gpu (never both)",
             )
             continue
-        session = onnxruntime.InferenceSession(model, providers=[provider])
-        running = session.get_providers()[0]
+        running = onnxruntime.InferenceSession(model, providers=[provider]).get_providers()[0]
         if running == provider:
             yield Finding(OK, f"{provider} runs")
         else:

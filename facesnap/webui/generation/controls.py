@@ -109,11 +109,6 @@ class Control:
         part = "" if self.part == "settings" else f"p{self.person}_" + ("pose_" if self.part == "pose" else "")
         return f"facesnap_{tab}_{part}{self.name}"
 
-    @property
-    def where(self) -> str:
-        """The name that messages give it."""
-        return f"'{self.label}'"
-
 
 def controls(most_people: int = PEOPLE) -> list[Control]:
     """All controls in the order of the flat list, for 1 to 8 people."""
@@ -156,7 +151,7 @@ def from_flat(values: Sequence[Any], most_people: int = PEOPLE) -> Settings:
             _place(given, control, None if control.field.suggested and checked == SUGGESTED else checked)
     people = {n: one for n, one in enumerate(given["people"], 1) if one.get("references") or one.get("identity")}
     for n, one in people.items():
-        labels = {control.name: control.where for control in order if control.person == n}
+        labels = {control.name: f"'{control.label}'" for control in order if control.person == n}
         check_windows({**PRESETS[given.get("preset", PRESET)], **one}, labels.__getitem__)
     given["people"] = list(people.values())
     given.setdefault("enabled", False)
@@ -165,7 +160,7 @@ def from_flat(values: Sequence[Any], most_people: int = PEOPLE) -> Settings:
 
 def _checked(control: Control, value: Any) -> Any:
     """A control's value as the API has it; None where it is empty."""
-    field, name = control.field, control.where
+    field, name = control.field, f"'{control.label}'"
     if isinstance(field.kind, PicturesType):
         # The file control hands over bytes, which no request in JSON can hold: text is base64 here too, never a path.
         files = value if isinstance(value, (list, tuple)) else [] if value is None else [value]

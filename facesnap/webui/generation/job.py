@@ -20,7 +20,6 @@ from facesnap.version import __version__
 from facesnap.webui.generation import xyz
 from facesnap.webui.generation.args import parse
 from facesnap.webui.generation.loader import PipelineLoader, Prepared
-from facesnap.webui.generation.people import unused_pose
 from facesnap.webui.generation.photos import resolve
 from facesnap.webui.generation.pictures import decode
 from facesnap.webui.generation.results import RESULTS, PersonFound, Result
@@ -185,10 +184,10 @@ def _notes(p: Any, settings: Settings, prepared: Prepared) -> list[str]:
     for n, (person, doubts) in enumerate(zip(settings.people, prepared.doubts, strict=True), 1):
         whose = f"person {n}: " if several else ""
         notes += [whose + text for text in (*doubts, *person.empty_windows(adapter.ffrnet is not None))]
-        if unused_pose(person, adapter):
-            notes.append(
-                f"{whose}{adapter.spec.name or 'the adapter'} brings no landmarks network, the pose is not used"
-            )
+        pose, name = person.pose, adapter.spec.name or "the adapter"
+        posed = pose.source not in ("none", "reference") or pose.numbers or pose.expression
+        if adapter.ffrnet is None and person.structure != 0 and posed:
+            notes.append(f"{whose}{name} brings no landmarks network, the pose is not used")
     prompts = p.prompt if isinstance(p.prompt, (list, tuple)) else [p.prompt]
     doubled = prepared.pipeline.family.loras_in_prompt(" ".join(map(str, prompts))) if prepared.parts.loras else []
     if doubled:

@@ -145,11 +145,8 @@ class PipelineLoader:
         return pipeline.analyse(person.references, person.face, f"person {number}", names, match_model_card)
 
     def identity(self, adapter: str, topology: Topology, person: Person, number: int) -> Identity:
-        """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks.
-
-        Raises:
-            FaceSnapError: as `prepare`.
-        """
+        """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks. Raises
+        what `prepare` raises."""
         return self.seen(self.pipeline(adapter, topology), person, number).identity
 
     def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:

@@ -46,12 +46,6 @@ def pose_for(pose: Pose, init: np.ndarray | None = None, person: int = 1) -> Pos
     return pose
 
 
-def unused_pose(person: Person, adapter: Adapter) -> bool:
-    """Whether a pose was chosen that an adapter without FFRNet cannot follow."""
-    asked = person.pose.source not in ("none", "reference") or person.pose.numbers or person.pose.expression
-    return bool(adapter.ffrnet is None and person.structure != 0 and asked)
-
-
 def _given(picture: np.ndarray | None, person: int, name: str, remedy: str) -> np.ndarray:
     if picture is None:
         raise SettingsError(

@@ -38,11 +38,6 @@ class Axis:
     def label(self) -> str:
         return PREFIX + self.field.label
 
-    @property
-    def type(self) -> type:
-        """The type that the grid reads its text as: numbers (with ranges such as "0-1 [5]") or words."""
-        return float if isinstance(self.field.kind, Number) else str
-
     def read(self, value: Any) -> Any:
         """A cell's value as the settings have it.
 
@@ -133,4 +128,5 @@ def _option(grid: ModuleType, axis: Axis, names: Names | None) -> Any:
 
     words = list(axis.field.kind.options) if isinstance(axis.field.kind, Choice) else None
     listed = names or ((lambda: words) if words else None)
-    return grid.AxisOption(axis.label, axis.type, apply, confirm=confirm, choices=listed)
+    read_as = float if isinstance(axis.field.kind, Number) else str  # numbers have ranges such as "0-1 [5]"
+    return grid.AxisOption(axis.label, read_as, apply, confirm=confirm, choices=listed)
