@@ -8,7 +8,7 @@ one by one, under constraints of everything that is installed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm",
@@ -54,8 +54,7 @@ class InstallStep:
     @property
     def distribution(self) -> str:
         """Normalised name of what it installs."""
-        match = re.match(r"[A-Za-z0-9._-]+", self.package)
-        return normalised(match[0] if match else self.package)
+        return normalised(re.split(r"[^A-Za-z0-9._-]", self.package)[0])
 
 
 def normalised(name: str) -> str:
@@ -74,10 +73,10 @@ def plan(state: Installed, onnxruntime: str = "onnxruntime") -> list[InstallStep
         for module, distribution in NEEDS.items()
         if module not in state.modules and distribution not in state.versions
     ]
-    if "cv2" not in state.modules and not _any(OPENCVS, state):
+    if "cv2" not in state.modules and state.versions.keys().isdisjoint(OPENCVS):
         steps.append(InstallStep("there is no OpenCV", "opencv-python"))
     steps += _onnx(state)
-    if "onnxruntime" not in state.modules and not _any(ONNXRUNTIMES, state):
+    if "onnxruntime" not in state.modules and state.versions.keys().isdisjoint(ONNXRUNTIMES):
         old = OLD_ONNXRUNTIME if _old_protobuf(state) else ">=1.17"
         steps.append(InstallStep("there is no onnxruntime", f"{onnxruntime}{old}"))
     if "insightface" not in state.modules:
@@ -112,17 +111,10 @@ def _old_protobuf(state: Installed) -> bool:
     return numbers < NEW_PROTOBUF
 
 
-def _any(names: Iterable[str], state: Installed) -> bool:
-    return any(name in state.versions for name in names)
-
-
 def constraints(state: Installed, step: InstallStep) -> list[str]:
     """Lines of the constraints file: everything installed stays as it is, but for what the step itself replaces."""
-    return [f"{name}=={v}" for name, v in sorted(state.versions.items()) if name != step.distribution and _pinnable(v)]
-
-
-def _pinnable(version: str) -> bool:
-    return re.fullmatch(r"[0-9][0-9A-Za-z.!+]*", version) is not None
+    kept = {name: version for name, version in state.versions.items() if name != step.distribution}
+    return [f"{name}=={kept[name]}" for name in sorted(kept) if re.fullmatch(r"[0-9][0-9A-Za-z.!+]*", kept[name])]
 
 
 def command(step: InstallStep, python: str, constraints_file: str, index_url: str = "") -> list[str]:

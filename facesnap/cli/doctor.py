@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+import sys
 from dataclasses import asdict
 
 from facesnap.version import __version__
-from facesnap.weights.doctor import ERROR, environment, examine
+from facesnap.weights.doctor import ERROR, examine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +22,9 @@ def run(args: argparse.Namespace) -> int:
     errors = sum(finding.level == ERROR for finding in findings)
     if args.json:
         content = {
-            "facesnap": __version__,
-            **environment(),
-            "errors": errors,
-            "findings": [asdict(f) for f in findings],
-        }
+            "facesnap": __version__, "python": platform.python_version(), "platform": platform.platform(),
+            "executable": sys.executable, "errors": errors, "findings": [asdict(finding) for finding in findings],
+        }  # fmt: skip
         print(json.dumps(content, indent=1))
     else:
         for finding in findings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +16,24 @@ from tqdm import tqdm
 
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.cli.landmarks import add_pose_arguments
-from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
+from facesnap.cli.options import (
+    add_choose_argument,
+    add_encoder_argument,
+    add_pack_arguments,
+    analyser_from,
+    encoder_from,
+    picture_size,
+)
 from facesnap.errors import SettingsError
-from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture
-from facesnap.faces.tower import load_encoder
 from facesnap.families.registry import FAMILIES, load_adapter
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
+from facesnap.pipeline.id_tokens import rule_of
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.pipeline.portrait import Portrait
 from facesnap.pipeline.shape import Shape
 from facesnap.settings import arguments
-from facesnap.settings.fields import Field
 from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Pose, Settings
 from facesnap.sheet import contact_sheet
 
@@ -42,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--base", required=True, type=Path, help="diffusers folder or single-file checkpoint")
     model.add_argument("--adapter", required=True, type=Path, help="FaceSnap checkpoint or public adapter")
     model.add_argument("--family", choices=FAMILIES, help="of the adapter, where tensors and name leave a choice")
-    model.add_argument(
-        "--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l, eva02-clip-l-14-336 (PuLID)"
-    )
+    add_encoder_argument(model)
     model.add_argument(
         "--config", type=Path, help="diffusers folder with the configuration of a single-file checkpoint"
     )
@@ -58,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_choose_argument(person)
     person.add_argument("--score", action="store_true", help="measure the results' similarity to an --identity too")
     arguments.add(person, SETTINGS, ["preset"])
-    arguments.add(person, PERSON, [name for name in _offered(PERSON) if name not in ("references", "identity", "face")
-                                   and name not in _STRUCTURE])  # fmt: skip
+    elsewhere = ("references", "identity", "face", *_STRUCTURE)
+    arguments.add(person, PERSON, [name for name, field in PERSON.items() if field.option and name not in elsewhere])
     arguments.add(person, SETTINGS, ["pulid_mode", "model_card"])
     structure = parser.add_argument_group("structure", "the face's shape through FFRNet, where the adapter brings one")
     arguments.add(structure, PERSON, _STRUCTURE)
@@ -73,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     picture.add_argument("--steps", type=int, default=30)
     picture.add_argument("--cfg", type=float, default=7.0)
     picture.add_argument("--seed", type=int, default=0)
-    picture.add_argument("--size", type=_size, metavar="WxH", help="512x512 for SD1.5, 1024x1024 for SDXL")
+    picture.add_argument("--size", type=picture_size, metavar="WxH", help="512x512 for SD1.5, 1024x1024 for SDXL")
     picture.add_argument("--count", type=int, default=1, help="pictures in all")
     picture.add_argument("--batch", type=int, default=1, help="pictures at a time")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
@@ -83,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     asked = arguments.settings(args)
     adapter = load_adapter(args.adapter, args.family)
+    rule_of(adapter, args.pulid_mode)  # refused here where it was given, even as the default
     person = asked.people[0]
     if adapter.ffrnet is None:
         _check_structure(args)
@@ -97,8 +101,7 @@ def run(args: argparse.Namespace) -> int:
         offload=args.offload,
     )
     adapter.check_unet(host.topology)  # before the slow part
-    encoder = load_encoder(find_encoder(args.encoder, args.model_dir), args.model_dir) if args.encoder else None
-    pipeline = FaceSnapPipeline(adapter, analyser_from(args) if sees_faces(args) else None, encoder)
+    pipeline = FaceSnapPipeline(adapter, analyser_from(args) if sees_faces(args) else None, encoder_from(args))
     if args.identity:
         identity = Identity.load(args.identity)
     else:
@@ -110,10 +113,6 @@ def run(args: argparse.Namespace) -> int:
     report = make_pictures(args, host, pipeline, identity, settings)
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")
     return 0
-
-
-def _offered(fields: Mapping[str, Field]) -> list[str]:
-    return [name for name, field in fields.items() if field.option]
 
 
 def _decoded(person: Person) -> Person:
@@ -163,16 +162,12 @@ def make_pictures(
     if identity.preparation:
         report["encoder pictures"] = identity.preparation
     if shape is not None:
-        report["structure"] = _save_landmarks(args, shape) | {"speed": settings.speed}
+        file, box = args.out / "landmarks.png", [round(side, 4) for side in shape.landmarks.box]
+        shape.picture().save(file)
+        report["structure"] = {
+            "landmarks": str(file), "box": box, "doubts": list(shape.doubts), "speed": settings.speed,
+        }  # fmt: skip
     return report
-
-
-def _save_landmarks(args: argparse.Namespace, shape: Shape) -> dict[str, object]:
-    """Write the landmark picture beside the results; returns its part of the report."""
-    file = args.out / "landmarks.png"
-    shape.picture().save(file)
-    box = [round(side, 4) for side in shape.landmarks.box]
-    return {"landmarks": str(file), "box": box, "doubts": list(shape.doubts)}
 
 
 def _sheet(
@@ -219,14 +214,6 @@ def _advance(bar: tqdm) -> Callable[[int, int], None]:
         bar.update(done - bar.n)
 
     return on_step
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    try:
-        return int(width), int(height)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512x768") from error
 
 
 def _region(path: Path) -> np.ndarray:

@@ -6,12 +6,16 @@ import argparse
 import json
 from pathlib import Path
 
-from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from
+from facesnap.cli.options import (
+    add_choose_argument,
+    add_encoder_argument,
+    add_pack_arguments,
+    analyser_from,
+    encoder_from,
+)
 from facesnap.errors import CheckpointError
 from facesnap.faces import FaceAnalyser
-from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.identity import Identity, similarity
-from facesnap.faces.tower import load_encoder
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.pipeline.shape import landmarks_of
 
@@ -24,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make = actions.add_parser("make", help="identity from one or several photos of one person")
     make.add_argument("photos", nargs="+", metavar="PHOTO")
     make.add_argument("--out", type=Path, required=True, help=f"file to write (*{IDENTITY_SUFFIX})")
-    make.add_argument(
-        "--encoder", help="CLIP image encoder: file, folder, or vit-h, vit-bigg, vit-l, eva02-clip-l-14-336 (PuLID)"
-    )
+    add_encoder_argument(make)
     make.add_argument("--levels", type=int, nargs="+", help="encoder levels (-2; for PuLID's tower 4 8 12 16 20)")
     make.add_argument("--name", help="the person's name (default: the first photo's)")
     make.add_argument("--keep-crops", action="store_true", help="also store the aligned 224 px face crops")
@@ -46,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"make": _make, "compare": _compare, "show": _show}[args.action](args)
+    if args.action == "show":
+        _print(describe(Identity.load(args.file)) | {"file": str(args.file)}, args.json)
+        return 0
+    return _make(args) if args.action == "make" else _compare(args)
 
 
 def _make(args: argparse.Namespace) -> int:
@@ -56,17 +61,14 @@ def _make(args: argparse.Namespace) -> int:
             expected=f"a name that ends in {IDENTITY_SUFFIX}.",
             remedy="change --out.",
         )
-    encoder = load_encoder(find_encoder(args.encoder, args.model_dir), args.model_dir) if args.encoder else None
-    analyser = analyser_from(args)
+    encoder, analyser = encoder_from(args), analyser_from(args)
     faces = [analyser.face(Path(photo), args.choose, name=photo) for photo in args.photos]
     name = args.name or Path(args.photos[0]).stem
     landmarks = landmarks_of(LandmarkDetector(analyser.pack.folder, analyser.provider), faces)
     identity = Identity.from_faces(faces, encoder, args.levels, name, args.keep_crops, landmarks)
     identity.save(args.out)
-    _print(
-        describe(identity) | {"file": str(args.out), "references_found_by": [f.found_by for f in faces]},
-        args.json,
-    )
+    found = {"file": str(args.out), "references_found_by": [face.found_by for face in faces]}
+    _print(describe(identity) | found, args.json)
     return 0
 
 
@@ -85,11 +87,6 @@ def _compare(args: argparse.Namespace) -> int:
         _print({"a": args.a, "b": args.b, "recogniser": identities[0].recogniser, "cosine": cosine}, True)
     else:
         print(f"cosine similarity of {args.a} and {args.b}: {cosine:.3f} (by the recogniser of {identities[0].alias})")
-    return 0
-
-
-def _show(args: argparse.Namespace) -> int:
-    _print(describe(Identity.load(args.file)) | {"file": str(args.file)}, args.json)
     return 0
 
 

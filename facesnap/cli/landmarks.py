@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from facesnap.cli.options import add_choose_argument, add_pack_arguments
+from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from, picture_size
 from facesnap.errors import SettingsError
 from facesnap.faces import Face, FaceAnalyser, choose_face
 from facesnap.faces.drawing import save_png
@@ -49,13 +48,6 @@ def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add(group, POSE, [name for name in POSE if name not in ("source", "image")])
 
 
-def picture_size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form WIDTHxHEIGHT, such as 1024x1024")
-    return int(width), int(height)
-
-
 def run(args: argparse.Namespace) -> int:
     pose = arguments.pose(args)
     if args.sheet and (args.five or pose.source != "reference"):
@@ -64,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             expected="--sheet with references alone.",
             remedy="call twice.",
         )
-    analyser = FaceAnalyser(args.pack, args.provider, args.model_dir)
+    analyser = analyser_from(args)
     detector = LandmarkDetector(analyser.pack.folder, analyser.provider)
     predictor = LandmarkPredictor(detector, Basis.load(args.basis))
     faces = [_face(analyser, photo, args.choose) for photo in args.reference]
@@ -72,18 +64,19 @@ def run(args: argparse.Namespace) -> int:
     source = fit(predictor.basis, [one.observation for one in found])
     report: dict[str, Any] = {"out": str(args.out), "reference": describe(args.reference, found, source)}
     if args.sheet:
-        _save(contact_sheet(predictor.basis, source, faces[0].picture), args.out)
+        picture = contact_sheet(predictor.basis, source, faces[0].picture)
     else:
         landmarks = _predict(args, pose, analyser, predictor, source, report)
-        _save(render_landmarks(landmarks.points, args.size, draw_point_49=not args.no_point_49), args.out)
+        picture = render_landmarks(landmarks.points, args.size, draw_point_49=not args.no_point_49)
         if args.five:
-            _save(render_five_points(landmarks.five, args.size), args.five)
+            save_png(Image.fromarray(render_five_points(landmarks.five, args.size)), args.five)
         report.update(
             size=list(args.size),
             points=landmarks.points.round(6).tolist(),
             five=landmarks.five.round(6).tolist(),
             box=[round(side, 6) for side in landmarks.box],
         )
+    save_png(Image.fromarray(picture), args.out)
     print(json.dumps(report, indent=1) if args.json else _text(report))
     return 0
 
@@ -119,18 +112,10 @@ def describe(photos: list[str], found: list[Detection], result: Fit) -> dict[str
     pictures = []
     for photo, detection, view in zip(photos, found, result.views, strict=True):
         yaw, pitch, roll = (round(angle, 2) for angle in view.angles)
-        pictures.append(
-            {
-                "photo": photo,
-                "landmarks": detection.kind,
-                "model": detection.model,
-                "noise": round(detection.sigma, 4),
-                "yaw": yaw,
-                "pitch": pitch,
-                "roll": roll,
-                "error": round(view.error, 4),
-            }
-        )
+        pictures.append({
+            "photo": photo, "landmarks": detection.kind, "model": detection.model, "noise": round(detection.sigma, 4),
+            "yaw": yaw, "pitch": pitch, "roll": roll, "error": round(view.error, 4),
+        })  # fmt: skip
     return {
         "pictures": pictures,
         "pose_only": result.pose_only,
@@ -142,10 +127,6 @@ def describe(photos: list[str], found: list[Detection], result: Fit) -> dict[str
 
 def _face(analyser: FaceAnalyser, photo: str, choose: str) -> Face:
     return choose_face(analyser.faces(Path(photo), name=photo), choose)
-
-
-def _save(picture: np.ndarray, path: Path) -> None:
-    save_png(Image.fromarray(picture), path)
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ are listed when the step begins, and a hook on the wrapped model, called once pe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,47 +17,15 @@ from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError, HostError
-from facesnap.hosts.base import Host
 from facesnap.hosts.generation import Generation, rows_of
 from facesnap.hosts.memory import OwnPlacement, Stay
 from facesnap.hosts.webui import WebUI, require_model
 
 
-class A1111(WebUI):
-    """AUTOMATIC1111 1.6 and newer.
-
-    Its low-memory modes move its own model only, so FFRNet's place is ours: with --medvram it leaves the GPU after
-    each pass. With --lowvram, which has one block of the UNet on the GPU at a time, it is there for its own
-    computation only, before the UNet's first block; it comes as a whole, 0.7 GB for SD1.5 and 2.5 GB for SDXL.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(OwnPlacement(_stay, lambda: getattr(devices, "dtype_unet", None)))
-
-    def live_unet(self, denoiser: Any | None = None) -> nn.Module:
-        if sd_unet.current_unet is not None:
-            option = getattr(sd_unet, "current_unet_option", None)
-            name = getattr(option, "label", None) or type(sd_unet.current_unet).__name__
-            raise HostError(
-                f"The UNet is replaced by {name} (Settings, Stable Diffusion, SD Unet).",
-                expected="the checkpoint's own UNet: nothing can be attached to a compiled engine such as TensorRT",
-                remedy='set "SD Unet" to None',
-            )
-        model = shared.sd_model
-        return require_model(getattr(getattr(model, "model", None), "diffusion_model", None), type(model).__name__)
-
-    def interrupted(self) -> bool:
-        state = shared.state
-        return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
-
-    def generation(self, p: Any) -> A1111Generation:
-        return A1111Generation(self, p)
-
-
 class A1111Generation(Generation):
     """The rows of one `p`."""
 
-    def __init__(self, host: Host, p: Any) -> None:
+    def __init__(self, host: WebUI, p: Any) -> None:
         super().__init__(host, p)
         self._rows: tuple[Row, ...] = ()
         self._cursor = 0
@@ -77,13 +45,9 @@ class A1111Generation(Generation):
     def pattern(self, x: torch.Tensor, kwargs: dict[str, Any]) -> Sequence[Row] | None:
         return self._chunk
 
-    def tiler(self, denoiser: Any) -> Any:
-        # Tiled Diffusion replaces one of these two methods by a bound method of its own
-        for method in (denoiser.inner_model.forward, getattr(shared.sd_model, "apply_model", None)):
-            owner = getattr(method, "__self__", None)
-            if hasattr(owner, "batched_bboxes"):
-                return owner
-        return None
+    def tilers(self, denoiser: Any) -> Iterable[Any]:
+        methods = (denoiser.inner_model.forward, getattr(shared.sd_model, "apply_model", None))
+        return (getattr(method, "__self__", None) for method in methods)
 
     def _waiting(self) -> bool:
         return self._chunk is not None
@@ -126,6 +90,32 @@ class A1111Generation(Generation):
         self._unhook_model()
         self._rows, self._chunk, self._cursor = (), None, 0
         super()._detach()
+
+
+class A1111(WebUI):
+    """AUTOMATIC1111 1.6 and newer.
+
+    Its low-memory modes move its own model only, so FFRNet's place is ours: with --medvram it leaves the GPU after
+    each pass. With --lowvram, which has one block of the UNet on the GPU at a time, it is there for its own
+    computation only, before the UNet's first block; it comes as a whole, 0.7 GB for SD1.5 and 2.5 GB for SDXL.
+    """
+
+    kind = A1111Generation
+
+    def __init__(self) -> None:
+        super().__init__(OwnPlacement(_stay, lambda: getattr(devices, "dtype_unet", None)))
+
+    def live_unet(self, denoiser: Any | None = None) -> nn.Module:
+        if sd_unet.current_unet is not None:
+            option = getattr(sd_unet, "current_unet_option", None)
+            name = getattr(option, "label", None) or type(sd_unet.current_unet).__name__
+            raise HostError(
+                f"The UNet is replaced by {name} (Settings, Stable Diffusion, SD Unet).",
+                expected="the checkpoint's own UNet: nothing can be attached to a compiled engine such as TensorRT",
+                remedy='set "SD Unet" to None',
+            )
+        model = shared.sd_model
+        return require_model(getattr(getattr(model, "model", None), "diffusion_model", None), type(model).__name__)
 
 
 def _stay() -> Stay:

@@ -187,7 +187,8 @@ class DiffusersHost:
             AttachError, SettingsError: see `facesnap.attach.attach`.
         """
         pipe = self.pipeline
-        self._set_sampler(sampling.sampler)
+        kind, settings = SAMPLERS[sampling.sampler]
+        pipe.scheduler = getattr(_diffusers(), kind).from_config(self._scheduler_config, **settings)
         plan = RowPlan.classifier_free(sampling.count, guidance=sampling.cfg > 1.0, uncond_first=True)
         plan.steps = sampling.steps  # distinct sigmas; second-order samplers call the UNet more often
 
@@ -215,10 +216,6 @@ class DiffusersHost:
             )
         attachment.require_called()
         return list(out.images)
-
-    def _set_sampler(self, name: str) -> None:
-        kind, settings = SAMPLERS[name]
-        self.pipeline.scheduler = getattr(_diffusers(), kind).from_config(self._scheduler_config, **settings)
 
 
 def _diffusers() -> Any:

@@ -6,7 +6,7 @@ the batch, uncond first; a chunk holds all pictures of the batch once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,38 +15,16 @@ from torch import nn
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError
-from facesnap.hosts.base import Host
 from facesnap.hosts.forge_memory import ForgePlacement
 from facesnap.hosts.generation import Generation
 from facesnap.hosts.memory import Stay
 from facesnap.hosts.webui import WebUI, require_model
 
 
-class Forge(WebUI):
-    """Forge (backend/), reForge and Forge-Classic (ldm_patched): every host whose model has `forge_objects`."""
-
-    def __init__(self) -> None:
-        super().__init__(ForgePlacement(_stay, lambda: shared.sd_model.forge_objects))
-
-    def live_unet(self, denoiser: Any | None = None) -> nn.Module:
-        model = _sampled_model(denoiser) if denoiser is not None else None
-        model = model if hasattr(model, "forge_objects") else shared.sd_model
-        objects = getattr(model, "forge_objects", None)
-        unet = getattr(getattr(objects, "unet", None), "model", None)
-        return require_model(getattr(unet, "diffusion_model", None), type(model).__name__)
-
-    def interrupted(self) -> bool:
-        state = shared.state
-        return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
-
-    def generation(self, p: Any) -> ForgeGeneration:
-        return ForgeGeneration(self, p)
-
-
 class ForgeGeneration(Generation):
     """The rows of one `p`."""
 
-    def __init__(self, host: Host, p: Any) -> None:
+    def __init__(self, host: WebUI, p: Any) -> None:
         super().__init__(host, p)
         self._pictures = 0
 
@@ -64,14 +42,26 @@ class ForgeGeneration(Generation):
             )
         return [Row(picture, chunk == 0) for chunk in chunks for picture in range(self._pictures)]
 
-    def tiler(self, denoiser: Any) -> Any:
-        model = _sampled_model(denoiser)
-        objects = getattr(model, "forge_objects", None)
+    def tilers(self, denoiser: Any) -> Iterable[Any]:
+        objects = getattr(_sampled_model(denoiser), "forge_objects", None)
         wrapper = getattr(getattr(objects, "unet", None), "model_options", {}).get("model_function_wrapper")
-        for owner in (wrapper, getattr(wrapper, "__self__", None)):
-            if hasattr(owner, "batched_bboxes"):
-                return owner
-        return None
+        return wrapper, getattr(wrapper, "__self__", None)
+
+
+class Forge(WebUI):
+    """Forge (backend/), reForge and Forge-Classic (ldm_patched): every host whose model has `forge_objects`."""
+
+    kind = ForgeGeneration
+
+    def __init__(self) -> None:
+        super().__init__(ForgePlacement(_stay, lambda: shared.sd_model.forge_objects))
+
+    def live_unet(self, denoiser: Any | None = None) -> nn.Module:
+        model = _sampled_model(denoiser) if denoiser is not None else None
+        model = model if hasattr(model, "forge_objects") else shared.sd_model
+        objects = getattr(model, "forge_objects", None)
+        unet = getattr(getattr(objects, "unet", None), "model", None)
+        return require_model(getattr(unet, "diffusion_model", None), type(model).__name__)
 
 
 def _stay() -> Stay:

@@ -56,17 +56,14 @@ class ForgePlacement(Placement):
     """Networks are moved by the host's memory manager.
 
     Args:
-        stay: how long they stay at most; the host may send them away earlier.
+        stay: see `Placement`; the host may send them away earlier.
         objects: gives the `forge_objects` of the model that the host samples with now.
     """
 
     def __init__(self, stay: Callable[[], Stay], objects: Callable[[], Any]) -> None:
-        self._stay, self._objects = stay, objects
-        self._carriers: dict[FFRNet, FFRNetCarrier] = {}
+        super().__init__(stay)
+        self._objects = objects
         self._registered: list[tuple[Any, Any, int]] = []  # (UNet's patcher, ours, bytes preserved)
-
-    def stay(self) -> Stay:
-        return self._stay()
 
     def expect(self, networks: Sequence[FFRNet], shape: Sequence[int]) -> None:
         objects = self._objects()
@@ -102,11 +99,8 @@ class ForgePlacement(Placement):
             unet.extra_preserved_memory_during_sampling -= memory
         super().leave()
 
-    def kept(self) -> list[FFRNet]:
-        return list(self._carriers)
-
     def drop(self, net: FFRNet) -> None:
-        carrier = self._carriers.pop(net)
+        carrier = self.copies.pop(net)
         carrier.give_up()
         memory, _ = _tools()
         loaded = memory.current_loaded_models
@@ -116,18 +110,15 @@ class ForgePlacement(Placement):
         memory.soft_empty_cache()
 
     def _carrier(self, net: FFRNet, dtype: torch.dtype) -> FFRNetCarrier:
-        known = self._carriers.get(net)
-        if known is not None and known.net.dtype != dtype:
+        if net in self.copies and self.copies[net].net.dtype != dtype:
             self.drop(net)
-            known = None
-        if known is None:
+        carrier: FFRNetCarrier | None = self.copies.pop(net, None)
+        if carrier is None:
             _, patchers = _tools()
-            known = FFRNetCarrier(net, dtype)
-            known.patcher = patchers.ModelPatcher(known, self._objects().unet.load_device, CPU)
-        else:
-            del self._carriers[net]
-        self._carriers[net] = known  # the one used last
-        return known
+            carrier = FFRNetCarrier(net, dtype)
+            carrier.patcher = patchers.ModelPatcher(carrier, self._objects().unet.load_device, CPU)
+        self.copies[net] = carrier  # the one used last
+        return carrier
 
 
 def _tools() -> tuple[Any, Any]:

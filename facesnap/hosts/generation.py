@@ -9,8 +9,8 @@ exceptions of callbacks, therefore failures are kept and raised from the samplin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,9 +19,12 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
 from facesnap.errors import AttachError, FaceSnapError, refusal
 from facesnap.hosts import face_pass
-from facesnap.hosts.base import Host, Parts, Prepare
+from facesnap.hosts.base import Parts, Prepare
 from facesnap.hosts.face_pass import is_face_pass
 from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
+
+if TYPE_CHECKING:
+    from facesnap.hosts.webui import WebUI
 
 
 class Generation(ABC):
@@ -35,7 +38,7 @@ class Generation(ABC):
         left_alone: whether the host has switched to a model that the people do not fit.
     """
 
-    def __init__(self, host: Host, p: Any) -> None:
+    def __init__(self, host: WebUI, p: Any) -> None:
         self.host, self.p = host, p
         self.prepare: Prepare | None = None
         self.passes = "both"
@@ -93,7 +96,10 @@ class Generation(ABC):
                 raise refusal(error) from error.__cause__
             raise
         finally:
-            self._stop()
+            if self in self.host.running:
+                self.host.running.remove(self)
+            self._detach()
+            self._parts, self._unet, self._failure = Parts(), None, None
 
     def _note_face_pass(self, error: Exception) -> None:
         """The hosts swallow what is raised in ADetailer's pass, and go on with the picture as it was."""
@@ -105,12 +111,6 @@ class Generation(ABC):
         self._parts, self._unet = Parts(), None
         self.host.running.append(self)
         self._attach(self.host.live_unet())
-
-    def _stop(self) -> None:
-        if self in self.host.running:
-            self.host.running.remove(self)
-        self._detach()
-        self._parts, self._unet, self._failure = Parts(), None, None
 
     def _attach(self, unet: nn.Module) -> None:
         assert self.prepare is not None
@@ -175,7 +175,8 @@ class Generation(ABC):
             self._last_step = denoiser.step + 1 >= total
             self._frame = (int(params.x.shape[-2]), int(params.x.shape[-1]))
             self._piece = pass_piece(self.p, self._frame, self._outer_piece())
-            self._walk.restart(self.tiler(params.denoiser))
+            found = (one for one in self.tilers(denoiser) if hasattr(one, "batched_bboxes"))
+            self._walk.restart(next(found, None))
             if wanted:
                 self.announce(params)
         except Exception as error:
@@ -213,9 +214,9 @@ class Generation(ABC):
             x: (B, C, h, w), the UNet's input. kwargs: of the call.
         """
 
-    def tiler(self, denoiser: Any) -> Any:
-        """The object of Tiled Diffusion that cuts the picture into `batched_bboxes`, or None."""
-        return None
+    @abstractmethod
+    def tilers(self, denoiser: Any) -> Iterable[Any]:
+        """Objects that may be Tiled Diffusion's own: it replaces functions of the host by bound methods of them."""
 
     def _before_unet(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._failure is not None:

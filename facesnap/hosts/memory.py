@@ -36,13 +36,23 @@ class Stay(Enum):
 
 class Placement(Networks, ABC):
     """The networks of a host's generations. One object serves all of them; between generations it keeps one network
-    at most."""
+    at most.
+
+    Args:
+        stay: gives the longest stay of networks, by the host's settings as they are now.
+
+    Attributes:
+        copies: original -> what computes, the one used last at the end.
+    """
+
+    def __init__(self, stay: Callable[[], Stay]) -> None:
+        self.stay = stay
+        self.copies: dict[FFRNet, Any] = {}
 
     def enter(self, networks: Sequence[FFRNet]) -> None:
         """A pass begins that may use these networks, and no others: those leave. Nothing is moved yet."""
-        for net in self.kept():
-            if net not in networks:
-                self.drop(net)
+        for net in [net for net in self.copies if net not in networks]:
+            self.drop(net)
 
     @abstractmethod
     def expect(self, networks: Sequence[FFRNet], shape: Sequence[int]) -> None:
@@ -54,7 +64,7 @@ class Placement(Networks, ABC):
 
     def leave(self) -> None:
         """The pass is over, however it ended. May be called again."""
-        kept = self.kept()
+        kept = list(self.copies)
         for net in kept if self.stay() is not Stay.ADAPTER else kept[:-1]:
             self.drop(net)
 
@@ -64,16 +74,8 @@ class Placement(Networks, ABC):
 
     def clear(self) -> None:
         """No network stays: the model is switched, or FaceSnap is off."""
-        for net in self.kept():
+        for net in list(self.copies):
             self.drop(net)
-
-    @abstractmethod
-    def stay(self) -> Stay:
-        """The longest stay of networks, by the host's settings as they are now."""
-
-    @abstractmethod
-    def kept(self) -> list[FFRNet]:
-        """The networks that copies are kept of, the one used last at the end."""
 
     @abstractmethod
     def drop(self, net: FFRNet) -> None:
@@ -84,15 +86,12 @@ class OwnPlacement(Placement):
     """For hosts that manage no memory but their own model's: copies are made and dropped here.
 
     Args:
-        stay: how long they stay. dtype: what the host's UNet computes in, None where it does not say.
+        stay: see `Placement`. dtype: what the host's UNet computes in, None where it does not say.
     """
 
     def __init__(self, stay: Callable[[], Stay], dtype: Callable[[], torch.dtype | None]) -> None:
-        self._stay, self._dtype = stay, dtype
-        self._copies: dict[FFRNet, FFRNet] = {}
-
-    def stay(self) -> Stay:
-        return self._stay()
+        super().__init__(stay)
+        self._dtype = dtype
 
     def expect(self, networks: Sequence[FFRNet], shape: Sequence[int]) -> None:
         """Nothing: the host leaves memory to whoever asks first."""
@@ -101,18 +100,15 @@ class OwnPlacement(Placement):
         wanted = (x.device, computing(self._dtype(), x.dtype))
         if _lies(net) == wanted:
             return net
-        copy = self._copies.pop(net, None)
+        copy = self.copies.pop(net, None)
         if copy is None or _lies(copy) != wanted:
             copy = None  # free the former before the next is made
             copy = copied_to(net, *wanted)
-        self._copies[net] = copy  # the one used last
+        self.copies[net] = copy  # the one used last
         return copy
 
-    def kept(self) -> list[FFRNet]:
-        return list(self._copies)
-
     def drop(self, net: FFRNet) -> None:
-        self._copies.pop(net, None)
+        self.copies.pop(net, None)
 
 
 def computing(*dtypes: Any) -> torch.dtype:

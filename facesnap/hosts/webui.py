@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from facesnap.attach import read_topology
 from facesnap.errors import FaceSnapError, HostError
-from facesnap.hosts.base import Host, Prepare
+from facesnap.hosts.base import Prepare
 from facesnap.hosts.face_pass import is_face_pass
 from facesnap.hosts.generation import Generation
 from facesnap.hosts.memory import Placement
@@ -26,13 +26,17 @@ logger = logging.getLogger(__name__)
 NOTE = "FaceSnap note"  # key of the infotext
 
 
-class WebUI(Host):
-    """A host of the WebUI family. One object serves all generations of a process; they run one after the other, or
-    nested (an extension that samples a picture of its own inside another's sampling).
+class WebUI(ABC):
+    """A host of the WebUI family, the owner of the UNet. One object serves all generations of a process; they run one
+    after the other, or nested (an extension that samples a picture of its own inside another's sampling).
 
-    Args:
+    Attributes:
+        kind: of its generations.
         placement: where networks compute.
+        running: the generations whose sampling is under way, the innermost last.
     """
+
+    kind: type[Generation]
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
@@ -40,8 +44,21 @@ class WebUI(Host):
         self._whole: weakref.ref[Any] | None = None  # the p whose picture ADetailer's face passes paint over
 
     @abstractmethod
-    def generation(self, p: Any) -> Generation:
-        """A new generation object for a processing object."""
+    def live_unet(self, denoiser: Any | None = None) -> nn.Module:
+        """The UNet that the host samples with now.
+
+        Args:
+            denoiser: the host's CFGDenoiser, where a sampling is under way.
+
+        Raises:
+            HostError: no checkpoint is loaded, or a compiled engine takes the UNet's place.
+        """
+
+    def interrupted(self) -> bool:
+        """Whether the user has interrupted or skipped the running job."""
+        from modules.shared import state
+
+        return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
 
     def loaded_base(self) -> str | None:
         """ "sd15" or "sdxl" of the loaded model; None where none is loaded, or one that FaceSnap cannot use."""
@@ -116,6 +133,7 @@ class WebUI(Host):
             p.facesnap_generation = None
 
     def note(self, p: Any, note: str) -> None:
+        """Say something about this generation: in the log, below the picture and in its infotext."""
         p = self.whole(p)
         notes = p.extra_generation_params.get(NOTE, "")
         if note in notes:
@@ -130,10 +148,12 @@ class WebUI(Host):
             p.comment(text)
 
     def whole(self, p: Any) -> Any:
+        """The processing object that makes the picture: `p` itself, but for ADetailer's face pass another."""
         whole = self._whole() if self._whole is not None and is_face_pass(p) else None
         return p if whole is None else whole
 
     def set_whole(self, p: Any) -> None:
+        """The picture of `p` is sampled now: face passes that follow paint over it."""
         self._whole = weakref.ref(p)
 
     def before_step(self, params: Any) -> None:
@@ -148,10 +168,9 @@ class WebUI(Host):
         if not is_face_pass(p):
             self._whole = None
         self.own(p)
-        if getattr(p, "facesnap_generation", None) is not None:
-            return p.facesnap_generation
-        p.facesnap_generation = generation = self.generation(p)
-        return generation
+        if getattr(p, "facesnap_generation", None) is None:
+            p.facesnap_generation = self.kind(self, p)
+        return p.facesnap_generation
 
 
 def require_model(unet: Any, found: str) -> nn.Module:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facesnap.files import cached_sha256
+
+
+def bytes_of(value: Any) -> int:
+    """Bytes of the tensors and arrays in a value: itself, in containers and in dataclasses."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(bytes_of, parts))
 
 
 class ContentCache:
@@ -32,7 +43,7 @@ class ContentCache:
         with self._lock:
             return sum(size for _, size in self._entries.values())
 
-    def get(self, key: Hashable, make: Callable[[], Any], size_of: Callable[[Any], int]) -> Any:
+    def get(self, key: Hashable, make: Callable[[], Any], size_of: Callable[[Any], int] = bytes_of) -> Any:
         """The kept result for a key, or a new one from `make`, whose size in bytes `size_of` gives.
 
         Two threads that miss at once may both make it; results are equal, since the key is their content.

@@ -34,7 +34,7 @@ from facesnap.models.layers import TokenGroup
 from facesnap.models.projections import SiteKV
 from facesnap.models.tensors import copied_to
 from facesnap.models.unet_blocks import KeyValue
-from facesnap.pipeline.cache import ContentCache, content_digest
+from facesnap.pipeline.cache import ContentCache, bytes_of, content_digest
 from facesnap.pipeline.id_tokens import check_encoder_kind, check_identity, mix, rule_of
 from facesnap.pipeline.portrait import Portrait, infotext, resolved
 from facesnap.pipeline.region import region_map
@@ -117,15 +117,8 @@ class FaceSnapPipeline:
         encoder = self.family.needed_encoder(self.encoder, self.adapter.spec) if levels else None
         if official.face != "largest" and choose == "largest":  # another choice was asked for, and is another person
             choose = official.face
-        key = (
-            "identity",
-            tuple(map(content_digest, photos)),
-            choose,
-            name,
-            tuple(names),
-            analyser.recogniser,
-            official,
-        )
+        digests = tuple(map(content_digest, photos))
+        key = ("identity", digests, choose, name, tuple(names), analyser.recogniser, official)
 
         def make() -> AnalysedIdentity:
             called: Sequence[str | None] = names or [str(p) if isinstance(p, Path) else None for p in photos]
@@ -136,8 +129,8 @@ class FaceSnapPipeline:
             identity = Identity.from_faces(faces, encoder, levels or (), name, landmarks=landmarks, bgr=official.bgr)
             return AnalysedIdentity(identity, tuple(map(ReferenceFace.of, faces, found)))
 
-        found: AnalysedIdentity = self._cache.get(key, make, lambda one: _identity_bytes(one.identity))
-        self.check(found.identity)
+        found: AnalysedIdentity = self._cache.get(key, make)
+        check_identity(self.adapter, found.identity)
         return found
 
     @property
@@ -148,10 +141,6 @@ class FaceSnapPipeline:
     def _official(self, match: bool) -> OfficialPreprocessing:
         """The parts of the family's official example that are followed: all where it is to be matched, else none."""
         return self.family.official_preprocessing if match else OfficialPreprocessing()
-
-    def check(self, identity: Identity) -> None:
-        """Raise IdentityMismatchError or EncoderError where an identity does not suit the adapter."""
-        check_identity(self.adapter, identity)
 
     def conditioning(
         self, identity: Identity, person: Person | None = None, settings: Settings | None = None
@@ -167,17 +156,13 @@ class FaceSnapPipeline:
             SettingsError: PuLID's mode is asked of another adapter.
         """
         person, settings = person or Person(), settings or Settings()
-        self.check(identity)
+        check_identity(self.adapter, identity)
         spec, variant = self.adapter.spec, self._variant(identity, person, settings)
-        cond = self._cache.get(("kv", identity.digest, variant), lambda: self._project(identity, variant), _kv_bytes)
-        uncond = None
-        if spec.uncond != "none":
-            uncond = self._cache.get(("uncond", "", variant), lambda: self._project(None, variant), _kv_bytes)
         plain = settings.pulid_mode == SETTINGS["pulid_mode"].default
         rule, zero_tokens = rule_of(self.adapter, None if plain else settings.pulid_mode)
         return Conditioning(
-            cond,
-            uncond,
+            self._projected(identity, variant),
+            None if spec.uncond == "none" else self._projected(None, variant),
             strength=spec.strength if person.strength is None else person.strength,
             start=person.start,
             end=person.end,
@@ -224,18 +209,13 @@ class FaceSnapPipeline:
         shape = self.shape(identity, person, size)
         if shape is None:
             return None
-        self.check(identity)
+        check_identity(self.adapter, identity)
         variant = self._variant(identity, person, settings)
-
-        def kept(key: str, who: Identity | None) -> list[KeyValue]:
-            full = ("ffrnet", key, variant)
-            return self._cache.get(full, lambda: self._ffrnet_kv(who, variant), _pairs_bytes)
-
         net = self._net(None if device is None else torch.device(device), dtype)
         return ControlConditioning(
             net,
-            cond=kept(identity.digest, identity),
-            uncond=kept("", None) if self.adapter.spec.uncond != "none" else None,
+            cond=self._ffrnet_kv(identity, variant),
+            uncond=None if self.adapter.spec.uncond == "none" else self._ffrnet_kv(None, variant),
             draw=lambda view: self.shapes.pictures(shape, view, net.config),
             face=shape.landmarks.box,
             strength=self._structure_strength(person),
@@ -278,27 +258,32 @@ class FaceSnapPipeline:
             self._placed = (wanted, copied_to(net, *wanted))
         return self._placed[1]
 
-    @torch.no_grad()
     def _ffrnet_kv(self, identity: Identity | None, variant: Variant) -> list[KeyValue]:
-        """K and V of the ID tokens at every site of FFRNet."""
-        net = self.adapter.ffrnet
-        assert net is not None and self.adapter.ffrnet_spec is not None
-        groups = self._tokens(identity, variant, control=True)
-        tokens = torch.cat([groups[name].tokens for name in self.adapter.ffrnet_spec.groups], dim=1)  # (1, T, D)
-        return net.project_tokens(tokens)
+        """K and V of the ID tokens at every site of FFRNet, made once."""
+        net, spec = self.adapter.ffrnet, self.adapter.ffrnet_spec
+        assert net is not None and spec is not None
 
-    def _project(self, identity: Identity | None, variant: Variant) -> SiteKV:
-        return self.adapter.projections.keys_values(self._tokens(identity, variant))
+        @torch.no_grad()
+        def make() -> list[KeyValue]:
+            groups = self._tokens(identity, variant, control=True)
+            return net.project_tokens(torch.cat([groups[name].tokens for name in spec.groups], dim=1))  # (1, T, D)
+
+        return self._cache.get(("ffrnet", _digest(identity), variant), make)
+
+    def _projected(self, identity: Identity | None, variant: Variant) -> SiteKV:
+        """K and V of the ID tokens at every site of the UNet, made once."""
+        key = ("kv", _digest(identity), variant)
+        return self._cache.get(key, lambda: self.adapter.projections.keys_values(self._tokens(identity, variant)))
 
     def _tokens(self, identity: Identity | None, variant: Variant, control: bool = False) -> dict[str, TokenGroup]:
         """The ID tokens, made once; the unconditional ones for None. control: those that FFRNet sees."""
         control = control and self.adapter.control_mixer is not None
-        key = ("tokens", "" if identity is None else identity.digest, variant, control)
+        key = ("tokens", _digest(identity), variant, control)
 
         def make() -> dict[str, TokenGroup]:
             return mix(self.adapter, identity, self.encoder, *variant, control=control)
 
-        return self._cache.get(key, make, _tokens_bytes)
+        return self._cache.get(key, make, lambda groups: bytes_of([group.tokens for group in groups.values()]))
 
     def _variant(self, identity: Identity, person: Person, settings: Settings) -> Variant:
         """All of the settings that ID tokens depend on: a key of caches."""
@@ -373,18 +358,5 @@ class FaceSnapPipeline:
         return max(float(face.normed_embedding @ identity.f_id()) for face in faces)
 
 
-def _kv_bytes(sites: SiteKV) -> int:
-    return sum(kv.nbytes for groups in sites.values() for kv in groups)
-
-
-def _pairs_bytes(pairs: list[KeyValue]) -> int:
-    return sum(t.numel() * t.element_size() for pair in pairs for t in pair)
-
-
-def _tokens_bytes(groups: dict[str, TokenGroup]) -> int:
-    return sum(group.tokens.numel() * group.tokens.element_size() for group in groups.values())
-
-
-def _identity_bytes(identity: Identity) -> int:
-    hidden = sum(t.numel() * t.element_size() for t in identity.hidden.values())
-    return hidden + identity.embeddings.nbytes
+def _digest(identity: Identity | None) -> str:
+    return "" if identity is None else identity.digest

@@ -83,7 +83,7 @@ def infotext(
         people=tuple(_written(adapter, who, person, settings.preset) for who, person in people),
     )
     scores = [*portrait.similarity, *[None] * len(people)]
-    seen = [_facts(who, person, score) for (who, person), score in zip(people, scores, strict=False)]
+    seen = [facts_of(who, person, score) for (who, person), score in zip(people, scores, strict=False)]
     params |= fields(written, Named(adapter.spec.name, adapter.digest), seen, version=__version__)
     return parameters(sampling.prompt, sampling.negative_prompt, params)
 
@@ -97,7 +97,8 @@ def _written(adapter: Adapter, identity: Identity, person: Person, preset: str) 
     return replace(person, structure=0.0, pose=Pose(), **window)
 
 
-def _facts(identity: Identity, person: Person, similarity: float | None) -> PersonFacts:
+def facts_of(identity: Identity, person: Person, similarity: float | None = None) -> PersonFacts:
+    """The facts that an infotext holds about a person; pictures are paths or arrays."""
     region = None if isinstance(person.region, Box) else person.region
     return PersonFacts(identity.digest, identity.references, similarity, _digest(region), _digest(person.pose.image))
 

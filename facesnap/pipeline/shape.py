@@ -54,12 +54,9 @@ class Shape:
     size: tuple[int, int]
     doubts: tuple[str, ...] = ()
 
-    def picture(self, size: tuple[int, int] | None = None, *, five_points: bool = False) -> Image.Image:
-        """The landmark picture, or InstantID's five-point picture, of the whole frame; size: (width, height)."""
-        size = size or self.size
-        if five_points:
-            return Image.fromarray(render_five_points(self.landmarks.five, size))
-        return Image.fromarray(render_landmarks(self.landmarks.points, size))
+    def picture(self, size: tuple[int, int] | None = None) -> Image.Image:
+        """The landmark picture of the whole frame; size: (width, height)."""
+        return Image.fromarray(render_landmarks(self.landmarks.points, size or self.size))
 
 
 def draw(shape: Shape, view: ControlView, config: FFRNetConfig) -> ControlPictures:
@@ -180,7 +177,7 @@ class Shapes:
         """`draw`, kept by content."""
         wanted = (config.donor_picture, config.landmark_hint_channels is not None)
         key = ("pictures", shape.landmarks.points.tobytes(), view, wanted)
-        return self._cache.get(key, lambda: draw(shape, view, config), _pictures_bytes)
+        return self._cache.get(key, lambda: draw(shape, view, config))
 
     def _source(self, identity: Identity) -> Fit:
         stored = identity.landmarks
@@ -194,7 +191,7 @@ class Shapes:
         def make() -> Fit:
             return _with_warnings(fit_stored(self.basis, stored), f"identity '{identity.name}'")
 
-        return self._cache.get(("fit", stored.content), make, _fit_bytes)
+        return self._cache.get(("fit", stored.content), make)
 
     def _driver(self, pose: Pose) -> Fit:
         """The fit of the largest face of the pose picture."""
@@ -214,7 +211,7 @@ class Shapes:
             found = self.detector.detect(face.picture, face.box, face.kps)
             return _with_warnings(fit(self.basis, found.observation), f"driver {face.source}")
 
-        return self._cache.get(("driver", content_digest(picture), self.detector.model), make, _fit_bytes)
+        return self._cache.get(("driver", content_digest(picture), self.detector.model), make)
 
     def _needed_analyser(self) -> FaceAnalyser:
         if self.analyser is None:
@@ -249,12 +246,3 @@ def _five_points(shape: Shape, view: ControlView) -> np.ndarray:
 
 def _tensor(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255  # (1, 3, H, W)
-
-
-def _fit_bytes(result: Fit) -> int:
-    return 4096 + result.residual.nbytes + result.a.nbytes + sum(view.b.nbytes for view in result.views)
-
-
-def _pictures_bytes(pictures: ControlPictures) -> int:
-    given = (pictures.landmarks, pictures.five_points)
-    return sum(t.numel() * t.element_size() for t in given if t is not None)

@@ -22,8 +22,8 @@ _PERSON_KEYS = (*PERSON, "pose")
 def from_api(given: Mapping[str, Any], most_people: int = PEOPLE) -> Settings:
     """Settings from one API object S. `enabled` is true unless it says otherwise."""
     nested = given.get("people")
-    own = [key for key in (*PERSON, "pose") if key in given]
-    require_keys(given, [*SETTINGS, "people", *PERSON, "pose"], "")
+    own = [key for key in _PERSON_KEYS if key in given]
+    require_keys(given, [*SETTINGS, "people", *_PERSON_KEYS], "")
     if nested is not None and own:
         raise SettingsError(
             f"The key {own[0]!r} stands beside 'people'.",
@@ -34,7 +34,12 @@ def from_api(given: Mapping[str, Any], most_people: int = PEOPLE) -> Settings:
         nested = [{key: given[key] for key in own}] if own else []
     if not isinstance(nested, (list, tuple)):
         raise wrong("people", nested, "a list of objects, one a person")
-    _check_count(len(nested), most_people)
+    if len(nested) > most_people:
+        raise SettingsError(
+            f"{len(nested)} people are asked for.",
+            expected=f"at most {most_people}",
+            remedy="remove some, or raise the number of people on the settings page",
+        )
     preset = _read(SETTINGS["preset"], given, PRESET)
     values = _read_all(SETTINGS, {"enabled": True, **given}, "", preset)
     where = "people[{}]" if given.get("people") is not None else ""
@@ -114,15 +119,6 @@ def _read(field: Field, given: Mapping[str, Any], preset: str, where: str = "") 
 def _as_json(fields: Mapping[str, Field], value: Any) -> Json:
     pairs = ((name, field, getattr(value, name)) for name, field in fields.items())
     return {name: None if one is None else field.kind.json(one) for name, field, one in pairs}
-
-
-def _check_count(count: int, most: int) -> None:
-    if count > most:
-        raise SettingsError(
-            f"{count} people are asked for.",
-            expected=f"at most {most}",
-            remedy="remove some, or raise the number of people on the settings page",
-        )
 
 
 def _join(where: str, name: str) -> str:

@@ -94,7 +94,7 @@ def _given(args: argparse.Namespace, fields: Mapping[str, Field]) -> dict[str, A
 
 
 def _arguments(together: list[Field]) -> dict[str, Any]:
-    """What argparse needs to know of an option."""
+    """The keywords of an option's `add_argument`."""
     field, kind = together[0], together[0].kind
     arguments: dict[str, Any] = {"default": None, "help": _help(together)}
     if field.option in _PAIRS:
@@ -103,14 +103,16 @@ def _arguments(together: list[Field]) -> dict[str, Any]:
     if isinstance(kind, Switch):
         return arguments | {"action": "store_true"}
     if isinstance(kind, Choice):
-        return arguments | {"type": _word(kind), "choices": kind.options}
+        words = {option.lower(): option for option in kind.options}  # what is none stays, and argparse refuses it
+        return arguments | {"type": lambda text: words.get(text.lower(), text), "choices": kind.options}
     if isinstance(kind, PicturesType):
         return arguments | {"nargs": "+", "type": Path, "metavar": "PHOTO"}
     if isinstance(kind, Blocks):
         return arguments | {"action": "append", "type": _block, "metavar": "BLOCK=W"}
-    if isinstance(kind, (PictureType, RegionType)):
-        picture = isinstance(kind, PictureType)
-        return arguments | ({"type": Path, "metavar": "PHOTO"} if picture else {"type": _region, "metavar": "FILE"})
+    if isinstance(kind, PictureType):
+        return arguments | {"type": Path, "metavar": "PHOTO"}
+    if isinstance(kind, RegionType):
+        return arguments | {"type": _region, "metavar": "FILE"}
     if isinstance(kind, Number):
         return arguments | {"type": _suggestible if field.suggested else float, "metavar": "N"}
     return arguments | {"metavar": "FILE" if field.name == "identity" else field.label.split()[-1].upper()}
@@ -141,11 +143,6 @@ def _pair(separator: str, form: str) -> Callable[[str], tuple[float, float]]:
         return first, last
 
     return read
-
-
-def _word(kind: Choice) -> Callable[[str], str]:
-    """A choice's own spelling of a word; what is none stays as it is, and argparse refuses it."""
-    return lambda text: next((option for option in kind.options if option.lower() == text.lower()), text)
 
 
 def _suggestible(text: str) -> float | str:

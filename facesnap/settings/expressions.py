@@ -26,7 +26,7 @@ def parse_expression(expression: Expression, known: Collection[str] = EXPRESSION
         LandmarkError: an unknown name, a name given twice, an amount out of range, or text of another form.
     """
     if isinstance(expression, str):
-        mix = _parse_text(expression, known)
+        mix = _parse_text(expression, known) if expression.strip() else {}
     else:
         mix = {str(name): float(amount) for name, amount in expression.items()}
     low, high = AMOUNTS
@@ -40,18 +40,12 @@ def parse_expression(expression: Expression, known: Collection[str] = EXPRESSION
 
 def format_expression(mix: Mapping[str, float]) -> str:
     """The text that parses to `mix`, names in alphabetical order; amounts read back as the same numbers."""
-    return "+".join(f"{name}:{_decimal(amount)}" for name, amount in sorted(mix.items()))
-
-
-def _decimal(value: float) -> str:
-    """Without an exponent, which the text of an expression does not know."""
-    return format(Decimal(repr(value)), "f").removesuffix(".0")
+    amounts = {name: format(Decimal(repr(mix[name])), "f") for name in sorted(mix)}  # without an exponent
+    return "+".join(f"{name}:{amount.removesuffix('.0')}" for name, amount in amounts.items())
 
 
 def _parse_text(text: str, known: Collection[str]) -> dict[str, float]:
     mix: dict[str, float] = {}
-    if not text.strip():
-        return mix
     for term in text.split("+"):
         match = _TERM.fullmatch(re.sub(r"(?<=[a-z])[ -](?=[a-z])", "_", term.strip()))
         if match is None:

@@ -138,9 +138,8 @@ class Text(FieldType):
     allowed = "text"
 
     def read(self, value: Any, name: str) -> str:
-        expected = f"one line of text of at most {self.longest} characters"
-        if not isinstance(value, str) or len(value) > self.longest or not all(c.isprintable() for c in value):
-            raise wrong(name, value, expected)
+        if not isinstance(value, str) or len(value) > self.longest or not value.isprintable():
+            raise wrong(name, value, f"one line of text of at most {self.longest} characters")
         text = value.strip()
         return "" if text.lower() in self.nothing else text
 
@@ -160,10 +159,8 @@ class FaceChoice(FieldType):
         return f"{', '.join(self.words)}, 0, 1, ..."
 
     def read(self, value: Any, name: str) -> str:
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= self.most:
-            return str(value)
-        if isinstance(value, str):
-            word = value.strip().lower()
+        if isinstance(value, (int, str)) and not isinstance(value, bool):
+            word = str(value).strip().lower()
             if word in self.words:
                 return word
             if re.fullmatch(r"\d{1,2}", word, re.ASCII):
@@ -288,9 +285,8 @@ class Blocks(FieldType):
             raise wrong(name, value, f'an object such as {{"middle": 0.5}} with at most {MOST_BLOCKS} entries')
         for key in value:
             if not isinstance(key, str) or not BLOCK.fullmatch(key):
-                raise wrong(
-                    f"a key of {name}", key, "input, middle or output, then numbers, such as input.4 or output.3.1.0"
-                )
+                example = "input, middle or output, then numbers, such as input.4 or output.3.1.0"
+                raise wrong(f"a key of {name}", key, example)
         return {key: self.factor.read(value[key], f"{name}.{key}") for key in sorted(value)}
 
     def schema(self) -> Json:
@@ -348,11 +344,7 @@ def _is_picture(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value.strip())
     # A file object of the UI, which is neither plain data nor a picture, has no pixels to offer.
-    return (
-        isinstance(value, PurePath)
-        or hasattr(value, "getbands")
-        or (hasattr(value, "shape") and len(getattr(value, "shape", ())) in (2, 3))
-    )
+    return isinstance(value, PurePath) or hasattr(value, "getbands") or len(getattr(value, "shape", ())) in (2, 3)
 
 
 def require_keys(value: Mapping[Any, Any], allowed: Sequence[str], name: str) -> None:

@@ -13,8 +13,6 @@ from typing import Any
 from facesnap.settings.field_types import FieldType, Json
 from facesnap.settings.words import SUGGESTED
 
-_UNSET = object()
-
 
 @dataclass(frozen=True)
 class Field:
@@ -77,32 +75,11 @@ class Field:
         return {**shown, "anyOf": [*parts, {"type": "null"}]}
 
 
-def setting(
-    kind: FieldType,
-    default: Any,
-    label: str,
-    help: str,
-    *,
-    infotext: str = "",
-    option: str = "",
-    initial: Any = _UNSET,
-    slider: tuple[float, float] | None = None,
-) -> Any:
-    """A dataclass field with a declaration; see `Field`. initial: given where presets fill the field in."""
-    preset = initial is not _UNSET
-    declared = Field(
-        "",
-        kind,
-        default,
-        label,
-        help,
-        infotext,
-        option,
-        default is None,
-        preset,
-        initial if preset else default,
-        slider,
-    )
+def setting(kind: FieldType, default: Any, label: str, help: str, **more: Any) -> Any:
+    """A dataclass field with a declaration; see `Field`. more: infotext, option, slider, and initial where presets fill
+    the field in."""
+    derived = {"optional": default is None, "preset": "initial" in more, "initial": default}
+    declared = Field("", kind, default, label, help, **(derived | more))
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata={"setting": declared})
     return dataclasses.field(default=default, metadata={"setting": declared})

@@ -34,6 +34,7 @@ VERSION, SKIPPED = f"{NAME} version", f"{NAME} skipped"
 SHORT = 10  # characters of a hash
 _PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _NAMED = re.compile(r"(?P<name>.*?)(?: ?\[(?P<hash>[0-9a-f]*)\])?", re.DOTALL)
+_PERSON = re.compile(rf"{NAME}(?: (\d))? (?:identity|photos)")
 _SIZE = re.compile(r"\d+x\d+")  # the WebUI takes such a value apart into two
 
 
@@ -174,7 +175,8 @@ def read(params: Mapping[str, Any], most_people: int = PEOPLE, identities: Mappi
     adapter = _named(texts, f"{NAME} adapter", notes)
     values["adapter"] = adapter.name or adapter.digest  # both are names that the API takes
     people = []
-    for n in range(_count(texts)):
+    numbered = filter(None, map(_PERSON.fullmatch, texts))
+    for n in range(max((int(match[1] or 1) for match in numbered), default=0)):
         if n < most_people:
             people.append(_restore_person(n, texts, preset, identities, notes))
         else:
@@ -193,11 +195,6 @@ def _renamed(texts: dict[str, str]) -> dict[str, str]:
         if f"{prefix} PuLID mode" in texts:
             texts.setdefault(f"{NAME} PuLID mode", texts[f"{prefix} PuLID mode"])
     return texts
-
-
-def _count(texts: Mapping[str, str]) -> int:
-    numbers = [int(m[1] or 1) for key in texts if (m := re.fullmatch(rf"{NAME}(?: (\d))? (?:identity|photos)", key))]
-    return max(numbers, default=0)
 
 
 def _restore_person(
@@ -271,20 +268,15 @@ def parameters(prompt: str, negative_prompt: str, params: Mapping[str, Any]) -> 
 
 def line(params: Mapping[str, Any]) -> str:
     """The last line of an infotext."""
-    return ", ".join(f"{key}: {_quoted(str(value))}" for key, value in params.items())
+    texts = {key: str(value) for key, value in params.items()}
+    # As the WebUI writes them: as JSON where a comma, colon or line break would end the value.
+    quoted = {key: json.dumps(text, ensure_ascii=False) for key, text in texts.items() if set(text) & set(",:\n")}
+    return ", ".join(f"{key}: {text}" for key, text in (texts | quoted).items())
 
 
 def parse_parameters(text: str) -> dict[str, str]:
     """The parameters in the last line of an infotext."""
-    found = {}
-    for key, value in _PARAMETER.findall(text.strip().split("\n")[-1]):
-        found[key] = _unquote(value)
-    return found
-
-
-def _quoted(text: str) -> str:
-    """A value as the WebUI writes it: as JSON where a comma, colon or line break would end it."""
-    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
+    return {key: _unquote(value) for key, value in _PARAMETER.findall(text.strip().split("\n")[-1])}
 
 
 def _unquote(text: str) -> str:

@@ -176,14 +176,9 @@ class Person(Declared):
         super().__post_init__()
         check_windows(vars(self))
 
-    @property
-    def empty(self) -> bool:
-        """Whether neither photos nor an identity are given."""
-        return not self.references and not self.identity
-
     def require(self, number: int) -> None:
         """Raise a SettingsError unless exactly one of photos and identity is given. number: the person's, from 1."""
-        if self.empty:
+        if not self.references and not self.identity:
             raise _missing(number)
         if self.references and self.identity:
             raise SettingsError(

@@ -14,6 +14,7 @@ FRAMINGS = ("keep framing", "true size")
 EXPRESSIONS = (
     "neutral", "smile", "laugh", "open_mouth", "surprise", "sadness", "wink_left", "wink_right", "eyes_closed", "frown",
 )  # fmt: skip
+TITLE_MARK = " · "  # after the name in an adapter's title; Gradio 3 knows no titles apart from values
 SUGGESTED = "suggested"  # text in the place of a number: the adapter's suggestion
 
 PRESET = "Balanced"

@@ -46,13 +46,14 @@ def markdown() -> str:
 
 def _section(title: str, fields: Mapping[str, Field], more: str) -> list[str]:
     head = [f"## {title}\n", "| key | value | default | command line | |", "|---|---|---|---|---|"]
-    rows = [_row(field) for field in fields.values()]
-    return [*head, *rows, "", *([more, ""] if more else [])]
+    return [*head, *map(_row, fields.values()), "", *([more, ""] if more else [])]
 
 
 def _row(field: Field) -> str:
     option = f"`{field.option}`" if field.option else ""
-    return f"| `{field.name}` | {_cell(field.kind.allowed)} | {_default_of(field)} | {option} | {_cell(field.help)} |"
+    default = "the preset's" if field.preset else _default(field.default)
+    default = "true where S is given" if field.name == "enabled" else default
+    return f"| `{field.name}` | {_cell(field.kind.allowed)} | {default} | {option} | {_cell(field.help)} |"
 
 
 def _presets() -> list[str]:
@@ -60,12 +61,6 @@ def _presets() -> list[str]:
     head = ["| | " + " | ".join(f"`{key}`" for key in keys) + " |", "|---" * (len(keys) + 1) + "|"]
     rows = [f"| {name} | " + " | ".join(str(one[key]) for key in keys) + " |" for name, one in PRESETS.items()]
     return [*head, *rows, ""]
-
-
-def _default_of(field: Field) -> str:
-    if field.name == "enabled":
-        return "true where S is given"
-    return "the preset's" if field.preset else _default(field.default)
 
 
 def _default(value: object) -> str:

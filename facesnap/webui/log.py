@@ -10,15 +10,11 @@ _MARK = "facesnap-webui"
 
 
 def setup(level: str = "info") -> logging.Logger:
-    """The package's logger at this level, with a handler of its own unless the host's root logger has one.
-
-    Args:
-        level: "debug", "info", "warning" or "error".
-    """
+    """The package's logger at a level ("debug", "info", "warning", "error"), with a handler of its own unless the
+    host's root logger has one."""
     logger = logging.getLogger(NAME)
     logger.setLevel(level.upper())
-    for handler in [handler for handler in logger.handlers if handler.get_name() == _MARK]:
-        logger.removeHandler(handler)
+    logger.handlers = [handler for handler in logger.handlers if handler.get_name() != _MARK]
     if not logging.getLogger().handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.set_name(_MARK)

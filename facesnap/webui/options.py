@@ -20,7 +20,6 @@ class Option:
 
     Attributes:
         key: in config.json. kind: what it may be (None: several lines of text). reload: it needs a reload of the UI.
-        whole: whole numbers only.
     """
 
     key: str
@@ -29,12 +28,11 @@ class Option:
     label: str
     info: str
     reload: bool = False
-    whole: bool = False
 
 
 OPTIONS = (
     Option(MOST_PEOPLE_KEY, Number(1, MOST_PEOPLE, 1), PEOPLE, "People",
-           "How many people the accordion has room for.", reload=True, whole=True),
+           "How many people the accordion has room for.", reload=True),
     Option("facesnap_on_error", Choice(("stop", "skip")), "stop", "If FaceSnap cannot act",
            "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext."),
     Option("facesnap_pack", Text(), "buffalo_l", "Face-analysis pack",
@@ -60,25 +58,20 @@ OPTIONS = (
 
 
 def register(shared: Any) -> None:
-    """Add the section to the host's options and follow its log level; for `script_callbacks.on_ui_settings`.
-
-    Args:
-        shared: the host's `modules.shared`.
-    """
+    """Add the section to the options of the host's `modules.shared`, and follow its log level; for
+    `script_callbacks.on_ui_settings`."""
     import gradio
 
     for option in OPTIONS:
-        component, arguments = _control(option, gradio)
-        info = shared.OptionInfo(option.default, option.label, component, arguments, section=SECTION)
-        info = info.info(option.info)
+        component, arguments = _control(option.kind, gradio)
+        info = shared.OptionInfo(option.default, option.label, component, arguments, section=SECTION).info(option.info)
         if option.reload:
             info = info.needs_reload_ui()
         shared.opts.add_option(option.key, info)
     shared.opts.onchange(LOG_KEY, lambda: log.setup(values(shared.opts)[LOG_KEY]))
 
 
-def _control(option: Option, gradio: Any) -> tuple[Any, dict[str, Any]]:
-    kind = option.kind
+def _control(kind: FieldType | None, gradio: Any) -> tuple[Any, dict[str, Any]]:
     if isinstance(kind, Switch):
         return gradio.Checkbox, {}
     if isinstance(kind, Number):
@@ -89,10 +82,7 @@ def _control(option: Option, gradio: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def values(data: Mapping[str, Any] | Any) -> dict[str, Any]:
-    """All options by key, checked; what config.json lacks has its default.
-
-    Args:
-        data: the host's `opts`, or a mapping.
+    """All options by key, checked, of the host's `opts` or a mapping; what it lacks has its default.
 
     Raises:
         SettingsError: config.json or override_settings hold something that the option cannot be.
@@ -105,6 +95,5 @@ def values(data: Mapping[str, Any] | Any) -> dict[str, Any]:
         elif option.kind is None:
             found[option.key] = str(given)
         else:
-            value = option.kind.read(given, f"the setting '{option.label}'")
-            found[option.key] = round(value) if option.whole else value
-    return found
+            found[option.key] = option.kind.read(given, f"the setting '{option.label}'")
+    return {**found, MOST_PEOPLE_KEY: round(found[MOST_PEOPLE_KEY])}

@@ -6,7 +6,6 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from facesnap.faces.analyser import FaceAnalyser
 from facesnap.hosts.webui import WebUI
 from facesnap.pipeline.pipeline import CACHE_BYTES
 from facesnap.webui import options as page
@@ -14,15 +13,10 @@ from facesnap.webui.generation.loader import PipelineLoader
 from facesnap.weights.folders import Folders
 
 
-def is_forge() -> bool:
-    """Whether this is Forge or a fork of it: all have the package modules_forge."""
-    return find_spec("modules_forge") is not None
-
-
 @lru_cache(maxsize=1)
 def current_host() -> WebUI:
     """The adapter of this process's WebUI."""
-    if is_forge():
+    if find_spec("modules_forge") is not None:  # Forge and all of its forks have it
         from facesnap.hosts.forge import Forge
 
         return Forge()
@@ -40,21 +34,8 @@ def loader() -> PipelineLoader:
     return PipelineLoader(folders, options, CACHE_BYTES if megabytes is None else max(int(megabytes), 0) << 20)
 
 
-def analyser() -> FaceAnalyser:
-    """The analyser of the settings page's pack.
-
-    Raises:
-        PackError: it is missing. MissingDependencyError: insightface is missing.
-    """
-    return loader().analyser()
-
-
 def options() -> dict[str, Any]:
-    """The settings page's options by key, checked.
-
-    Raises:
-        SettingsError: config.json or override_settings hold something that an option cannot be.
-    """
+    """The settings page's options by key, checked; see `facesnap.webui.options.values`."""
     from modules import shared
 
     return page.values(shared.opts)

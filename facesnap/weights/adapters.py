@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from facesnap.families import registry
 from facesnap.families.base import NATIVE, Family
 from facesnap.settings.field_types import Number
 from facesnap.settings.model import PERSON
+from facesnap.settings.words import TITLE_MARK
 from facesnap.weights.folders import Folders, ModelFile, list_adapters
 from facesnap.weights.headers import ADAPTER
 
-TITLE_MARK = " · "  # between name, family and base; Gradio 3 knows no titles apart from values
 SIDES = {"sd15": 512, "sdxl": 1024}
 
 
@@ -56,7 +57,7 @@ class ListedAdapter:
         family: "facesnap" or a key of `registry.FAMILIES`; "" where two look alike and the name leaves it open.
         family_title: the same for people. base: "sd15", "sdxl" or "".
         fits: whether it can be used with the loaded model.
-        strength: suggested. defaults: fields of `facesnap.settings.model.Person` with the values that it suggests.
+        defaults: fields of `facesnap.settings.model.Person` with the values that it suggests.
         hint: CFG and size of the picture. needs: what it takes besides. licence: of the weights.
         note: how the family was found, or why the file cannot be used.
     """
@@ -70,7 +71,6 @@ class ListedAdapter:
     family_title: str
     base: str
     fits: bool
-    strength: float
     defaults: Mapping[str, float]
     hint: str
     needs: tuple[Need, ...]
@@ -124,7 +124,6 @@ def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter
         family_title=facts.title,
         base=header.base,
         fits=fits,
-        strength=facts.defaults["strength"],
         defaults=facts.defaults,
         hint=_hint(facts.kind, header.base),
         needs=() if header.problem else _needs(facts, look),
@@ -213,15 +212,11 @@ def _needs(facts: _Facts, look: DiskLookup) -> tuple[Need, ...]:
 
 
 class DiskLookup:
-    """Packs and encoders in the folders, each looked for once.
-
-    Args:
-        places: folders of models, as `facesnap.faces.packs` takes them.
-    """
+    """Packs and encoders in folders of models (as `facesnap.faces.packs` takes them), each looked for once."""
 
     def __init__(self, places: Sequence[str]) -> None:
-        self._places = places
-        self._known: dict[str, bool] = {}
+        self._has_pack = cache(lambda name: is_installed(name, places))
+        self._has_encoder = cache(lambda key: _has_encoder(key, places))
 
     def needs(self, recogniser: str, encoder: str) -> list[Need]:
         """The pack and the encoder of an adapter; "" where it needs none."""
@@ -241,15 +236,9 @@ class DiskLookup:
         key = encoder_key(name)
         return Need(f"image encoder {name}", self._has_encoder(key), key.lower() if advice(key, "") else "")
 
-    def _has_pack(self, name: str) -> bool:
-        if name not in self._known:
-            self._known[name] = is_installed(name, self._places)
-        return self._known[name]
 
-    def _has_encoder(self, key: str) -> bool:
-        if key not in self._known:
-            try:
-                self._known[key] = find_encoder(key, self._places).is_file()
-            except EncoderError:
-                self._known[key] = False
-        return self._known[key]
+def _has_encoder(key: str, places: Sequence[str]) -> bool:
+    try:
+        return find_encoder(key, places).is_file()
+    except EncoderError:
+        return False

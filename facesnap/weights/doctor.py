@@ -8,7 +8,7 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -71,10 +71,9 @@ def installed_versions() -> dict[str, str]:
     return {normalised(name): version for name, version in named if name}
 
 
-def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = None) -> list[Finding]:
+def examine(model_dirs: Sequence[str] = (), versions: dict[str, str] | None = None) -> list[Finding]:
     """All findings. `versions` replaces the installed distributions, for tests."""
     versions = installed_versions() if versions is None else versions
-    model_dirs = list(model_dirs)
     return [
         Finding(OK, f"facesnap {__version__}, Python {platform.python_version()} on {platform.platform()}"),
         *packages(versions),
@@ -88,14 +87,13 @@ def examine(model_dirs: Iterable[str] = (), versions: dict[str, str] | None = No
 
 
 def packages(versions: dict[str, str]) -> Iterator[Finding]:
-    for name, (module, oldest) in REQUIRED.items():
-        yield _package(name, module, oldest, versions, ERROR)
-    for name, (module, oldest) in OPTIONAL.items():
-        yield _package(name, module, oldest, versions, NOTE)
+    for level, wanted in ((ERROR, REQUIRED), (NOTE, OPTIONAL)):
+        for name, (module, oldest) in wanted.items():
+            yield _package(name, module, oldest, versions, level)
     for module, wheels in OVERLAPPING.items():
         present = [wheel for wheel in wheels if wheel in versions]
         if present:
-            yield from _importable(module, ", ".join(f"{wheel} {versions[wheel]}" for wheel in present))
+            yield _importable(module, ", ".join(f"{wheel} {versions[wheel]}" for wheel in present))
         else:
             yield Finding(ERROR, f"none of {', '.join(wheels)} is installed", f"pip install {PREFERRED[module]}")
 
@@ -111,10 +109,10 @@ def _package(name: str, module: str, oldest: str, versions: dict[str, str], leve
         return Finding(level, f"{name} is not installed{suffix}", install)
     if _numbers(version) < _numbers(oldest):
         return Finding(level, f"{name} {version} is older than {oldest}", install)
-    return next(_importable(module, f"{name} {version}"))
+    return _importable(module, f"{name} {version}")
 
 
-def _importable(module: str, label: str) -> Iterator[Finding]:
+def _importable(module: str, label: str) -> Finding:
     """Really import it: a wheel for another numpy or CUDA is installed and still broken."""
     try:
         # Some packages print or warn as they are imported; stdout may be for JSON alone.
@@ -123,13 +121,9 @@ def _importable(module: str, label: str) -> Iterator[Finding]:
             importlib.import_module(module)
     except (ImportError, OSError, AttributeError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield Finding(
-            ERROR,
-            f"{label} is installed but cannot be imported: {reason}",
-            f"pip install --force-reinstall {label.split()[0]} (a wheel built for another numpy does this)",
-        )
-    else:
-        yield Finding(OK, label)
+        remedy = f"pip install --force-reinstall {label.split()[0]} (a wheel built for another numpy does this)"
+        return Finding(ERROR, f"{label} is installed but cannot be imported: {reason}", remedy)
+    return Finding(OK, label)
 
 
 def overlaps(versions: dict[str, str]) -> Iterator[Finding]:
@@ -167,8 +161,7 @@ def providers() -> Iterator[Finding]:
                 "onnxruntime-gpu (never both)",
             )
             continue
-        session = onnxruntime.InferenceSession(model, providers=[provider])
-        running = session.get_providers()[0]
+        running = onnxruntime.InferenceSession(model, providers=[provider]).get_providers()[0]
         if running == provider:
             yield Finding(OK, f"{provider} runs")
         else:
@@ -179,8 +172,7 @@ def providers() -> Iterator[Finding]:
             )
 
 
-def packs(model_dirs: Iterable[str]) -> Iterator[Finding]:
-    model_dirs = list(model_dirs)
+def packs(model_dirs: Sequence[str]) -> Iterator[Finding]:
     try:
         found = list(installed_packs(model_dirs))
     except FaceSnapError as error:
@@ -197,17 +189,13 @@ def packs(model_dirs: Iterable[str]) -> Iterator[Finding]:
         )
 
 
-def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
-    model_dirs = list(model_dirs)
-    count = 0
-    for parent in encoder_parents(model_dirs):
-        if not parent.is_dir() or parent.name not in ("clip_vision", "CLIP"):
-            continue
-        for file in sorted(parent.rglob("*")):
-            if file.is_file() and file.suffix.lower() in SUFFIXES:
-                count += 1
-                yield Finding(OK, f"image encoder {file} ({file.stat().st_size / 1e6:.0f} MB)")
-    if not count:
+def encoders(model_dirs: Sequence[str]) -> Iterator[Finding]:
+    parents = [parent for parent in encoder_parents(model_dirs) if parent.name in ("clip_vision", "CLIP")]
+    weights = [file for parent in parents for file in sorted(parent.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    files = [file for file in weights if file.is_file()]
+    for file in files:
+        yield Finding(OK, f"image encoder {file} ({file.stat().st_size / 1e6:.0f} MB)")
+    if not files:
         yield Finding(
             NOTE,
             "no image encoder in models/clip_vision or models/CLIP",
@@ -215,7 +203,7 @@ def encoders(model_dirs: Iterable[str]) -> Iterator[Finding]:
         )
 
 
-def weights(model_dirs: Iterable[str]) -> Iterator[Finding]:
+def weights(model_dirs: Sequence[str]) -> Iterator[Finding]:
     """Which adapters there are, and what each public family lacks, with the command that fetches it."""
     roots = model_roots(model_dirs)
     places = [str(root) for root in roots]
@@ -243,9 +231,8 @@ def weights(model_dirs: Iterable[str]) -> Iterator[Finding]:
         yield Finding(NOTE, f"{title}: {', '.join(lacks)} missing", f"facesnap download {' '.join(names)}{where}")
 
 
-def parsers(model_dirs: Iterable[str]) -> Iterator[Finding]:
+def parsers(model_dirs: Sequence[str]) -> Iterator[Finding]:
     """The face-parsing network, with which PuLID sees better."""
-    model_dirs = list(model_dirs)
     file = find_parser(model_dirs)
     if file is not None:
         yield Finding(OK, f"face-parsing network {file}")
@@ -262,12 +249,3 @@ def parsers(model_dirs: Iterable[str]) -> Iterator[Finding]:
 def _numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version, enough to compare it with a lower bound."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
-
-
-def environment() -> dict[str, str]:
-    """For --json: interpreter and platform."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "executable": sys.executable,
-    }

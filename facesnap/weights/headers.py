@@ -8,8 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from facesnap.checkpoints import layout, native
 from facesnap.checkpoints.files import TensorFile, names_in_damaged, read_outline
 from facesnap.errors import CheckpointError
@@ -68,12 +66,8 @@ def _header(file: TensorFile, where: str) -> Header:
     families = registry.families_of(file.tensors)
     if not families:
         return Header(OTHER)
-    return _family(file.tensors, families, where)
-
-
-def _family(tensors: dict[str, Tensor], families: tuple[str, ...], where: str) -> Header:
     try:
-        return Header(FAMILY, base=registry.find(families[0]).base_of(tensors, where), families=families)
+        return Header(FAMILY, base=registry.find(families[0]).base_of(file.tensors, where), families=families)
     except CheckpointError as error:
         return Header(FAMILY, families=families, problem=error.what)
 

@@ -78,32 +78,27 @@ class IdentityStore:
         Raises:
             SettingsError: the name is empty or not one line. NameTakenError: it is taken and `replace` is false.
         """
-        name = self.checked_name(identity.name)
-        identity = dataclasses.replace(identity, name=name)
         with _WRITING:
+            name = self.checked_name(identity.name, replace)
             taken = self._taken(name)
-            if taken and not replace:
-                raise _taken_error(taken[0].name)
+            identity = dataclasses.replace(identity, name=name)
             path = self.folder / f"{secrets.token_hex(16)}{SUFFIX}"
             identity.save(path)
             for entry in taken:
                 entry.path.unlink(missing_ok=True)
         return SavedIdentity(name, path, identity.references, identity.alias)
 
-    def require_free(self, name: str) -> str:
+    def checked_name(self, name: str, replace: bool = False) -> str:
         """A name as `save` will write it. Raises what `save` raises, before any work is done for it."""
-        name = self.checked_name(name)
-        taken = self._taken(name)
-        if taken:
-            raise _taken_error(taken[0].name)
-        return name
-
-    @staticmethod
-    def checked_name(name: str) -> str:
-        """A name without spaces around it. Raises SettingsError where it is empty or not one line."""
         name = _NAME.read(name, "the identity's name")
         if not name or name.lower() == "none":
             raise SettingsError("The identity has no name.", expected="one line of text", remedy="give it a name")
+        for entry in () if replace else self._taken(name):
+            raise NameTakenError(
+                f"There is an identity '{entry.name}' already.",
+                expected="a new name",
+                remedy="choose another name, or delete the old identity first",
+            )
         return name
 
     def _taken(self, name: str) -> list[SavedIdentity]:
@@ -130,14 +125,6 @@ class IdentityStore:
 def _key(name: str) -> str:
     """The form in which two names that people take for the same are equal."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _taken_error(name: str) -> NameTakenError:
-    return NameTakenError(
-        f"There is an identity '{name}' already.",
-        expected="a new name",
-        remedy="choose another name, or delete the old identity first",
-    )
 
 
 @lru_cache(maxsize=1024)

@@ -19,6 +19,7 @@ from facesnap.errors import CheckpointError, IdentityMismatchError
 from facesnap.faces.identity import Identity
 from facesnap.faces.recognisers import RECOGNISERS
 from facesnap.families.registry import find, load_adapter
+from facesnap.pipeline.id_tokens import check_identity
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.settings.model import Person
 from tests.families.test_families import TOLERANCE, conditioning, inputs, ldm_of, widths_of
@@ -137,7 +138,7 @@ def test_public_files_name_their_recogniser(tmp_path: Path) -> None:
         pipeline = FaceSnapPipeline(load_adapter(path))
         known, pack = RECOGNISERS[wanted].sha256, RECOGNISERS[wanted].packs[0]
         for recogniser, alias in ((known, "any folder"), ("00" * 32, pack), ("00" * 32, pack.upper())):
-            pipeline.check(_identity(recogniser, alias))
+            check_identity(pipeline.adapter, _identity(recogniser, alias))
             assert pipeline.conditioning(_identity(recogniser, alias)).cond
         for recogniser, alias in (
             (RECOGNISERS[other].sha256, pack),  # another pack's file under this pack's name
@@ -145,7 +146,7 @@ def test_public_files_name_their_recogniser(tmp_path: Path) -> None:
             ("00" * 32, "auraface"),
         ):
             with pytest.raises(IdentityMismatchError, match=rf"{wanted} \(pack {pack}.*--pack {pack}"):
-                pipeline.check(_identity(recogniser, alias))
+                check_identity(pipeline.adapter, _identity(recogniser, alias))
 
 
 def test_one_lora_for_all_people(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

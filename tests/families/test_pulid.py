@@ -24,6 +24,7 @@ from facesnap.faces.identity import Identity, quality_weights
 from facesnap.faces.tower import load_encoder
 from facesnap.families.registry import load_adapter
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
+from facesnap.pipeline.id_tokens import check_identity
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.settings.model import Person, Settings
 from tests import eva, formulas
@@ -193,7 +194,7 @@ def test_what_does_not_suit_is_refused(xl, tmp_path: Path, capsys) -> None:
         FaceSnapPipeline(adapter, xl.analyser, ImageEncoder.load(clip))
     face = xl.analyser.face(xl.photos[0])
     with pytest.raises(EncoderError, match=r"no hidden states of the levels \[4, 8.*no class vectors 40 wide"):
-        FaceSnapPipeline(adapter).check(Identity.from_faces([face]))
+        check_identity(adapter, Identity.from_faces([face]))
     person = Identity.from_faces([face], load_encoder(xl.tower))
     for broken, words in (
         ({"class_vectors": None}, "class vectors 40 wide"),
@@ -201,7 +202,7 @@ def test_what_does_not_suit_is_refused(xl, tmp_path: Path, capsys) -> None:
         ({"hidden": {level: h[..., :32] for level, h in person.hidden.items()}}, "hidden states 64 wide"),
     ):
         with pytest.raises(EncoderError, match=words):
-            FaceSnapPipeline(adapter).check(dataclasses.replace(person, **broken))
+            check_identity(adapter, dataclasses.replace(person, **broken))
     published = dataclasses.replace(adapter, spec=dataclasses.replace(adapter.spec, encoder_name="EVA02-CLIP-L-14-336"))
     with pytest.raises(IdentityMismatchError, match="EVA02-CLIP-L-14-336"):
         FaceSnapPipeline(published, encoder=load_encoder(xl.tower))

@@ -211,7 +211,7 @@ def get_state():
     return {
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host().running), "unet": id(live_unet()),
-        "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.kept()),
+        "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.copies),
         "dtype": str(next(live_unet().parameters()).dtype), "axes": axes(),
         "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),
     }  # fmt: skip

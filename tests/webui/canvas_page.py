@@ -54,7 +54,7 @@ def served(shapes: Shapes, known: dict[str, Identity], result: np.ndarray | None
             with gr.Tab(tab):
                 _host(tab, result)
                 with gr.Accordion("FaceSnap", open=False, elem_id=f"facesnap_{tab}"):
-                    by_id = {column.elem_id(tab): _control(column, tab) for column in controls()}
+                    by_id = {control.elem_id(tab): _control(control, tab) for control in controls()}
                 init = None
                 if tab == "img2img":
                     with gr.Tabs(elem_id="mode_img2img"), gr.Tab("img2img", id="img2img"):
@@ -88,18 +88,18 @@ def _host(tab: str, result: np.ndarray | None) -> None:
         gr.Gallery([result], label="Result", elem_id=f"{tab}_gallery")
 
 
-def _control(column: Control, tab: str) -> Any:
+def _control(control: Control, tab: str) -> Any:
     """Plain controls, one picture a person: the accordion's own need the hosts' modules."""
-    kind, common = column.field.kind, {"label": column.label, "elem_id": column.elem_id(tab)}
-    if column.component == "checkbox":
-        return gr.Checkbox(value=column.default, **common)
+    kind, common = control.field.kind, {"label": control.label, "elem_id": control.elem_id(tab)}
+    if control.component == "checkbox":
+        return gr.Checkbox(value=control.default, **common)
     if isinstance(kind, Number):
-        return gr.Slider(kind.low, kind.high, value=column.default, step=kind.step, **common)
+        return gr.Slider(kind.low, kind.high, value=control.default, step=kind.step, **common)
     if isinstance(kind, Choice):
-        return gr.Radio(list(kind.options), value=column.default, **common)
-    if column.component in ("image", "images"):
+        return gr.Radio(list(kind.options), value=control.default, **common)
+    if control.component in ("image", "images"):
         return gr.Image(value=None, type="pil", **common)
-    return gr.Textbox(value=column.default or "", **common)
+    return gr.Textbox(value=control.default or "", **common)
 
 
 def opened(browser: Browser, address: str, **context: Any) -> Page:

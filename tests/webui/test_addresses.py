@@ -87,8 +87,8 @@ class World:
             raise socket.gaierror(f"no {host}")
         return self.names[host]
 
-    def connect(self, address: str, port: int, seconds: float) -> socket.socket:
-        self.connected.append((address, port))
+    def connect(self, address: tuple[str, int], seconds: float) -> socket.socket:
+        self.connected.append(address)
         return socket.create_connection(self.site.server_address, seconds)
 
     def network(self, **more: Any) -> Network:
@@ -210,10 +210,10 @@ def test_the_next_address_is_tried_where_one_does_not_answer(site) -> None:
     world = World(site, photos_example=[PUBLIC, "8.8.8.8"])
     connect = world.connect
 
-    def half(address: str, port: int, seconds: float) -> socket.socket:
-        if address == PUBLIC:
+    def half(address: tuple[str, int], seconds: float) -> socket.socket:
+        if address[0] == PUBLIC:
             raise ConnectionRefusedError
-        return connect(address, port, seconds)
+        return connect(address, seconds)
 
     assert fetch("http://photos.example/", "x", network=Network(world.resolve, half)) == CONTENT
 

@@ -21,11 +21,7 @@ PREFIX = "/facesnap/v1"
 
 
 def register(demo: Any, app: Any) -> None:
-    """Add the routes to the host's app.
-
-    Args:
-        demo: Gradio's Blocks, None with --nowebui; not used. app: the FastAPI app.
-    """
+    """Add the routes to the host's FastAPI app. demo: Gradio's Blocks, None with --nowebui; not used."""
     from modules import call_queue, shared
 
     from facesnap.webui.process import current_host, folders, loader
@@ -38,11 +34,7 @@ def register(demo: Any, app: Any) -> None:
 
 
 def router(service: Service, api_auth: str | None = None) -> APIRouter:
-    """All routes.
-
-    Args:
-        service: what they work with. api_auth: as the host's --api-auth has it.
-    """
+    """All routes. api_auth: as the host's --api-auth has it."""
     made = APIRouter(prefix=PREFIX, tags=["FaceSnap"], route_class=guarded(credentials(api_auth)))
     for part in (information, identities, faces):
         part.add(made, service)

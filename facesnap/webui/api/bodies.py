@@ -12,7 +12,6 @@ from facesnap.settings.fields import setting, table
 
 # ruff: noqa: RUF009 (`setting` is dataclasses.field with a declaration)
 
-_IMAGE = "The picture."
 _FACE = "Which face of a picture with several: largest, leftmost, central, or a number from 0 (the largest)."
 _WHO = "Photos of the person, or a saved identity."
 _NONE = ("none",)
@@ -22,17 +21,15 @@ _NONE = ("none",)
 class AnalyseBody:
     """Of `analyse`."""
 
-    image: Any = setting(PictureType(), None, "Picture", _IMAGE)
+    image: Any = setting(PictureType(), None, "Picture", "The picture.")
     face: str = setting(FaceChoice(), "largest", "Face choice", _FACE)
     draw: bool = setting(Switch(), False, "Draw", "Also the picture with boxes, points and numbers, as base64 PNG.")
 
 
 @dataclass(frozen=True)
-class LandmarksBody:
+class LandmarksBody(AnalyseBody):
     """Of `landmarks`."""
 
-    image: Any = setting(PictureType(), None, "Picture", _IMAGE)
-    face: str = setting(FaceChoice(), "largest", "Face choice", _FACE)
     draw: bool = setting(Switch(), False, "Draw", "Also the landmark picture, as base64 PNG.")
 
 
@@ -59,9 +56,7 @@ class IdentityBody:
     """Of a new identity."""
 
     name: str = setting(Text(), "", "Name", "What people call it: one line of at most 80 characters.")
-    references: tuple[Any, ...] = setting(
-        PicturesType(), (), "Reference photos", "One or several photos of the person."
-    )
+    references: Any = setting(PicturesType(), (), "Reference photos", "One or several photos of the person.")
     face: str = setting(FaceChoice(), "largest", "Face choice", _FACE)
     adapter: str = setting(
         Text(("automatic", "none")), "", "Adapter",

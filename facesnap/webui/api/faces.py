@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.drawing import draw_faces
-from facesnap.faces.face import Face, choose_face
+from facesnap.faces.face import choose_face
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.fitting import fit
 from facesnap.landmarks.render import render_landmarks
@@ -26,21 +27,19 @@ IMAGE = "the picture"
 def add(router: APIRouter, service: Service) -> None:
     """Add them to a router."""
 
-    @router.post("/analyse", summary="Faces of a picture", openapi_extra=documented(AnalyseBody))
-    def analyse(body: dict[str, Any]) -> Response:
-        wanted = read(AnalyseBody, body)
+    def answer(wanted: AnalyseBody, facts: Callable[[Service, AnalyseBody, np.ndarray], dict[str, Any]]) -> Response:
         with service.turns.place():
             image = service.source().picture(wanted.image, IMAGE)
             with service.turns.turn:
-                return JSONResponse(_analyse(service, wanted, image))
+                return JSONResponse(facts(service, wanted, image))
+
+    @router.post("/analyse", summary="Faces of a picture", openapi_extra=documented(AnalyseBody))
+    def analyse(body: dict[str, Any]) -> Response:
+        return answer(read(AnalyseBody, body), _analyse)
 
     @router.post("/landmarks", summary="The 72 landmarks of a face", openapi_extra=documented(LandmarksBody))
     def landmarks(body: dict[str, Any]) -> Response:
-        wanted = read(LandmarksBody, body)
-        with service.turns.place():
-            image = service.source().picture(wanted.image, IMAGE)
-            with service.turns.turn:
-                return JSONResponse(_landmarks(service, wanted, image))
+        return answer(read(LandmarksBody, body), _landmarks)
 
     @router.post("/similarity", summary="How alike faces are to a person", openapi_extra=documented(SimilarityBody))
     def similarity(body: dict[str, Any]) -> Response:
@@ -52,8 +51,8 @@ def add(router: APIRouter, service: Service) -> None:
             photos = [source.picture(one, f"reference {n}") for n, one in enumerate(wanted.references, 1)]
             with service.turns.turn:
                 analyser = service.analyser(known.recogniser if known is not None else "")
-                person = known or _person(analyser, photos, wanted.face)
-                return JSONResponse(_similarity(analyser, person, image))
+                found = [analyser.face(one, wanted.face, name=f"reference {n}") for n, one in enumerate(photos, 1)]
+                return JSONResponse(_similarity(analyser, known or Identity.from_faces(found), image))
 
 
 def _analyse(service: Service, wanted: AnalyseBody, image: np.ndarray) -> dict[str, Any]:
@@ -65,13 +64,13 @@ def _analyse(service: Service, wanted: AnalyseBody, image: np.ndarray) -> dict[s
         "licence": analyser.pack.licence,
         "recogniser": analyser.recogniser,
         "size": list(chosen.picture_size),
-        "chosen": _index(faces, chosen),
+        "chosen": faces.index(chosen),
         "faces": [face.json() for face in faces],
     }
     return found | ({"picture": _png(draw_faces(faces, chosen))} if wanted.draw else {})
 
 
-def _landmarks(service: Service, wanted: LandmarksBody, image: np.ndarray) -> dict[str, Any]:
+def _landmarks(service: Service, wanted: AnalyseBody, image: np.ndarray) -> dict[str, Any]:
     analyser = service.analyser()
     predictor = service.predictor(analyser)
     faces = analyser.faces(image, name=IMAGE)
@@ -82,7 +81,7 @@ def _landmarks(service: Service, wanted: LandmarksBody, image: np.ndarray) -> di
     yaw, pitch, roll = (round(float(angle), 2) for angle in fitted.views[0].angles)
     found = {
         "size": list(chosen.picture_size),
-        "face": _index(faces, chosen),
+        "face": faces.index(chosen),
         "faces": len(faces),
         "kind": detection.kind,
         "model": detection.model,
@@ -97,10 +96,6 @@ def _landmarks(service: Service, wanted: LandmarksBody, image: np.ndarray) -> di
     return found
 
 
-def _person(analyser: FaceAnalyser, photos: list[np.ndarray], choose: str) -> Identity:
-    return Identity.from_faces([analyser.face(one, choose, name=f"reference {n}") for n, one in enumerate(photos, 1)])
-
-
 def _similarity(analyser: FaceAnalyser, person: Identity, image: np.ndarray) -> dict[str, Any]:
     faces = analyser.faces(image, name=IMAGE)
     scores = [round(float(face.normed_embedding @ person.f_id()), 4) for face in faces]
@@ -111,10 +106,6 @@ def _similarity(analyser: FaceAnalyser, person: Identity, image: np.ndarray) -> 
         "faces": [{"box": face.json()["box"], "similarity": score} for face, score in zip(faces, scores, strict=True)],
         "recogniser": analyser.recogniser,
     }
-
-
-def _index(faces: list[Face], chosen: Face) -> int:
-    return next(n for n, face in enumerate(faces) if face is chosen)
 
 
 def _png(picture: Image.Image) -> str:

@@ -20,6 +20,7 @@ from facesnap.errors import FaceSnapError, NameTakenError, SettingsError, Unknow
 logger = logging.getLogger(__name__)
 
 MOST_BODY = 64 << 20
+REFUSED = {"detail": "Incorrect username or password"}
 
 
 class BusyError(FaceSnapError):
@@ -73,7 +74,7 @@ def guarded(known: Mapping[bytes, bytes], most: int = MOST_BODY) -> type[APIRout
 
             async def handle(request: Request) -> Response:
                 if not may_enter(request.headers.get("authorization"), known):
-                    return _refused()
+                    return JSONResponse(REFUSED, 401, headers={"WWW-Authenticate": "Basic"})
                 try:
                     body = await bounded_body(request, most)
                     return await inner(Request(request.scope, _once(body)))
@@ -101,7 +102,8 @@ async def bounded_body(request: Request, most: int) -> bytes:
 def answer(error: Exception) -> Response:
     """An error as a JSON object with its text under "detail"; never a stack trace."""
     if isinstance(error, FaceSnapError):
-        return _reply(_status(error), str(error))
+        known = (status for kind, status in _STATUS if isinstance(error, kind))
+        return _reply(next(known, None) or vars(refusal(error))["status_code"], str(error))
     if isinstance(error, HTTPException):
         return _reply(error.status_code, str(error.detail))
     if isinstance(error, RequestValidationError):
@@ -117,20 +119,9 @@ def answer(error: Exception) -> Response:
     return _reply(500, f"FaceSnap made a mistake ({type(error).__name__}); the WebUI's log has the details.")
 
 
-def _status(error: FaceSnapError) -> int:
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return status
-    return int(vars(refusal(error))["status_code"])
-
-
 def _reply(status: int, text: str) -> Response:
     detail = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates are no JSON
     return JSONResponse({"detail": detail}, status)
-
-
-def _refused() -> Response:
-    return JSONResponse({"detail": "Incorrect username or password"}, 401, headers={"WWW-Authenticate": "Basic"})
 
 
 def _too_long(most: int) -> HTTPException:

@@ -27,7 +27,7 @@ def add(router: APIRouter, service: Service) -> None:
     def create_identity(body: dict[str, Any]) -> Response:
         wanted = read(IdentityBody, body)
         store = service.store()
-        name = store.checked_name(wanted.name) if wanted.replace else store.require_free(wanted.name)
+        name = store.checked_name(wanted.name, wanted.replace)
         with service.turns.place():
             identity = dataclasses.replace(_identity(service, wanted), name=name)
         return JSONResponse(_entry(store.save(identity, wanted.replace)) | {"hash": identity.digest[:10]}, 201)

@@ -1,8 +1,8 @@
-"""A picture's bytes from an http(s) address that a stranger named: only what anybody on the internet could fetch.
+"""A picture's bytes from an http(s) address that a stranger named: only from where the whole internet can fetch.
 
 The name is resolved once, all of its addresses are checked, and the connection goes to a checked one, so that a name
 which resolves to another address a moment later changes nothing. Every redirect begins anew. Proxies of the
-environment are not used: what they reach cannot be checked. No message tells the address, which may be secret.
+environment are not used: what they reach cannot be checked. No message names the address, which may be secret.
 """
 
 from __future__ import annotations
@@ -37,28 +37,23 @@ def resolve_name(host: str, port: int) -> list[str]:
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-def connect_to(address: str, port: int, seconds: float) -> socket.socket:
-    """A TCP connection to an address, not to a name."""
-    return socket.create_connection((address, port), seconds)
-
-
 @dataclass(frozen=True)
 class Network:
     """The way out.
 
     Attributes:
-        resolve: (name, port) -> addresses. connect: (address, port, seconds) -> socket. tls: of https.
+        resolve: (name, port) -> addresses. connect: ((address, port), seconds) -> socket. tls: of https.
         seconds: for a whole fetch, redirects included.
     """
 
     resolve: Callable[[str, int], list[str]] = resolve_name
-    connect: Callable[[str, int, float], socket.socket] = connect_to
+    connect: Callable[[tuple[str, int], float], socket.socket] = socket.create_connection
     tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
     seconds: float = SECONDS
 
 
 def fetch(url: str, name: str, *, local: bool = False, agent: str = "", network: Network | None = None) -> bytes:
-    """What stands at an address, at most 32 MiB of it.
+    """The content of an address, at most 32 MiB of it.
 
     Args:
         name: what messages call the picture. local: also addresses of this machine and its networks.
@@ -76,7 +71,7 @@ def fetch(url: str, name: str, *, local: bool = False, agent: str = "", network:
             body, further = _get(parts, name, local, agent or f"FaceSnap/{__version__}", network, end)
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = "it took too long" if time.monotonic() >= end else type(error).__name__
-            raise _unreachable(name, reason) from None  # its text may tell the address
+            raise _unreachable(name, reason) from None  # its text may hold the address
         if further is None:
             return body
         url = urljoin(url, further)
@@ -84,7 +79,7 @@ def fetch(url: str, name: str, *, local: bool = False, agent: str = "", network:
 
 
 def is_public(address: Address) -> bool:
-    """Whether anybody on the internet means the same by an address; one that wraps an IPv4 address counts as that."""
+    """Whether an address means the same everywhere on the internet; one that wraps an IPv4 address counts as that."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
@@ -95,13 +90,6 @@ def is_public(address: Address) -> bool:
             return False
     odd = address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
     return address.is_global and not (odd or address.is_private or address.is_unspecified)
-
-
-def _allowed(text: str, local: bool) -> bool:
-    address = ipaddress.ip_address(text)
-    if is_public(address):
-        return True
-    return local and not (address.is_multicast or address.is_unspecified)
 
 
 def _checked_url(url: str, name: str) -> SplitResult:
@@ -126,7 +114,8 @@ def _get(
     if ":" not in host:  # no IPv6 address
         host = host.encode("idna").decode("ascii")
     addresses = list(dict.fromkeys(network.resolve(host, port)))
-    if not addresses or not all(_allowed(address, local) for address in addresses):
+    private = [one for one in map(ipaddress.ip_address, addresses) if not is_public(one)]
+    if not addresses or any(not local or one.is_multicast or one.is_unspecified for one in private):
         raise PictureError(
             f"{name} is at an address of this machine or of a network that is not public.",
             expected="a public address",
@@ -155,7 +144,7 @@ def _connected(addresses: list[str], port: int, network: Network, end: float) ->
         if left <= 0:
             break
         try:
-            return network.connect(address, port, left)
+            return network.connect((address, port), left)
         except OSError as error:
             failure = error
     raise failure

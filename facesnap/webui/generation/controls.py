@@ -27,8 +27,7 @@ from facesnap.settings.field_types import (
 )
 from facesnap.settings.fields import Field
 from facesnap.settings.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings, check_windows
-from facesnap.settings.words import PRESET, PRESETS, SUGGESTED
-from facesnap.weights.adapters import TITLE_MARK
+from facesnap.settings.words import PRESET, PRESETS, SUGGESTED, TITLE_MARK
 
 ON_SETTINGS_PAGE = "on_error"  # has no control here
 MASK, POSE_VALUES = "region_mask", "values"
@@ -110,41 +109,30 @@ class Control:
         part = "" if self.part == "settings" else f"p{self.person}_" + ("pose_" if self.part == "pose" else "")
         return f"facesnap_{tab}_{part}{self.name}"
 
-    @property
-    def where(self) -> str:
-        """The name that messages give it."""
-        return f"'{self.label}'"
-
 
 def controls(most_people: int = PEOPLE) -> list[Control]:
     """All controls in the order of the flat list, for 1 to 8 people."""
     if not 1 <= most_people <= MOST_PEOPLE:
         raise wrong("the number of people", most_people, f"a whole number from 1 to {MOST_PEOPLE}")
+    pose = {**POSE, POSE_VALUES: _POSE_VALUES}
     found = [_made("settings", 0, field) for name, field in SETTINGS.items() if name != ON_SETTINGS_PAGE]
     for n in range(1, most_people + 1):
-        found += [_made("person", n, field) for field in PERSON.values()]
-        found.append(_made("person", n, _MASK))
-        pose = {**POSE, POSE_VALUES: _POSE_VALUES}
+        found += [_made("person", n, field) for field in (*PERSON.values(), _MASK)]
         found += [_made("pose", n, pose[name]) for name in _POSE_CONTROLS]
     return found
 
 
 def _made(part: str, person: int, field: Field) -> Control:
-    component = _component(field)
+    listed = field.name in ("adapter", "identity", "preset") or isinstance(field.kind, FaceChoice)
+    component = "dropdown" if listed else _COMPONENTS.get(type(field.kind), "text")
     default = field.initial
     if component == "text":
-        default = "" if not default else field.kind.text(default)
+        default = field.kind.text(default) if default else ""
     if isinstance(field.kind, PicturesType):
         default = None
     if isinstance(field.kind, Text):
         default = _named(field, default)
     return Control(part, field.name, person, field, component, default)
-
-
-def _component(field: Field) -> str:
-    if field.name in ("adapter", "identity", "preset") or isinstance(field.kind, FaceChoice):
-        return "dropdown"
-    return _COMPONENTS.get(type(field.kind), "text")
 
 
 def from_flat(values: Sequence[Any], most_people: int = PEOPLE) -> Settings:
@@ -163,7 +151,7 @@ def from_flat(values: Sequence[Any], most_people: int = PEOPLE) -> Settings:
             _place(given, control, None if control.field.suggested and checked == SUGGESTED else checked)
     people = {n: one for n, one in enumerate(given["people"], 1) if one.get("references") or one.get("identity")}
     for n, one in people.items():
-        labels = {control.name: control.where for control in order if control.person == n}
+        labels = {control.name: f"'{control.label}'" for control in order if control.person == n}
         check_windows({**PRESETS[given.get("preset", PRESET)], **one}, labels.__getitem__)
     given["people"] = list(people.values())
     given.setdefault("enabled", False)
@@ -172,9 +160,11 @@ def from_flat(values: Sequence[Any], most_people: int = PEOPLE) -> Settings:
 
 def _checked(control: Control, value: Any) -> Any:
     """A control's value as the API has it; None where it is empty."""
-    field, name = control.field, control.where
+    field, name = control.field, f"'{control.label}'"
     if isinstance(field.kind, PicturesType):
-        value = _uploads(value)
+        # The file control hands over bytes, which no request in JSON can hold: text is base64 here too, never a path.
+        files = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        value = [base64.b64encode(one).decode("ascii") if isinstance(one, bytes) else one for one in files] or None
     elif control.name == "adapter" and isinstance(value, str):
         value = value.partition(TITLE_MARK)[0]
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -190,20 +180,12 @@ def _checked(control: Control, value: Any) -> Any:
     return field.kind.read(value, name)
 
 
-def _uploads(value: Any) -> list[Any] | None:
-    """Photos from the file control as the API has them. It hands over bytes, which no request in JSON can hold: text
-    is base64 here as everywhere, never a path."""
-    files = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    return [base64.b64encode(file).decode("ascii") if isinstance(file, bytes) else file for file in files] or None
-
-
 def _place(given: dict[str, Any], control: Control, value: Any) -> None:
     """Put a checked value where the API's object has it."""
+    person = given["people"][control.person - 1]
     if control.part == "settings":
         given[control.name] = value
-        return
-    person = given["people"][control.person - 1]
-    if control.name == MASK:
+    elif control.name == MASK:
         if "region" in person:
             raise SettingsError(
                 f"Person {control.person} has a region by numbers and a region mask.",

@@ -9,22 +9,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from facesnap.attach import Topology, read_topology
 from facesnap.errors import FaceSnapError
 from facesnap.hosts.base import Parts
 from facesnap.hosts.webui import NOTE, WebUI
-from facesnap.pipeline.cache import picture_digest
-from facesnap.pipeline.portrait import resolved
+from facesnap.pipeline.portrait import facts_of, resolved
 from facesnap.settings import infotext
-from facesnap.settings.field_types import Box
-from facesnap.settings.model import Person, Settings
+from facesnap.settings.model import Settings
 from facesnap.version import __version__
 from facesnap.webui.generation import xyz
 from facesnap.webui.generation.args import parse
 from facesnap.webui.generation.loader import PipelineLoader, Prepared
-from facesnap.webui.generation.people import unused_pose
 from facesnap.webui.generation.photos import resolve
 from facesnap.webui.generation.pictures import decode
 from facesnap.webui.generation.results import RESULTS, PersonFound, Result
@@ -84,25 +79,16 @@ def begin(
             return None
         _enlist(host, loader, p, resolve(settings, options, host_options), options)
         return settings
-    except FaceSnapError as error:
-        _refuse(host, p, error)
     except Exception as error:  # kept on p, and raised from its sampling
-        logger.exception("FaceSnap failed before the sampling")
-        _refuse(host, p, error)
+        if not isinstance(error, FaceSnapError):
+            logger.exception("FaceSnap failed before the sampling")
+        host.refuse(p, error)
+        RESULTS.begin().finish(error)
     return None
 
 
-def _refuse(host: WebUI, p: Any, error: Exception) -> None:
-    host.refuse(p, error)
-    RESULTS.begin().finish(error)
-
-
 def after_picture(p: Any, image: Any) -> None:
-    """A script's `postprocess_image`: how much the picture made shows the people, for its infotext.
-
-    Args:
-        image: the Pillow image.
-    """
+    """A script's `postprocess_image`: how much a Pillow image shows the people, for its infotext."""
     job: Job | None = getattr(p, "facesnap_job", None)
     if job is None or job.p is not p or not job.score:
         return
@@ -117,24 +103,21 @@ def after_picture(p: Any, image: Any) -> None:
 
 
 def finish(p: Any, processed: Any) -> None:
-    """A script's `postprocess`: what the answer of the API tells, beyond the pictures' infotexts.
-
-    Args:
-        processed: the host's result; its `extra_generation_params` are part of the API's `info`.
-    """
+    """A script's `postprocess`: facts for the answer of the API, beyond the pictures' infotexts: the
+    `extra_generation_params` of the host's result are part of the API's `info`."""
     job: Job | None = getattr(p, "facesnap_job", None)
     if job is None or job.p is not p:
         return
     job.result.finish()
-    told = job.result.infotext()
+    facts = job.result.infotext()
     for n, person in enumerate(job.prepared.people):
         prefix = infotext.key_prefix(n)
         if person.faces:
-            told[f"{prefix} faces"] = ", ".join(f"{one.index} of {one.faces}" for one in person.faces)
+            facts[f"{prefix} faces"] = ", ".join(f"{one.index} of {one.faces}" for one in person.faces)
         if job.similarity:
             values = (found[n] for found in job.similarity)
-            told[f"{prefix} similarity"] = ", ".join("none" if one is None else f"{one:.3f}" for one in values)
-    processed.extra_generation_params.update(told)
+            facts[f"{prefix} similarity"] = ", ".join("none" if one is None else f"{one:.3f}" for one in values)
+    processed.extra_generation_params.update(facts)
 
 
 def _forget(p: Any, keep: Sequence[str] = ()) -> None:
@@ -144,7 +127,8 @@ def _forget(p: Any, keep: Sequence[str] = ()) -> None:
 
 
 def _enlist(host: WebUI, loader: PipelineLoader, p: Any, settings: Settings, options: Mapping[str, Any]) -> None:
-    size, init = picture_size(p), cache(lambda: _init_image(p, settings))
+    images = getattr(p, "init_images", None) if any(one.pose.source == "init" for one in settings.people) else None
+    size, init = picture_size(p), cache(lambda: decode(images[0], "the init image") if images else None)
     made: dict[tuple[Any, ...], Prepared] = {}
     began = time.perf_counter()
 
@@ -173,11 +157,9 @@ def _enlist(host: WebUI, loader: PipelineLoader, p: Any, settings: Settings, opt
 
 
 def _job(p: Any, settings: Settings, prepared: Prepared, score: bool, seconds: float) -> Job:
-    seen = [_seen(person, one.identity) for person, one in zip(settings.people, prepared.people, strict=True)]
-    found = [
-        PersonFound(person.identity, one.identity.digest, one.faces)
-        for person, one in zip(settings.people, prepared.people, strict=True)
-    ]
+    pairs = list(zip(settings.people, prepared.people, strict=True))
+    seen = [facts_of(one.identity, person) for person, one in pairs]
+    found = [PersonFound(person.identity, one.identity.digest, one.faces) for person, one in pairs]
     adapter = prepared.pipeline.adapter
     result = RESULTS.begin(adapter=adapter.spec.name, digest=adapter.digest, people=found, seconds=seconds)
     for n, doubts in enumerate(prepared.doubts, 1):
@@ -195,24 +177,6 @@ def picture_size(p: Any) -> tuple[int, int]:
     return int(p.width), int(p.height)
 
 
-def _init_image(p: Any, settings: Settings) -> np.ndarray | None:
-    """The picture that img2img starts from, where a pose comes from it."""
-    images = getattr(p, "init_images", None)
-    if not images or all(person.pose.source != "init" for person in settings.people):
-        return None
-    return decode(images[0], "the init image")
-
-
-def _seen(person: Person, identity: Any) -> infotext.PersonFacts:
-    mask = person.region if person.region is not None and not isinstance(person.region, Box) else None
-    return infotext.PersonFacts(
-        identity.digest,
-        identity.references,
-        region_mask="" if mask is None else picture_digest(mask),
-        pose_picture="" if person.pose.image is None else picture_digest(person.pose.image),
-    )
-
-
 def _notes(p: Any, settings: Settings, prepared: Prepared) -> list[str]:
     """Remarks on a generation that can be made all the same."""
     adapter, several = prepared.pipeline.adapter, len(settings.people) > 1
@@ -220,10 +184,10 @@ def _notes(p: Any, settings: Settings, prepared: Prepared) -> list[str]:
     for n, (person, doubts) in enumerate(zip(settings.people, prepared.doubts, strict=True), 1):
         whose = f"person {n}: " if several else ""
         notes += [whose + text for text in (*doubts, *person.empty_windows(adapter.ffrnet is not None))]
-        if unused_pose(person, adapter):
-            notes.append(
-                f"{whose}{adapter.spec.name or 'the adapter'} brings no landmarks network, the pose is not used"
-            )
+        pose, name = person.pose, adapter.spec.name or "the adapter"
+        posed = pose.source not in ("none", "reference") or pose.numbers or pose.expression
+        if adapter.ffrnet is None and person.structure != 0 and posed:
+            notes.append(f"{whose}{name} brings no landmarks network, the pose is not used")
     prompts = p.prompt if isinstance(p.prompt, (list, tuple)) else [p.prompt]
     doubled = prepared.pipeline.family.loras_in_prompt(" ".join(map(str, prompts))) if prepared.parts.loras else []
     if doubled:

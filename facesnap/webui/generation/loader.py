@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from facesnap.families.base import NATIVE
 from facesnap.families.registry import load_adapter
 from facesnap.hosts.base import Parts
 from facesnap.pipeline.pipeline import CACHE_BYTES, FaceSnapPipeline
-from facesnap.settings.model import Person, Settings
-from facesnap.webui.generation.people import generation_settings, person_for, reference_names
-from facesnap.weights.adapters import ListedAdapter, entries
+from facesnap.settings.model import SETTINGS, Person, Settings
+from facesnap.webui.generation.people import person_for, reference_names
+from facesnap.weights.adapters import entries
 from facesnap.weights.folders import Folders, find_adapter, list_adapters
 from facesnap.weights.identities import IdentityStore
 
@@ -95,11 +95,14 @@ class PipelineLoader:
         """
         settings.require_people()
         with self._lock:
-            pipeline = self.pipeline(settings.adapter, topology, _sees_faces(settings))
+            sees_faces = any(one.references or one.pose.source in ("picture", "init") for one in settings.people)
+            pipeline = self.pipeline(settings.adapter, topology, sees_faces)
             card = settings.model_card
             known = [self.seen(pipeline, person, n, card) for n, person in enumerate(settings.people, 1)]
             wanted = [person_for(person, n, pipeline.adapter, init) for n, person in enumerate(settings.people, 1)]
-            return _prepared(pipeline, known, wanted, generation_settings(settings, pipeline.adapter), size)
+            if not pipeline.family.modes:  # PuLID's, of which another adapter takes no notice here
+                settings = replace(settings, pulid_mode=SETTINGS["pulid_mode"].default)
+            return _prepared(pipeline, known, wanted, settings, size)
 
     def pipeline(self, name: str, topology: Topology, sees_faces: bool = True) -> FaceSnapPipeline:
         """The pipeline of an adapter, loaded once as long as the file and the packs stay as they are.
@@ -141,11 +144,8 @@ class PipelineLoader:
         return pipeline.analyse(person.references, person.face, f"person {number}", names, match_model_card)
 
     def identity(self, adapter: str, topology: Topology, person: Person, number: int) -> Identity:
-        """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks.
-
-        Raises:
-            FaceSnapError: as `prepare`.
-        """
+        """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks. Raises
+        what `prepare` raises."""
         return self.seen(self.pipeline(adapter, topology), person, number).identity
 
     def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:
@@ -188,7 +188,7 @@ class PipelineLoader:
                 remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
                 "or choose another base model",
             )
-        return min(fitting, key=_preference).path
+        return min(fitting, key=lambda one: (any(n.there is False for n in one.needs), one.family != NATIVE)).path
 
     def _encoder_of(self, adapter: Adapter) -> FaceEncoder | None:
         if not adapter.levels:
@@ -201,23 +201,15 @@ class PipelineLoader:
         return self._encoder[1]
 
 
-def _preference(entry: ListedAdapter) -> tuple[bool, bool]:
-    return any(need.there is False for need in entry.needs), entry.family != NATIVE
-
-
-def _sees_faces(settings: Settings) -> bool:
-    return any(person.references or person.pose.source in ("picture", "init") for person in settings.people)
-
-
 def _prepared(
     pipeline: FaceSnapPipeline,
-    everybody: Sequence[AnalysedIdentity],
+    analysed: Sequence[AnalysedIdentity],
     wanted: Sequence[Person],
     settings: Settings,
     size: tuple[int, int],
 ) -> Prepared:
     people, controls, owners, doubts = [], [], [], []
-    for n, (known, one) in enumerate(zip(everybody, wanted, strict=True)):
+    for n, (known, one) in enumerate(zip(analysed, wanted, strict=True)):
         people.append(pipeline.conditioning(known.identity, one, settings))
         doubtful = [doubt for face in known.faces for doubt in face.quality.doubts]
         if pipeline.adapter.ffrnet is not None:
@@ -229,7 +221,7 @@ def _prepared(
             doubtful += [] if shape is None else shape.doubts
         doubts.append(tuple(dict.fromkeys(doubtful)))
     parts = Parts(people, controls, Speed(settings.speed), pipeline.loras(wanted), owners)
-    return Prepared(parts, pipeline, tuple(everybody), tuple(doubts))
+    return Prepared(parts, pipeline, tuple(analysed), tuple(doubts))
 
 
 def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
@@ -244,16 +236,12 @@ def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
             return pack
         tried.append(pack.name)
     places = ", ".join(map(str, pack_parents(folders.packs)))
+    name, otherwise = spec.recogniser_name, "download that pack and unpack it there"
     raise PackError(
         f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
-        expected=f"the pack with {spec.recogniser_name or spec.recogniser[:10]} in one of: {places}",
-        remedy=_get_pack(spec.recogniser_name),
+        expected=f"the pack with {name or spec.recogniser[:10]} in one of: {places}",
+        remedy=advice(RECOGNISERS[name].packs[0], otherwise) if name in RECOGNISERS else otherwise,
     )
-
-
-def _get_pack(recogniser: str) -> str:
-    otherwise = "download that pack and unpack it there"
-    return advice(RECOGNISERS[recogniser].packs[0], otherwise) if recogniser in RECOGNISERS else otherwise
 
 
 def _is_named(pack: Pack, name: str) -> bool:

@@ -18,19 +18,18 @@ def paste_values(pasted: Pasted, order: Sequence[Control]) -> list[Any]:
     if not pasted.settings.enabled:
         return [False if control.name == "enabled" else None for control in order]
     most = max(control.person for control in order)
-    shown = to_flat(pasted.settings, most)
-    return [_pasted(control, value) for control, value in zip(order, shown, strict=True)]
-
-
-def _pasted(control: Control, value: Any) -> Any:
-    if isinstance(control.field.kind, (PictureType, PicturesType)):
-        return None
-    return control.default if control.field.suggested and value == SUGGESTED else value  # a slider has no words
+    values = to_flat(pasted.settings, most)
+    for n, control in enumerate(order):
+        if isinstance(control.field.kind, (PictureType, PicturesType)):
+            values[n] = None
+        elif control.field.suggested and values[n] == SUGGESTED:  # a slider has no words
+            values[n] = control.default
+    return values
 
 
 @dataclass(frozen=True)
 class Paster:
-    """What a text gives one control: the function of a pair in the WebUI's `infotext_fields`.
+    """The value that a text gives one control: the function of a pair in the WebUI's `infotext_fields`.
 
     Equal in both tabs, so that "Send to img2img" finds the control of the same place there: put the pasters into
     `paste_field_names` too.

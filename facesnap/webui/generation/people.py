@@ -8,21 +8,13 @@ import numpy as np
 
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import SettingsError
-from facesnap.families.registry import find
 from facesnap.pipeline.region import region_map
-from facesnap.settings.model import SETTINGS, Person, Pose, Settings
+from facesnap.settings.model import Person, Pose
 
 
 def reference_names(person: Person, number: int) -> list[str]:
     """The words of messages for a person's photos. number: the person's, from 1."""
     return [f"reference {n} of person {number}" for n in range(1, len(person.references) + 1)]
-
-
-def generation_settings(settings: Settings, adapter: Adapter) -> Settings:
-    """The settings of the whole generation without PuLID's mode, where the adapter has none."""
-    if find(adapter.spec.family).modes:
-        return settings
-    return dataclasses.replace(settings, pulid_mode=SETTINGS["pulid_mode"].default)
 
 
 def person_for(person: Person, number: int, adapter: Adapter, init: np.ndarray | None = None) -> Person:
@@ -52,12 +44,6 @@ def pose_for(pose: Pose, init: np.ndarray | None = None, person: int = 1) -> Pos
     if pose.source == "picture":
         _given(pose.image, person, f"the pose picture of person {person}", "add one")
     return pose
-
-
-def unused_pose(person: Person, adapter: Adapter) -> bool:
-    """Whether a pose was chosen that an adapter without FFRNet cannot follow."""
-    asked = person.pose.source not in ("none", "reference") or person.pose.numbers or person.pose.expression
-    return bool(adapter.ffrnet is None and person.structure != 0 and asked)
 
 
 def _given(picture: np.ndarray | None, person: int, name: str, remedy: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Where the API's pictures come from: base64 and data URLs always, files and addresses where the settings allow it.
 
 Through the API a picture is text, through the UI a Pillow image or an array: so only text can name a file or an
-address. No message tells a path or an address back: hosts print them, and a path of a photo belongs in no log.
+address. No message gives a path or an address back: hosts print them, and a path of a photo belongs in no log.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Fetch = Callable[..., bytes]
 
 @dataclass(frozen=True)
 class Policy:
-    """What text may name.
+    """The places that text may name.
 
     Attributes:
         folders: that files may lie in; None where files are not allowed.
@@ -173,7 +173,7 @@ class PhotoReader:
                 f"{name} cannot be opened ({type(error).__name__}).",
                 expected="a file that can be read",
                 remedy="check the file and its permissions",
-            ) from None  # its text tells the path
+            ) from None  # its text holds the path
         if len(content) > MOST_BYTES:
             raise too_many_bytes(name)
         return content

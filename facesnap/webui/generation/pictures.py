@@ -1,4 +1,4 @@
-"""Pictures as the WebUI and its API hand them over -> arrays. Never a path, never an address: see `sources`."""
+"""Pictures as the WebUI and its API hand them over -> arrays. Never a path, never an address: see `photos`."""
 
 from __future__ import annotations
 

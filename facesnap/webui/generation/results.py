@@ -1,4 +1,4 @@
-"""What the last generations found out about their people: numbers and names, never a picture.
+"""The last generations and the facts about their people: numbers and names, never a picture.
 
 A generation opens its entry with `Results.begin`, adds to it while it goes on, and closes it with `finish`:
 
@@ -47,9 +47,16 @@ class PersonFound:
 
 
 class Result:
-    """One generation. Made by `Results.begin`."""
+    """One generation.
 
-    def __init__(self, adapter: str, digest: str, people: Sequence[PersonFound], seconds: float) -> None:
+    Args:
+        adapter: name of the one in use; digest: its hash.
+        people: in the order of the settings. seconds: spent on their preparation.
+    """
+
+    def __init__(
+        self, adapter: str = "", digest: str = "", people: Sequence[PersonFound] = (), seconds: float = 0.0
+    ) -> None:
         self.id = secrets.token_hex(6)
         self._adapter, self._digest, self._people, self._seconds = adapter, digest, tuple(people), seconds
         self._state, self._error = RUNNING, ""
@@ -80,54 +87,38 @@ class Result:
             self._error = "" if error is None else str(error)[:LONGEST_TEXT]
 
     def infotext(self) -> dict[str, str]:
-        """What goes into `p.extra_generation_params`: the id alone."""
+        """The entry for `p.extra_generation_params`: the id alone."""
         return {KEY: self.id}
 
     def json(self) -> Json:
         """For the API; a copy."""
         with self._lock:
             people = [
-                self._person(found, warnings, scores)
+                {
+                    "identity": found.identity or None, "hash": found.digest[:SHORT],
+                    "references": [one.json() for one in found.references], "warnings": list(warnings),
+                    "similarity": [scores.get(picture) for picture in range(max(scores, default=-1) + 1)],
+                }
                 for found, warnings, scores in zip(self._people, self._warnings, self._scores, strict=True)
-            ]
+            ]  # fmt: skip
             return {
                 "id": self.id, "state": self._state, "error": self._error or None,
                 "adapter": {"name": self._adapter, "hash": self._digest[:SHORT]},
                 "preparation_seconds": round(self._seconds, 4), "people": people, "notes": list(self._notes),
             }  # fmt: skip
 
-    @staticmethod
-    def _person(found: PersonFound, warnings: list[str], scores: dict[int, float | None]) -> Json:
-        pictures = range(max(scores, default=-1) + 1)
-        return {
-            "identity": found.identity or None, "hash": found.digest[:SHORT],
-            "references": [one.json() for one in found.references],
-            "warnings": list(warnings), "similarity": [scores.get(picture) for picture in pictures],
-        }  # fmt: skip
-
 
 class Results:
-    """The last generations; the oldest go first. Safe for several threads.
-
-    Args:
-        most: how many are kept.
-    """
+    """The last generations, at most so many; the oldest go first. Safe for several threads."""
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
         self._kept: OrderedDict[str, Result] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(
-        self, *, adapter: str = "", digest: str = "", people: Sequence[PersonFound] = (), seconds: float = 0.0
-    ) -> Result:
-        """Open the entry of a generation.
-
-        Args:
-            adapter: name of the one in use; digest: its hash.
-            people: in the order of the settings. seconds: spent on their preparation.
-        """
-        result = Result(adapter, digest, people, seconds)
+    def begin(self, **facts: Any) -> Result:
+        """Open the entry of a generation. facts: see `Result`."""
+        result = Result(**facts)
         with self._lock:
             self._kept[result.id] = result
             while len(self._kept) > self.most:

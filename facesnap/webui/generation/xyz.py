@@ -13,7 +13,7 @@ from typing import Any
 
 from facesnap.errors import SettingsError
 from facesnap.settings.api import with_preset
-from facesnap.settings.field_types import Choice, FieldType, Number
+from facesnap.settings.field_types import Choice, Number
 from facesnap.settings.fields import Field
 from facesnap.settings.model import PERSON, POSE, SETTINGS, WINDOWS, Person, Settings, check_windows
 
@@ -38,28 +38,13 @@ class Axis:
     def label(self) -> str:
         return PREFIX + self.field.label
 
-    @property
-    def kind(self) -> FieldType:
-        return self.field.kind
-
-    @property
-    def type(self) -> type:
-        """The type that the grid reads its text as: numbers (with ranges such as "0-1 [5]") or words."""
-        return float if isinstance(self.kind, Number) else str
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The values that can be chosen, where they are few and known."""
-        return self.kind.options if isinstance(self.kind, Choice) else ()
-
     def read(self, value: Any) -> Any:
         """A cell's value as the settings have it.
 
         Raises:
             SettingsError: the field cannot take it.
         """
-        read = self.field.parse_text if isinstance(value, str) else self.field.read
-        return read(value, self.label)
+        return (self.field.parse_text if isinstance(value, str) else self.field.read)(value, self.label)
 
     def apply(self, settings: Settings, value: Any) -> Settings:
         """The settings with this value.
@@ -99,21 +84,12 @@ def apply_notes(settings: Settings, p: Any) -> Settings:
     Raises:
         SettingsError: as `Axis.apply`.
     """
-    notes = sorted(getattr(p, NOTES, ()), key=lambda note: note[0] != "preset")
-    for name, value in _windows_last(notes):
+    notes = getattr(p, NOTES, ())
+    both = [window for window in WINDOWS if {name for name, _ in notes}.issuperset(window)]
+    opened = [end for window in both for end in zip(window, (0.0, 1.0), strict=True)]  # or the order would matter
+    for name, value in sorted([*opened, *notes], key=lambda note: note[0] != "preset"):
         settings = AXES[name].apply(settings, value)
     return settings
-
-
-def _windows_last(notes: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Where both ends of a window are axes, open it before setting them: the order must not matter."""
-    names = {name for name, _ in notes}
-    opened: list[tuple[str, Any]] = []
-    for start, end in WINDOWS:
-        if {start, end} <= names:
-            opened += [(start, 0.0), (end, 1.0)]
-    first = [note for note in notes if note[0] == "preset"]
-    return [*first, *opened, *(note for note in notes if note[0] != "preset")]
 
 
 def find_grid(scripts_data: Iterable[Any]) -> ModuleType | None:
@@ -125,10 +101,9 @@ def find_grid(scripts_data: Iterable[Any]) -> ModuleType | None:
 
 
 def register(grid: ModuleType, adapters: Names, identities: Names) -> None:
-    """Put our axes into the grid's list; a second call replaces those of the first.
+    """Put our axes into the list of the host's xyz_grid module; a second call replaces those of the first.
 
     Args:
-        grid: the host's xyz_grid module, which has `axis_options` and `AxisOption`.
         adapters, identities: names to choose from, asked when the list is opened.
     """
     choices = {"adapter": adapters, "identity": identities}
@@ -151,6 +126,7 @@ def _option(grid: ModuleType, axis: Axis, names: Names | None) -> Any:
                     remedy="correct the name, or refresh the list",
                 )  # fmt: skip
 
-    words = axis.words
-    listed = names or ((lambda: list(words)) if words else None)
-    return grid.AxisOption(axis.label, axis.type, apply, confirm=confirm, choices=listed)
+    words = list(axis.field.kind.options) if isinstance(axis.field.kind, Choice) else None
+    listed = names or ((lambda: words) if words else None)
+    read_as = float if isinstance(axis.field.kind, Number) else str  # numbers have ranges such as "0-1 [5]"
+    return grid.AxisOption(axis.label, read_as, apply, confirm=confirm, choices=listed)

@@ -16,14 +16,13 @@ from facesnap.webui.generation.controls import Control, controls
 from facesnap.webui.generation.paste import Paster, pasters
 from facesnap.webui.options import MOST_PEOPLE_KEY
 from facesnap.webui.ui import actions, canvas, consent, drawn, html, lists, weights
-from facesnap.webui.ui.components import control
+from facesnap.webui.ui.components import component
 from facesnap.webui.ui.events import in_browser, on_server
 from facesnap.webui.ui.send_to import SendTo
 
 REFRESH = "🔄"
 PAGES = SendTo()  # of this process: the WebUI makes one page at a time
 _Key = tuple[str, str, int]
-_WINDOWS = (("start", "end"), ("structure_start", "structure_end"))
 
 
 @dataclass
@@ -40,11 +39,7 @@ class Accordion:
 
 
 def build(tab: str) -> Accordion:
-    """Make the accordion inside the current Gradio context. Nothing is loaded and nothing written.
-
-    Args:
-        tab: "txt2img" or "img2img".
-    """
+    """Make the accordion of a tab ("txt2img" or "img2img") inside the current Gradio context; nothing is loaded."""
     page = _Page(tab, process.options()[MOST_PEOPLE_KEY])
     with page.show("settings", "enabled"):
         page.head()
@@ -53,9 +48,7 @@ def build(tab: str) -> Accordion:
                 with gr.TabItem(f"Person {number}", elem_id=f"facesnap_{tab}_p{number}"):
                     page.person(number)
         page.canvas()
-        with FormRow(elem_classes=["facesnap-row"]):
-            page.show("settings", "speed")
-            page.show("settings", "hires")
+        page.row(0, ("settings", "speed"), ("settings", "hires"))
         page.rest(0)
         weights.build(tab)
     page.connect()
@@ -70,23 +63,28 @@ class _Page:
 
     def __post_init__(self) -> None:
         self.order = controls(self.people)
-        self.by: dict[_Key, Control] = {_key(column): column for column in self.order}
+        self.by: dict[_Key, Control] = {_key(one): one for one in self.order}
         self.names: dict[int, Any] = {}
         self.savers: dict[int, Any] = {}
         self.deleters: dict[int, Any] = {}
         self.status: Any = None
-        self.adapters = lists.adapters()
 
     def show(self, part: str, name: str, person: int = 0) -> Any:
         """Make one control here."""
         key = (part, name, person)
         choices: Sequence[Any] = ()
         if name == "adapter":
-            choices = lists.adapter_choices(self.adapters)
+            choices = lists.adapter_choices(lists.adapters())
         elif name == "identity":
             choices = lists.identity_choices()
-        self.made[key] = control(self.by[key], self.tab, choices)
+        self.made[key] = component(self.by[key], self.tab, choices)
         return self.made[key]
+
+    def row(self, person: int, *names: tuple[str, str]) -> None:
+        """Make some controls side by side. names: (part, name)."""
+        with FormRow(elem_classes=["facesnap-row"]):
+            for part, name in names:
+                self.show(part, name, person)
 
     def rest(self, person: int) -> None:
         """The controls that have no place of their own yet, of one person or (0) of the whole generation."""
@@ -143,7 +141,7 @@ class _Page:
         on_server(files.change, html.thumbnails, [files], [thumbs])
         on_server(look.click, actions.show_preview(n, self.people), self.shown(n), [seen], progress=True)
         identity = self.get("person", "identity", n)
-        on_server(again.click, lambda: actions.refresh_identities(1)[0], [], [identity])
+        on_server(again.click, lambda: gr.update(choices=lists.identity_choices()), [], [identity])
 
     def pose(self, n: int) -> None:
         source = self.show("pose", "source", n)
@@ -154,23 +152,13 @@ class _Page:
     def advanced(self, n: int) -> None:
         title = "Advanced" if n == 1 else f"Advanced (person {n})"
         with gr.Accordion(title, open=False, elem_id=self.id(f"p{n}_advanced")):
-            for start, end in _WINDOWS:
-                with FormRow(elem_classes=["facesnap-row"]):
-                    self.show("person", start, n)
-                    self.show("person", end, n)
-            with FormRow(elem_classes=["facesnap-row"]):
-                self.show("person", "face", n)
-                self.show("person", "s_struct", n)
-            with FormRow(elem_classes=["facesnap-row"]):
-                self.show("person", "lora", n)
-                self.show("person", "lora_in_region", n)
+            self.row(n, ("person", "start"), ("person", "end"))
+            self.row(n, ("person", "structure_start"), ("person", "structure_end"))
+            self.row(n, ("person", "face"), ("person", "s_struct"))
+            self.row(n, ("person", "lora"), ("person", "lora_in_region"))
             self.show("pose", "framing", n)
-            with FormRow(elem_classes=["facesnap-row"]):
-                self.show("pose", "values", n)
-                self.show("pose", "expression", n)
-            with FormRow(elem_classes=["facesnap-row"]):
-                self.show("person", "blocks", n)
-                self.show("person", "region", n)
+            self.row(n, ("pose", "values"), ("pose", "expression"))
+            self.row(n, ("person", "blocks"), ("person", "region"))
             self.show("person", "region_mask", n)
             self.rest(n)
 
@@ -204,8 +192,8 @@ class _Page:
 
     def connect(self) -> None:
         """Events between controls of several people."""
-        filled = [column for column in self.order if column.field.preset]
-        names, outputs = [column.name for column in filled], [self.made[_key(column)] for column in filled]
+        filled = [one for one in self.order if one.field.preset]
+        names, outputs = [one.name for one in filled], [self.made[_key(one)] for one in filled]
         preset, adapter = self.get("settings", "preset"), self.get("settings", "adapter")
         # `input`, not `change`: what is pasted from an infotext must not be overruled.
         on_server(preset.input, partial(actions.fill_in, names=names), [preset], outputs)
@@ -225,8 +213,8 @@ class _Page:
             )  # fmt: skip
 
     def accordion(self) -> Accordion:
-        components = [self.made[_key(column)] for column in self.order]
-        is_picture = [isinstance(column.field.kind, (PictureType, PicturesType)) for column in self.order]
+        components = [self.made[_key(one)] for one in self.order]
+        is_picture = [isinstance(one.field.kind, (PictureType, PicturesType)) for one in self.order]
         PAGES.add_tab(self.tab, [one for one, yes in zip(components, is_picture, strict=True) if yes])
         found = pasters(self.people, lambda: lists.identities().digests())
         pasted = partial(actions.pasted, most_people=self.people)
@@ -237,5 +225,5 @@ class _Page:
         )
 
 
-def _key(column: Control) -> _Key:
-    return column.part, column.name, column.person
+def _key(control: Control) -> _Key:
+    return control.part, control.name, control.person

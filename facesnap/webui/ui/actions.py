@@ -15,9 +15,9 @@ from facesnap.attach import read_topology
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.settings import infotext
 from facesnap.settings.model import Person, Settings
-from facesnap.settings.words import PRESETS
+from facesnap.settings.words import PRESETS, TITLE_MARK
 from facesnap.webui import process
-from facesnap.webui.generation.controls import TITLE_MARK, controls, from_flat, to_flat
+from facesnap.webui.generation.controls import controls, from_flat, to_flat
 from facesnap.webui.generation.photos import decoded
 from facesnap.webui.ui import consent, html, lists
 from facesnap.webui.ui.events import warn
@@ -34,9 +34,9 @@ def person_of(number: int, values: Sequence[Any], most_people: int) -> Person:
         SettingsError: a value that its control cannot have.
     """
     flat = to_flat(Settings(), most_people)
-    for index, column in enumerate(controls(most_people)):
-        if column.person == number and (column.part, column.name) in SHOWN:
-            flat[index] = values[SHOWN.index((column.part, column.name))]
+    for index, control in enumerate(controls(most_people)):
+        if control.person == number and (control.part, control.name) in SHOWN:
+            flat[index] = values[SHOWN.index((control.part, control.name))]
     people = from_flat(flat, most_people).people
     return people[0] if people else Person()
 
@@ -50,7 +50,8 @@ def show_preview(number: int, most_people: int) -> Callable[..., str]:
             person.require(number)
             identity = lists.identities().load(person.identity) if person.identity else None
             needed = person.references or person.pose.image is not None
-            return html.preview(look_at(person, number, process.analyser() if needed else None, identity), number)
+            analyser = process.loader().analyser() if needed else None
+            return html.preview(look_at(person, number, analyser, identity), number)
         except FaceSnapError as error:
             warn(error)
             return html.problem(error)
@@ -135,7 +136,7 @@ def choose_adapter(title: str, fields: Sequence[str]) -> list[Any]:
     if entry.licence:
         lines.append(f"Licence of the weights: {entry.licence}")
     text = html.status(lines, html.INFO if entry.fits else html.WARNING)
-    suggested: Mapping[str, float] = {"strength": entry.strength, **entry.defaults}
+    suggested = entry.defaults
     return [text, *(gr.update(value=suggested[f]) if f in suggested else gr.update() for f in fields)]
 
 
@@ -143,11 +144,6 @@ def refresh_adapters() -> list[Any]:
     """The status line and the adapters' list, looked for anew."""
     found = lists.adapters()
     return [found_adapters(), gr.update(choices=lists.adapter_choices(found))]
-
-
-def refresh_identities(count: int) -> list[Any]:
-    """As many identity lists, looked for anew."""
-    return [gr.update(choices=lists.identity_choices()) for _ in range(count)]
 
 
 def found_adapters() -> str:

@@ -39,12 +39,9 @@ def build(
     """Make the canvas inside the current Gradio context.
 
     Args:
-        tab: "txt2img" or "img2img".
         components: elem_id -> component of the accordion's controls, see `Control.elem_id`.
-        identity_of: gives the identity, with landmarks, of a person of the settings.
-        shapes: gives what fits them; called at each event.
+        identity_of, shapes: as in `facesnap.webui.ui.scene.scene`; asked at each event.
         init: the component of the picture that img2img starts from.
-        most_people: how many people there are controls for.
     """
     own_id = f"facesnap_{tab}_canvas"
     gr.HTML(f'<div id="{own_id}" class="facesnap-canvas" data-tab="{tab}"></div>')
@@ -58,20 +55,14 @@ def build(
         first, last = values[: len(order)], values[len(order) :]
         return json.dumps(reply(first, identity_of, shapes, *last, most_people=most_people), separators=(",", ":"))
 
-    inputs = [components[column.elem_id(tab)] for column in order]
-    load.click(
-        respond,
-        inputs=[*inputs, init] if init is not None else inputs,
-        outputs=[answer],
-        queue=False,
-        show_progress="hidden",
-        api_name=False,
-    )
+    inputs = [components[control.elem_id(tab)] for control in order]
+    inputs += [] if init is None else [init]
+    load.click(respond, inputs=inputs, outputs=[answer], queue=False, show_progress="hidden", api_name=False)
 
 
 def who_is_drawn(most_people: int = PEOPLE) -> list[Control]:
-    """The columns that the scene is made from."""
-    return [column for column in controls(most_people) if (column.part, column.name) in _WHO]
+    """The controls that the scene is made from."""
+    return [one for one in controls(most_people) if (one.part, one.name) in _WHO]
 
 
 def reply(
@@ -82,10 +73,8 @@ def reply(
     *,
     most_people: int = PEOPLE,
 ) -> Scene:
-    """The scene of the values of `who_is_drawn(most_people)`, or {"error": why there is none}. Never raises.
-
-    "serial" is another for each answer.
-    """
+    """The scene of the values of `who_is_drawn(most_people)`, or {"error": why there is none}; "serial" is another for
+    each answer. Never raises."""
     serial = {"serial": str(time.time_ns())}
     try:
         people, refused = _people(values, most_people)

@@ -1,4 +1,4 @@
-"""One Gradio component for one column of the settings."""
+"""One Gradio component for one control of the settings."""
 
 from __future__ import annotations
 
@@ -21,46 +21,41 @@ EXAMPLES = {
 }
 
 
-def control(column: Control, tab: str, choices: Sequence[Any] = ()) -> Any:
-    """Make a column's control inside the current Gradio context.
+def component(control: Control, tab: str, choices: Sequence[Any] = ()) -> Any:
+    """Make a control's component inside the current Gradio context.
 
     Args:
         tab: "txt2img" or "img2img". choices: of dropdowns; their value may be another, which the generation checks.
     """
-    kind, value = column.field.kind, column.default
+    kind, value = control.field.kind, control.default
     # `tooltip` is the hosts' own: they set the title and translate it
     common: dict[str, Any] = {
-        "label": column.label, "elem_id": column.elem_id(tab), "elem_classes": ["facesnap-control"],
-        "tooltip": column.field.help,
+        "label": control.label, "elem_id": control.elem_id(tab), "elem_classes": ["facesnap-control"],
+        "tooltip": control.field.help,
     }  # fmt: skip
-    if column.name == "enabled":
+    if control.name == "enabled":
         common.pop("tooltip")
         return InputAccordion(value, **common)
-    if column.component == "checkbox":
+    if control.component == "checkbox":
         return gr.Checkbox(value=value, **common)
-    if column.component == "slider":
+    if control.component == "slider":
         assert isinstance(kind, Number)
-        low, high = column.field.slider or (kind.low, kind.high)
+        low, high = control.field.slider or (kind.low, kind.high)
         slider = gr.Slider(minimum=low, maximum=high, value=value, step=kind.step, **common)
         slider.do_not_save_to_config = True  # ui-config.json would keep the ranges of an older version
         return slider
-    if isinstance(kind, Choice) and column.component == "dropdown":
+    if isinstance(kind, Choice) and control.component == "dropdown":
         # Its `input` event is the user's alone; a radio's in Gradio 4 is not, and pasting would be overruled
         return gr.Dropdown(choices=list(kind.options), value=value, **common)
     if isinstance(kind, Choice):
-        return gr.Radio(choices=_options(column, tab), value=value, **common)
-    if column.component == "dropdown":
+        absent = "init" if control.name == "source" and tab == "txt2img" else ""  # no picture to start from
+        return gr.Radio(choices=[option for option in kind.options if option != absent], value=value, **common)
+    if control.component == "dropdown":
         options = list(kind.words) if isinstance(kind, FaceChoice) else list(choices)
         return gr.Dropdown(choices=options, value=value, allow_custom_value=True, **common)
-    if column.component == "images":
+    if control.component == "images":
         files = gr.File(file_count="multiple", file_types=["image"], type="binary", height=120, **common)
         return only_uploads(files)
-    if column.component == "image":
+    if control.component == "image":
         return gr.Image(value=None, type="pil", height=PICTURE_HEIGHT, **common)
-    return gr.Textbox(value=value or "", lines=1, max_lines=1, placeholder=EXAMPLES.get(column.name), **common)
-
-
-def _options(column: Control, tab: str) -> list[str]:
-    assert isinstance(column.field.kind, Choice)
-    absent = "init" if column.name == "source" and tab == "txt2img" else ""  # no picture to start from
-    return [option for option in column.field.kind.options if option != absent]
+    return gr.Textbox(value=value or "", lines=1, max_lines=1, placeholder=EXAMPLES.get(control.name), **common)

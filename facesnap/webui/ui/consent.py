@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from facesnap.webui.ui.html import WARNING
+from facesnap.webui.ui.html import WARNING, note
 
 TITLE = "Before the first picture"
 TEXT = (
@@ -24,10 +24,7 @@ FILE = ".consent"
 def notice() -> str:
     """The notice as HTML."""
     texts = "".join(f"<p>{escape(text)}</p>" for text in TEXT)
-    return (
-        f'<div class="facesnap-note facesnap-{WARNING}" data-version="{VERSION}">'
-        f"<p><b>{escape(TITLE)}</b></p>{texts}</div>"
-    )
+    return note(f"<p><b>{escape(TITLE)}</b></p>{texts}", WARNING, f' data-version="{VERSION}"')
 
 
 def is_needed(folder: Path) -> bool:

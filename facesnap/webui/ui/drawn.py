@@ -28,7 +28,7 @@ def shapes() -> Shapes:
     pipeline = process.loader().latest
     if pipeline is not None and pipeline.adapter.ffrnet is not None and pipeline.analyser is not None:
         return pipeline.shapes
-    analyser = process.analyser()
+    analyser = process.loader().analyser()
     if _kept is None or _kept[0] is not analyser:
         _kept = (analyser, Shapes(analyser, ContentCache(CACHE_BYTES)))
     return _kept[1]

@@ -19,10 +19,7 @@ _SCRIPT = "js" if GRADIO_4 else "_js"
 
 def in_browser(trigger: Any, script: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     """Run JavaScript at an event, without the server. trigger: such as `button.click`."""
-    trigger(
-        fn=None, inputs=list(inputs), outputs=list(outputs), show_progress="hidden",
-        **{_SCRIPT: script},
-    )  # fmt: skip
+    trigger(fn=None, inputs=list(inputs), outputs=list(outputs), show_progress="hidden", **{_SCRIPT: script})
 
 
 def on_server(
@@ -58,15 +55,14 @@ def only_uploads(component: Any) -> Any:
     def preprocess(value: Any) -> Any:
         for file in value if isinstance(value, list) else [value]:
             if isinstance(file, dict) and file.get("is_file"):
-                require_upload(Path(str(file.get("name"))))
+                _require_upload(Path(str(file.get("name"))))
         return inner(value)
 
     component.preprocess = preprocess
     return component
 
 
-def require_upload(path: Path) -> None:
-    """Raise PictureError unless a path lies in Gradio's folder of uploads."""
+def _require_upload(path: Path) -> None:
     folder = Path(environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
     if folder not in path.resolve().parents:
         raise PictureError(

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from itertools import combinations
 
 from PIL import Image
 
@@ -17,21 +18,20 @@ THUMBNAIL, SHOWN = 96, 640  # px of the longer side
 INFO, WARNING, ERROR = "info", "warning", "error"
 
 
+def note(content: str, kind: str, attributes: str = "") -> str:
+    """A block around HTML. kind: INFO, WARNING or ERROR."""
+    return f'<div class="facesnap-note facesnap-{kind}"{attributes}>{content}</div>'
+
+
 def status(lines: Sequence[str], kind: str = INFO) -> str:
     """A block of lines; nothing for none. kind: INFO, WARNING or ERROR."""
-    if not lines:
-        return ""
-    texts = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    return f'<div class="facesnap-note facesnap-{kind}" role="status">{texts}</div>'
+    return note("".join(f"<p>{escape(line)}</p>" for line in lines), kind, ' role="status"') if lines else ""
 
 
 def problem(error: FaceSnapError) -> str:
     """An error: what happened, what was expected, and the remedy."""
     rest = f"Expected: {error.expected.rstrip('.')}. Remedy: {error.remedy.rstrip('.')}."
-    return (
-        f'<div class="facesnap-note facesnap-{ERROR}" role="alert"><p><b>{escape(error.what)}</b></p>'
-        f"<p>{escape(rest)}</p></div>"
-    )
+    return note(f"<p><b>{escape(error.what)}</b></p><p>{escape(rest)}</p>", ERROR, ' role="alert"')
 
 
 def thumbnails(files: Sequence[bytes] | None) -> str:
@@ -49,31 +49,25 @@ def thumbnails(files: Sequence[bytes] | None) -> str:
 
 def preview(seen: PersonPreview, number: int) -> str:
     """The analysis of one person."""
-    parts = [f'<div class="facesnap-seen" data-person="{number}">']
-    parts.append(status(seen.warnings, WARNING))
+    parts = [f'<div class="facesnap-seen" data-person="{number}">', status(seen.warnings, WARNING)]
     if seen.identity is not None:
         one = seen.identity
         scores = ", ".join(f"{score:.2f}" for score in one.scores)
-        parts.append(
-            status([
-                f"Saved identity '{one.name}' from {one.references} photo{'s' * (one.references > 1)} "
-                f"(quality {scores}), made with the pack {one.alias}."
-            ])
-        )  # fmt: skip
+        photos = f"{one.references} photo{'s' * (one.references > 1)} (quality {scores})"
+        parts.append(status([f"Saved identity '{one.name}' from {photos}, made with the pack {one.alias}."]))
     parts += [_look(look) for look in seen.looks]
     if seen.likeness is not None:
         rows = [look.title for look in seen.looks if look.chosen is not None][: len(seen.likeness)]
-        pairs = [
-            f"{rows[a]} and {rows[b].lower()}: {seen.likeness[a, b]:.2f}"
-            for a in range(len(rows)) for b in range(a + 1, len(rows))
-        ]  # fmt: skip
+        both = combinations(range(len(rows)), 2)
+        pairs = [f"{rows[a]} and {rows[b].lower()}: {seen.likeness[a, b]:.2f}" for a, b in both]
         parts.append(status(["Similarity (1: same photo, below 0.2: strangers). " + "; ".join(pairs) + "."]))
     return "".join(parts) + "</div>"
 
 
 def _look(look: PhotoPreview) -> str:
-    if look.error is not None or look.chosen is None or look.marked is None or look.crop is None:
-        return problem(look.error) if look.error is not None else ""
+    if look.error is not None:
+        return problem(look.error)
+    assert look.chosen is not None and look.marked is not None and look.crop is not None
     face, quality = look.chosen, look.chosen.quality
     which = f"face {look.place} of {look.faces}" if look.faces > 1 else "one face"
     bars = "".join(

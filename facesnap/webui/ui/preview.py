@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from PIL import Image
@@ -71,7 +72,8 @@ def look_at(
     looks = []
     if person.references and analyser is not None:
         looks = [_look(pixels, f"Photo {n}", analyser, person.face) for n, pixels in enumerate(person.references, 1)]
-    likeness = _likeness([look.chosen for look in looks if look.chosen is not None])
+    vectors = [look.chosen.normed_embedding for look in looks if look.chosen is not None]
+    likeness = np.stack(vectors) @ np.stack(vectors).T if len(vectors) > 1 else None  # (R, 512) -> (R, R)
     warnings = _warnings(looks, likeness)
     if person.pose.source == "picture" and person.pose.image is not None and analyser is not None:
         looks.append(_look(person.pose.image, "Pose picture", analyser, "largest"))
@@ -84,16 +86,8 @@ def _look(pixels: np.ndarray, title: str, analyser: FaceAnalyser, choose: str) -
         chosen = choose_face(faces, choose)
     except FaceSnapError as error:
         return PhotoPreview(title, error=error)
-    place = next(n for n, face in enumerate(faces) if face is chosen)
     crop = Image.fromarray(chosen.crop(ENCODER_SIZE))
-    return PhotoPreview(title, len(faces), chosen, place, mark_faces(faces, chosen), crop)
-
-
-def _likeness(faces: Sequence[Face]) -> np.ndarray | None:
-    if len(faces) < 2:
-        return None
-    vectors = np.stack([face.normed_embedding for face in faces])  # (R, 512)
-    return vectors @ vectors.T  # (R, R)
+    return PhotoPreview(title, len(faces), chosen, faces.index(chosen), mark_faces(faces, chosen), crop)
 
 
 def _warnings(looks: Sequence[PhotoPreview], likeness: np.ndarray | None) -> list[str]:
@@ -102,8 +96,7 @@ def _warnings(looks: Sequence[PhotoPreview], likeness: np.ndarray | None) -> lis
         if look.chosen is not None:
             found += [f"{look.title}: {doubt}." for doubt in look.chosen.quality.doubts]
     usable = [look.title for look in looks if look.chosen is not None]
-    if likeness is not None:
-        for a, b in zip(*np.triu_indices(len(usable), 1), strict=True):
-            if likeness[a, b] < STRANGERS:
-                found.append(f"{usable[a]} and {usable[b].lower()} seem to show different people.")
+    for a, b in combinations(range(len(usable)), 2):
+        if likeness is not None and likeness[a, b] < STRANGERS:
+            found.append(f"{usable[a]} and {usable[b].lower()} seem to show different people.")
     return found

@@ -27,7 +27,6 @@ from facesnap.landmarks.recombination import head_extent, nearest_mix
 from facesnap.landmarks.render import DOT_RADIUS
 from facesnap.landmarks.scheme import IBUG68, PART_COLOURS, PARTS
 from facesnap.pipeline.shape import Shapes
-from facesnap.settings.field_types import FieldType, Number
 from facesnap.settings.model import POSE, Person, Pose
 from facesnap.webui.generation.controls import BOX_NUMBERS
 from facesnap.webui.generation.pictures import decode
@@ -49,16 +48,16 @@ def scene(
 
     Args:
         people: (number from 1, settings); a person whose landmarks cannot be had has an "error" in their place.
-        identity_of: gives the identity, with landmarks, of a person of the settings.
-        shapes: fits them.
+        identity_of: gives a person's identity, with landmarks, which `shapes` fits.
         init: the picture that img2img starts from, None in txt2img.
     """
     basis = shapes.basis
+    kinds: dict[str, Any] = {name: POSE[field].kind for name, field in BOX_NUMBERS.items()}  # all are Numbers
     return {
         "presets": {name: _flat(offset) for name, offset in basis.presets.items() if offset.any()},
         "mirrored": {name: _other_side(name, basis.presets) for name in basis.presets},
         "mean_height": _height(basis.mean),
-        "ranges": {name: _range(POSE[field].kind) for name, field in BOX_NUMBERS.items()},
+        "ranges": {name: [kinds[name].low, kinds[name].high] for name in BOX_NUMBERS},
         "lines": lines(),
         "parts": [[part.start, part.stop, list(PART_COLOURS[name])] for name, part in PARTS.items()],
         "dot_radius": DOT_RADIUS,
@@ -131,11 +130,6 @@ def _driver(basis: Basis, source: Fit, driver: Fit) -> Scene:
 def _height(shape: np.ndarray) -> float:
     """Brows to chin of a neutral face."""
     return float(np.ptp(shape[:, 1]))
-
-
-def _range(kind: FieldType) -> list[float]:
-    assert isinstance(kind, Number)
-    return [kind.low, kind.high]
 
 
 def _flat(array: np.ndarray) -> list[float]:

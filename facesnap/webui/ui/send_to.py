@@ -29,7 +29,7 @@ class SendTo:
         self._awaits_init = False
 
     def add_tab(self, tab: str, pictures: list[Any]) -> None:
-        """The picture controls of a tab, in the columns' order. A tab that is made again replaces the former."""
+        """The picture controls of a tab, in the controls' order. A tab that is made again replaces the former."""
         self._pictures[tab] = pictures
 
     def after_component(
