@@ -15,7 +15,7 @@ from facesnap.faces.recognisers import RECOGNISERS
 HUB = "https://huggingface.co"
 OWN = "FaceSnap"  # first part of `File.to`: FaceSnap's own folder (--facesnap-dir), models/FaceSnap where none is set
 PACKS, ENCODERS = "insightface/models", "clip_vision"  # below the WebUI's folder of models
-BASES = {"sd15": "SD1.5", "sdxl": "SDXL"}
+BASE_TITLES = {"sd15": "SD1.5", "sdxl": "SDXL"}
 RESEARCH_ONLY = "non-commercial research only"
 PACK_TERMS = f"{RESEARCH_ONLY} (insightface)"
 PACK_LICENCES = {

@@ -14,7 +14,7 @@ from typing import Any
 from facesnap.checkpoints.adapter import FamilyMatch, WeightsFile
 from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.encoder_files import find_encoder
-from facesnap.faces.known import BASES, advice, encoder_key
+from facesnap.faces.known import BASE_TITLES, advice, encoder_key
 from facesnap.faces.packs import is_installed
 from facesnap.faces.recognisers import RECOGNISERS
 from facesnap.families import registry
@@ -109,7 +109,7 @@ def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter
     header = file.header
     facts = _own(header.metadata) if header.kind == ADAPTER else _public(file)
     fits = not header.problem and (not base or not header.base or header.base == base)
-    parts = [file.name, facts.title, BASES.get(header.base, "")]
+    parts = [file.name, facts.title, BASE_TITLES.get(header.base, "")]
     if header.problem:
         parts.append("cannot be used")
     elif not fits:

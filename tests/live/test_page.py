@@ -19,7 +19,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
 
 from facesnap.checkpoints import native
-from facesnap.weights.catalogue import BASES, find
+from facesnap.faces.known import BASE_TITLES
+from facesnap.weights.catalogue import find
 from facesnap.weights.identities import IdentityStore
 from tests.live.checkpoints import Checkpoints
 from tests.live.conftest import FOLDER, start
@@ -242,7 +243,7 @@ def test_an_identity_from_its_saving_to_its_end(visit, photos, webui: WebUI) -> 
 
 def test_the_list_tells_what_does_not_fit(visit, webui: WebUI, checkpoints: Checkpoints) -> None:
     page, folder = visit(), webui.data / "models" / "FaceSnap"
-    (base, other), (_, own) = sorted(BASES.items(), key=lambda one: one[0] == checkpoints.first.base)
+    (base, other), (_, own) = sorted(BASE_TITLES.items(), key=lambda one: one[0] == checkpoints.first.base)
     adapter, file = native.load(folder / "untrained.safetensors"), folder / "elsewhere.safetensors"
     spec = dataclasses.replace(adapter.spec, base=base)
     native.save(dataclasses.replace(adapter, spec=spec, ffrnet=None, ffrnet_spec=None), file)
