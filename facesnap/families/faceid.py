@@ -47,7 +47,7 @@ class UnnormalisedPortrait(IPAdapterFamily):
 def _download(stem: str, megabytes: float, sha256: str, size: int | None = None) -> Item:
     file, base = f"ip-adapter-{stem}.bin", "sdxl" if "sdxl" in stem else "sd15"
     files = (File(file, f"{OWN}/{file}", megabytes, size, sha256),)
-    purpose = f"adapter for {BASES[base]}"
+    purpose = f"adapter for {BASE_TITLES[base]}"
     return Item(stem.replace("_", "-"), file, purpose, "adapter", TERMS, files, "h94/IP-Adapter-FaceID", base)
 
 

@@ -113,7 +113,7 @@ def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter
     if header.problem:
         parts.append("cannot be used")
     elif not fits:
-        parts.append(f"does not fit {BASES.get(base or '', base)}")
+        parts.append(f"does not fit {BASE_TITLES.get(base or '', base)}")
     return ListedAdapter(
         name=file.name,
         title=TITLE_MARK.join(part for part in parts if part),

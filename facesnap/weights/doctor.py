@@ -218,7 +218,7 @@ def weights(model_dirs: Sequence[str]) -> Iterator[Finding]:
     look = DiskLookup(places)
     for (key, base), (family, item) in reversed(offered.items()):
         mine = [one for one in found.values() if (one.family, one.base) == (key, base) and one.fits]
-        title = f"{family.title} for {BASES[base]}"
+        title = f"{family.title} for {BASE_TITLES[base]}"
         needs = {need for one in mine[:1] for need in one.needs} or set(look.needs(family.recogniser, family.encoder))
         missing = [need for need in sorted(needs, key=str) if not need.there]
         names = [need.download for need in missing]
