@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from facesnap.faces.known import OWN, RESEARCH_ONLY, VIT_H, File, Item
+from facesnap.faces.known import BASE_TITLES, OWN, RESEARCH_ONLY, VIT_H, File, Item
 from facesnap.families.base import OfficialPreprocessing
 from facesnap.families.ip_adapter import IPAdapterFamily, is_resampler
 

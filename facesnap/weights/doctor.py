@@ -16,7 +16,7 @@ from facesnap.checkpoints.files import SUFFIXES
 from facesnap.errors import FaceSnapError
 from facesnap.faces.encoder_files import encoder_parents
 from facesnap.faces.grey_face import PARSER_FILES, find_parser, parser_folders
-from facesnap.faces.known import advice
+from facesnap.faces.known import BASE_TITLES, advice
 from facesnap.faces.packs import installed_packs, model_roots, pack_parents, webui_roots
 from facesnap.requirements import ONNXRUNTIMES, OPENCVS, normalised
 from facesnap.version import __version__

@@ -103,7 +103,7 @@ def webui(
     """A WebUI with its page, whose catalogue knows the size and checksum of the mirror's file."""
     data = tmp_path_factory.mktemp("page")
     own, file = shutil.copytree(extension, data / "own"), mirror.item.files[0]
-    catalogue = own / "facesnap" / "download" / "catalogue.py"
+    catalogue = own / "facesnap" / "families" / "faceid.py"
     text = catalogue.read_text(encoding="utf-8")
     for old, new in ((file.sha256, hashlib.sha256(mirror.body).hexdigest()), (f"{file.size:_}", str(len(mirror.body)))):
         assert text.count(old) == 1

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 
 from facesnap.checkpoints import files
 from facesnap.errors import CheckpointError
+from facesnap.faces.known import BASE_TITLES
 from facesnap.families import registry
 from facesnap.settings.model import PERSON
 from facesnap.weights import headers
-from facesnap.weights.adapters import BASES, ListedAdapter, entries
+from facesnap.weights.adapters import ListedAdapter, entries
 from facesnap.weights.folders import Folders
 from tests import public_files
 
@@ -70,12 +71,12 @@ def test_every_family_is_told_as_the_loader_tells_it(folders: Folders, family: s
     path = _write(folders, family, base, suffix)
     one, kind = _only(folders), registry.find(family)
     assert (one.family, one.base, one.path, one.licence) == (family, base, path, kind.licence)
-    assert one.title == f"{one.name} · {kind.title.removeprefix('IP-Adapter ')} · {BASES[base]}"
+    assert one.title == f"{one.name} · {kind.title.removeprefix('IP-Adapter ')} · {BASE_TITLES[base]}"
     assert one.fits and one.defaults["strength"] == kind.strength
     assert set(one.defaults) <= set(PERSON) and all(PERSON[k].kind.read(v, k) == v for k, v in one.defaults.items())
     other = {"sd15": "sdxl", "sdxl": "sd15"}[base]
     assert _only(folders, base).fits and not _only(folders, other).fits
-    assert _only(folders, other).title == f"{one.title} · does not fit {BASES[other]}"
+    assert _only(folders, other).title == f"{one.title} · does not fit {BASE_TITLES[other]}"
 
 
 def _sparse(path: Path, shapes: public_files.Shapes) -> int:
