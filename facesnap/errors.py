@@ -110,6 +110,19 @@ class DiskFullError(DownloadError):
     """There is no room for the file."""
 
 
+class StoppedError(DownloadError):
+    """The user stopped the download."""
+
+
+def not_importable(what: str, expected: str) -> MissingDependencyError:
+    """The error for a package that cannot be imported, whose remedy `facesnap doctor` knows."""
+    return MissingDependencyError(
+        what,
+        expected=expected,
+        remedy="run `facesnap doctor`: it names the command that installs what is missing.",
+    )
+
+
 UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError, DownloadError)
 
 

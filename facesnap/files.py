@@ -6,16 +6,30 @@ import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from threading import Event
+
+from facesnap.errors import StoppedError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # lower case
 BLOCK = 1 << 20  # bytes
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hexadecimal. Raises OSError where it cannot be read."""
+def sha256_of(path: Path, stop: Event | None = None) -> str:
+    """sha256 of a file, in hexadecimal.
+
+    Args:
+        stop: set it to stop.
+
+    Raises:
+        StoppedError: `stop` was set. OSError: the file cannot be read.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
+            if stop is not None and stop.is_set():
+                raise StoppedError(
+                    f"Checking {path.name} was stopped.", expected="its checksum", remedy="start it again"
+                )
             digest.update(block)
     return digest.hexdigest()
 

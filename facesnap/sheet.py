@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 GROUND, INK = (250, 250, 248), (30, 30, 30)
 MARGIN, LINE = 12, 18
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def contact_sheet(
@@ -24,15 +25,15 @@ def contact_sheet(
     Returns:
         RGB picture.
     """
-    font = _font(14)
+    own = font(14)
     columns = max(len(row) for row in rows)
-    heights = [cell + LINE * max(len(_wrap(text, cell, font)) for _, text in row) + MARGIN for row in rows]
+    heights = [cell + LINE * max(len(_wrap(text, cell, own)) for _, text in row) + MARGIN for row in rows]
     width = MARGIN + columns * (cell + MARGIN)
-    head = _wrap(title, width - 2 * MARGIN, font) if title else []
+    head = _wrap(title, width - 2 * MARGIN, own) if title else []
     sheet = Image.new("RGB", (width, MARGIN + LINE * len(head) + MARGIN * bool(head) + sum(heights)), GROUND)
     draw = ImageDraw.Draw(sheet)
     for i, line in enumerate(head):
-        draw.text((MARGIN, MARGIN + i * LINE), line, INK, font)
+        draw.text((MARGIN, MARGIN + i * LINE), line, INK, own)
     top = MARGIN + LINE * len(head) + MARGIN * bool(head)
     for row, height in zip(rows, heights, strict=True):
         for column, (picture, text) in enumerate(row):
@@ -40,8 +41,8 @@ def contact_sheet(
             fitted = picture.convert("RGB")
             fitted.thumbnail((cell, cell), Image.Resampling.LANCZOS)
             sheet.paste(fitted, (left + (cell - fitted.width) // 2, top + (cell - fitted.height) // 2))
-            for i, line in enumerate(_wrap(text, cell, font)):
-                draw.text((left, top + cell + 2 + i * LINE), line, INK, font)
+            for i, line in enumerate(_wrap(text, cell, own)):
+                draw.text((left, top + cell + 2 + i * LINE), line, INK, own)
         top += height
     return sheet
 
@@ -52,14 +53,15 @@ def tiled(rows: Sequence[Sequence[np.ndarray] | np.ndarray], scale: int = 2) -> 
     return joined.resize((joined.width * scale, joined.height * scale), Image.Resampling.LANCZOS)
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> Font:
+    """Pillow's own font, of a size in px."""
     try:
         return ImageFont.load_default(size)
     except TypeError:  # Pillow before 10.1 has one size only
         return ImageFont.load_default()
 
 
-def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+def _wrap(text: str, width: int, font: Font) -> list[str]:
     """Lines no wider than `width` pixels, broken at spaces."""
     lines: list[str] = []
     for paragraph in text.split("\n"):

@@ -52,9 +52,8 @@ class UNetCall:
         if n == len(self.rows):
             return self.rows
         if whole is not None and len(whole) == len(self.rows) and n < len(whole):
-            offsets = _by_storage(whole, query.input)
-            if offsets is None:
-                offsets = _by_value(whole, query.input)
+            by_storage = _by_storage(whole, query.input)
+            offsets = _by_value(whole, query.input) if by_storage is None else by_storage
             places = {self.rows[o : o + n] for o in offsets}
             if len(places) == 1:
                 return places.pop()

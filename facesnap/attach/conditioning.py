@@ -34,9 +34,6 @@ class Conditioning(Windowed):
         pictures: indices of the batch's pictures that the person is in; None for all.
         rule: see `Rule`.
         zero_tokens: zero vectors that join keys and values as an attention sink (PuLID: 8 or 16).
-
-    Raises:
-        SettingsError: a value out of its range.
     """
 
     cond: SiteKV
@@ -55,9 +52,5 @@ class Conditioning(Windowed):
 
     def weight(self, site: str) -> float:
         """strength times the block strength of the longest matching prefix."""
-        parts = site.split(".")
-        for n in range(len(parts), 0, -1):
-            prefix = ".".join(parts[:n])
-            if prefix in self.block_strengths:
-                return self.strength * self.block_strengths[prefix]
-        return self.strength
+        prefixes = [prefix for prefix in self.block_strengths if f"{site}.".startswith(f"{prefix}.")]
+        return self.strength * self.block_strengths[max(prefixes, key=len)] if prefixes else self.strength

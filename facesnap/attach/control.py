@@ -66,9 +66,6 @@ class ControlConditioning(Windowed):
         draw: renders the landmark pictures of a view; called once per size, the result is kept.
         face: box (left, top, right, bottom) of the face as fractions of the frame, for Speed.FAST.
         pictures: indices of the batch's pictures that the person is in; None for all.
-
-    Raises:
-        SettingsError: a value out of its range.
     """
 
     NAME = "structure "

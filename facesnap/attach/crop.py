@@ -89,8 +89,7 @@ def paste(residual: Tensor, crop: Crop, latent: tuple[int, int]) -> Tensor:
 
     Args:
         residual: (B, C, s, s) of any level, s = side * enlarge / 2^level.
-        crop: the square it was computed for.
-        latent: (height, width) of the UNet's input.
+        crop: the square it was computed for. latent: (height, width) of the UNet's input.
 
     Returns:
         (B, C, H, W), H = latent height halved `level` times, odd sizes rounded up.

@@ -38,9 +38,7 @@ def read_inputs(unet: nn.Module, layout: str, args: tuple[Any, ...], kwargs: Map
     """Read x, t and y from the arguments of a UNet call.
 
     Args:
-        unet: the UNet that is called.
-        layout: "ldm" or "diffusers" (`Topology.layout`).
-        args, kwargs: as passed to its forward.
+        layout: "ldm" or "diffusers" (`Topology.layout`). args, kwargs: as passed to the UNet's forward.
 
     Raises:
         AttachError: no latents or no timesteps are among them.

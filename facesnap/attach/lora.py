@@ -41,8 +41,7 @@ class LoraInjection:
     """Any number of LoRAs, put on one UNet.
 
     Args:
-        topology: of the UNet.
-        parts: one for each LoRA; those of strength 0 are left out.
+        topology: of the UNet. parts: one for each LoRA; those of strength 0 are left out.
 
     Raises:
         CheckpointError: a layer has no place in the UNet, or another size.
@@ -67,7 +66,8 @@ class LoraInjection:
             for name in part.lora.layers:
                 yield self._module(name).register_forward_hook(self._add(index, name))
             if part.region is not None:
-                for site in self._cross_attentions(part.lora):
+                crossed = {name.rsplit(".", 2)[0] for name in part.lora.layers if ".attn2." in name}
+                for site in (site for name, site in self._places.items() if name in crossed):
                     yield site.to_q.register_forward_hook(self._keep(index, f"{site.name}.attn2.to_q"))
                     yield site.to_out.register_forward_pre_hook(self._blend(index, site))
 
@@ -112,10 +112,6 @@ class LoraInjection:
             )
         return found
 
-    def _cross_attentions(self, lora: AttentionLora) -> list[Site]:
-        names = {name.rsplit(".", 2)[0] for name in lora.layers if ".attn2." in name}
-        return [site for name, site in self._places.items() if name in names]
-
     def _add(self, index: int, name: str) -> Any:
         part = self.parts[index]
         words = part.region is not None and name.endswith((".attn2.to_k", ".attn2.to_v"))
@@ -148,8 +144,7 @@ class LoraInjection:
         names = [f"{site.name}.attn2.{layer}" for layer in LAYERS[:3]]
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            found = [self._words.pop((index, name), None) for name in names]
-            q, k, v = found
+            q, k, v = (self._words.pop((index, name), None) for name in names)
             if q is None or k is None or v is None:
                 return None
             h = args[0]

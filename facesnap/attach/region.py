@@ -20,8 +20,7 @@ def token_grid(tokens: int, latent: tuple[int, int]) -> tuple[int, int]:
     the latent's aspect ratio is taken then.
 
     Args:
-        tokens: length of q.
-        latent: (height, width) of the UNet's input.
+        tokens: length of q. latent: (height, width) of the UNet's input.
 
     Raises:
         AttachError: no grid of that many tokens resembles the latent.

@@ -77,7 +77,8 @@ class ResidualCache(Generic[T]):
         key = (kind, self._calls[kind])
         self._calls[kind] += 1
         kept = self._kept.get(key)
-        if may_reuse(progress, steps) and kept is not None and self._is_next(kept, t):
+        lower = kept is not None and len(t) == len(kept.t) and all(a < b for a, b in zip(t, kept.t, strict=True))
+        if may_reuse(progress, steps) and kept is not None and lower and kept.visit == self._visit - 1:
             self.reused += 1
             return kept.value
         self._kept = {k: v for k, v in self._kept.items() if v.visit >= self._visit - 1}
@@ -91,7 +92,3 @@ class ResidualCache(Generic[T]):
         self._kept.clear()
         self._calls.clear()
         self._t = None
-
-    def _is_next(self, kept: _Kept[T], t: tuple[float, ...]) -> bool:
-        lower = len(t) == len(kept.t) and all(a < b for a, b in zip(t, kept.t, strict=True))
-        return kept.visit == self._visit - 1 and lower

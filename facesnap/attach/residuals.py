@@ -45,9 +45,7 @@ class ResidualInjection:
 
     Args:
         topology: of the UNet.
-        controls: one each.
-        speed: how much is computed.
-        networks: where they compute; None: where they lie.
+        controls: one each. speed: how much is computed. networks: where they compute; None: where they lie.
         unet: whose encoder the networks that are LoRAs borrow.
 
     Raises:
@@ -158,20 +156,15 @@ class ResidualInjection:
         self, work: list[tuple[int, tuple[int, ...]]], inputs: UNetInputs, rows: tuple[Row, ...]
     ) -> list[RowResiduals]:
         """All people's residuals, summed where they concern the same rows."""
+        sums: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
         try:
-            return self._sum(work, inputs, rows)
+            for index, at in work:
+                picked = inputs if len(at) == len(rows) else inputs.rows(torch.tensor(at, device=inputs.x.device))
+                maps = self._run(index, picked, [rows[i] for i in at])
+                before = sums.get(at)
+                sums[at] = maps if before is None else tuple(a + b for a, b in zip(before, maps, strict=True))
         finally:
             self.networks.rest()
-
-    def _sum(
-        self, work: list[tuple[int, tuple[int, ...]]], inputs: UNetInputs, rows: tuple[Row, ...]
-    ) -> list[RowResiduals]:
-        sums: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
-        for index, at in work:
-            picked = inputs if len(at) == len(rows) else inputs.rows(torch.tensor(at, device=inputs.x.device))
-            maps = self._run(index, picked, [rows[i] for i in at])
-            before = sums.get(at)
-            sums[at] = maps if before is None else tuple(a + b for a, b in zip(before, maps, strict=True))
         return [RowResiduals(at, maps) for at, maps in sums.items()]
 
     def _run(self, index: int, inputs: UNetInputs, rows: list[Row]) -> tuple[Tensor, ...]:

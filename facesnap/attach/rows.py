@@ -13,8 +13,7 @@ class Tile:
     """The piece of the picture that a row holds, latent units; its size is that of the UNet's input.
 
     Attributes:
-        frame: (height, width) of the whole picture.
-        top, left: corner of the piece.
+        frame: (height, width) of the whole picture. top, left: corner of the piece.
     """
 
     frame: tuple[int, int]

@@ -27,8 +27,7 @@ class TokenInjection:
     """The ID tokens of any number of people, put on the sites of one UNet.
 
     Args:
-        topology: of the UNet.
-        people: one conditioning each.
+        topology: of the UNet. people: one conditioning each.
 
     Raises:
         SettingsError: keys that do not fit the sites, or block strengths that name no site.
@@ -202,11 +201,8 @@ def _check_fit(topology: Topology, person: Conditioning) -> None:
         for site, groups in part.items():
             width, heads = widths[site]
             for kv in groups:
-                if (
-                    (width is not None and kv.k.shape[-1] != width)
-                    or kv.k.shape != kv.v.shape
-                    or kv.k.shape[-1] % heads
-                ):
+                own = kv.k.shape[-1]
+                if kv.k.shape != kv.v.shape or own % heads or width not in (None, own):
                     raise SettingsError(
                         f"Keys {tuple(kv.k.shape)} and values {tuple(kv.v.shape)} do not fit site {site}.",
                         expected=f"(tokens, {width})",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from facesnap.errors import TopologyError
+from facesnap.models.projections import KINDS, site_key
 
-KINDS = ("input", "middle", "output")
 _LDM = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
 _LDM_MIDDLE = re.compile(r"middle_block\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
 _DIFFUSERS = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
@@ -109,27 +109,23 @@ def _channels(block: nn.Module, *names: str) -> int | None:
     return next((int(getattr(block, n)) for n in names if isinstance(getattr(block, n, None), int)), None)
 
 
-def site_key(name: str) -> tuple[int, ...]:
-    """Sorting key that puts canonical names in the order of running."""
-    kind, *numbers = name.split(".")
-    return (KINDS.index(kind), *map(int, numbers))
-
-
 def ip_adapter_order(names: tuple[str, ...]) -> tuple[str, ...]:
     """Sites in the order of IP-Adapter files: input, output, middle last. Site i has the file's index 2 i + 1."""
     return tuple(sorted(names, key=lambda n: ((0, 2, 1)[KINDS.index(n.split(".")[0])], *site_key(n)[1:])))
 
 
 def read_topology(unet: nn.Module) -> Topology:
-    """Find the sites and the places of residuals in a live UNet.
-
-    Args:
-        unet: an ldm, sgm, Forge or diffusers UNet.
+    """Find the sites and the places of residuals in a live UNet of ldm, sgm, Forge or diffusers.
 
     Raises:
         TopologyError: it is compiled, or none of the known layouts.
     """
-    _refuse_compiled(unet)
+    if type(unet).__name__ == "OptimizedModule" or getattr(unet, "_compiled_call_impl", None) is not None:
+        raise TopologyError(
+            f"The UNet ({type(unet).__name__}) is compiled with torch.compile.",
+            expected="a UNet whose modules run as Python modules, so that the cross-attention can be reached",
+            remedy="switch torch.compile off for this model",
+        )
     if hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks") and hasattr(unet, "middle_block"):
         layout, found = "ldm", _ldm_sites(unet)
     elif hasattr(unet, "down_blocks") and hasattr(unet, "up_blocks") and hasattr(unet, "mid_block"):
@@ -143,7 +139,11 @@ def read_topology(unet: nn.Module) -> Topology:
     if not sites:
         raise _unknown(unet, "it has no cross-attention named attn2")
     for site in sites:
-        _check_site(unet, site)
+        m, to_out = site.module, getattr(site.module, "to_out", None)
+        whole = isinstance(getattr(m, "to_q", None), nn.Module) and hasattr(m, "to_k") and hasattr(m, "heads")
+        if not whole or not isinstance(to_out, (nn.Sequential, nn.ModuleList)) or len(to_out) == 0:
+            lacks = "lacks to_q, to_k, heads or to_out[0]"
+            raise _unknown(unet, f"its cross-attention {site.name} ({type(m).__name__}) {lacks}")
     if layout == "ldm":
         middle: nn.Module = unet.middle_block[-1]  # type: ignore
         output = [block[0] for block in unet.output_blocks]  # type: ignore
@@ -151,16 +151,6 @@ def read_topology(unet: nn.Module) -> Topology:
         middle = unet.mid_block.resnets[-1]  # type: ignore
         output = [resnet for block in unet.up_blocks for resnet in block.resnets]  # type: ignore
     return Topology(layout, sites, middle, tuple(output))
-
-
-def _refuse_compiled(unet: nn.Module) -> None:
-    compiled = type(unet).__name__ == "OptimizedModule" or getattr(unet, "_compiled_call_impl", None) is not None
-    if compiled:
-        raise TopologyError(
-            f"The UNet ({type(unet).__name__}) is compiled with torch.compile.",
-            expected="a UNet whose modules run as Python modules, so that the cross-attention can be reached",
-            remedy="switch torch.compile off for this model",
-        )
 
 
 def _ldm_sites(unet: nn.Module) -> dict[str, str]:
@@ -188,16 +178,6 @@ def _diffusers_sites(unet: nn.Module) -> dict[str, str]:
         elif m := _DIFFUSERS_MIDDLE.fullmatch(path):
             found[f"middle.0.{1 + 2 * int(m[1])}.{m[2]}"] = path
     return found
-
-
-def _check_site(unet: nn.Module, site: Site) -> None:
-    m = site.module
-    to_out = getattr(m, "to_out", None)
-    whole = isinstance(getattr(m, "to_q", None), nn.Module) and hasattr(m, "to_k") and hasattr(m, "heads")
-    if not whole or not isinstance(to_out, (nn.Sequential, nn.ModuleList)) or len(to_out) == 0:
-        raise _unknown(
-            unet, f"its cross-attention {site.name} ({type(m).__name__}) lacks to_q, to_k, heads or to_out[0]"
-        )
 
 
 def _unknown(unet: nn.Module, why: str) -> TopologyError:

@@ -37,8 +37,15 @@ class Windowed:
         require_range(f"{self.NAME}strength", self.strength, 0.0, 10.0)
         require_range(f"{self.NAME}start", self.start, 0.0, 1.0)
         require_range(f"{self.NAME}end", self.end, 0.0, 1.0)
-        if self.region is not None:
-            require_region(self.region)
+        if self.region is None:
+            return
+        ok = self.region.ndim == 2 and min(self.region.shape) > 0 and bool(torch.isfinite(self.region).all())
+        if not ok or float(self.region.min()) < 0 or float(self.region.max()) > 1:
+            raise SettingsError(
+                f"The region map has shape {tuple(self.region.shape)} or values outside 0..1.",
+                expected="a (height, width) map with finite values from 0 to 1",
+                remedy="give a soft mask as one grey picture",
+            )
 
     @property
     def dormant(self) -> bool:
@@ -54,14 +61,3 @@ def require_range(name: str, value: float, low: float, high: float) -> None:
     """Raise a SettingsError unless the value is a finite number from low to high."""
     if not (math.isfinite(value) and low <= value <= high):
         raise SettingsError(f"{name} is {value}.", expected=f"a number from {low} to {high}", remedy=f"correct {name}")
-
-
-def require_region(region: Tensor) -> None:
-    """Raise a SettingsError unless the map is (H, W) with finite values from 0 to 1."""
-    ok = region.ndim == 2 and min(region.shape) > 0 and bool(torch.isfinite(region).all())
-    if not ok or float(region.min()) < 0 or float(region.max()) > 1:
-        raise SettingsError(
-            f"The region map has shape {tuple(region.shape)} or values outside 0..1.",
-            expected="a (height, width) map with finite values from 0 to 1",
-            remedy="give a soft mask as one grey picture",
-        )

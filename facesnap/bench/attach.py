@@ -49,33 +49,33 @@ def run(
     pipeline = FaceSnapPipeline(adapter)
     identity = make_identity()
     conditioning = pipeline.conditioning(identity)
-    batch = _batch(latent, device, dtype)
+    call = batch(latent, device, dtype)
     theirs = _diffusers_ip_adapter(unet, adapter)
     embeds = torch.from_numpy(np.stack((np.zeros(512, np.float32), identity.f_id())))[:, None].to(device, dtype)
     results: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def bare(name: str) -> None:
-        results[name] = unet(*batch).sample
+        results[name] = unet(*call).sample
 
     @torch.no_grad()
     def id_tokens() -> None:
-        results["id_tokens"] = unet(*batch).sample
+        results["id_tokens"] = unet(*call).sample
 
     @torch.no_grad()
     def ip_adapter() -> None:
-        results["theirs"] = theirs(*batch, added_cond_kwargs={"image_embeds": [embeds]}).sample
+        results["theirs"] = theirs(*call, added_cond_kwargs={"image_embeds": [embeds]}).sample
 
     attachment = Attachment(unet, read_topology(unet), [conditioning], RowPlan.classifier_free())
     variants = {
         "bare": Variant(lambda: bare("bare")),
-        "id_tokens": Variant(id_tokens, lambda: _installed(attachment)),
+        "id_tokens": Variant(id_tokens, lambda: installed(attachment)),
         "bare_again": Variant(lambda: bare("again")),
         "diffusers": Variant(ip_adapter),
     }
     with tqdm(total=count + 1, desc="rounds", unit="round") as bar:
         seconds = rounds(variants, count, on_round=bar.update)
-    with _installed(attachment):
+    with installed(attachment):
         id_tokens()
         live = projection_bytes(attachment, unet, adapter.projections)
     cpu = f"cpu, {torch.get_num_threads()} threads"
@@ -98,7 +98,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _installed(attachment: Attachment) -> Iterator[None]:
+def installed(attachment: Attachment) -> Iterator[None]:
     """The hooks of one sampling on and off again; its stacked keys and values stay, as between two steps."""
     attachment.install()
     try:
@@ -140,8 +140,8 @@ def make_identity() -> Identity:
     return Identity("random", "random", "random", vector, one, one)
 
 
-def _batch(latent: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """x, t and context of one call: an uncond row and a cond row."""
+def batch(latent: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """x (2, 4, latent, latent), t and context (2, 77, 768) of one call: an uncond row and a cond row."""
     g = torch.Generator().manual_seed(0)
     x, context = torch.randn(2, 4, latent, latent, generator=g), torch.randn(2, 77, CONTEXT, generator=g)
     return x.to(device, dtype), torch.tensor(500, device=device), context.to(device, dtype)

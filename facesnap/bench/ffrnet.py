@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,11 @@ from facesnap.attach import (
 )
 from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.residual_cache import ResidualCache
-from facesnap.bench.attach import CONTEXT, sd15_unet
+from facesnap.bench.attach import CONTEXT, batch, installed, sd15_unet
 from facesnap.bench.timing import Variant, ratio, rounds
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Fit
-from facesnap.landmarks.fitting import View as Pose
+from facesnap.landmarks.pose import View as Pose
 from facesnap.landmarks.predictor import Landmarks
 from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.models.drawn import draw
@@ -39,7 +40,7 @@ from facesnap.pipeline.shape import draw as draw_pictures
 TOKENS = 16  # of f_mix
 CFG = 7.0
 FACE_SIZE = 0.3  # brows to chin, of the frame: head and shoulders
-HIGH_T, LOW_T = 520, 500
+HIGH_T = 520  # of the step before `batch`'s
 KINDS = ("computed", "reused", "skipped")
 
 
@@ -83,9 +84,7 @@ def run(
         "window": list(window), "face_box": [round(side, 4) for side in bench.person.face or ()],
         "bare": round(float(np.median(seconds["bare"])), 4),
         "diffusers_controlnet": ratio(seconds["diffusers"], seconds["bare"]),
-        "exact": ratio(mean[Speed.EXACT], seconds["bare"]),
-        "balanced": ratio(mean[Speed.BALANCED], seconds["bare"]),
-        "fast": ratio(mean[Speed.FAST], seconds["bare"]),
+        **{speed.value: ratio(mean[speed], seconds["bare"]) for speed in Speed},
         "bare_vs_bare_ratio": ratio(seconds["again"], seconds["bare"]),
         "exact_vs_diffusers_ratio": ratio(mean[Speed.EXACT], seconds["diffusers"]),
         "schedule": {speed.value: dict(zip(KINDS, schedule[speed], strict=True)) for speed in Speed},
@@ -150,11 +149,8 @@ def _time(
     bench: Networks, count: int, latent: int, schedule: dict[Speed, tuple[int, int, int]]
 ) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
     """Seconds of every kind of step, interleaved round by round, and what the UNet gave."""
-    unet, device, dtype = bench.unet, bench.unet.device, bench.unet.dtype
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 4, latent, latent, generator=g).to(device, dtype)
-    context = torch.randn(2, 77, CONTEXT, generator=g).to(device, dtype)
-    t = torch.tensor(LOW_T, device=device)
+    unet = bench.unet
+    x, t, context = batch(latent, unet.device, unet.dtype)
     results: dict[str, Tensor] = {}
 
     def step(name: str) -> Callable[[], None]:
@@ -183,38 +179,26 @@ def _time(
             if n == 0:
                 continue
             name = f"{speed.value} {kind}"
-            variants[name] = Variant(step(name), _Installed(attachment, x if primed else None).context)
+            variants[name] = Variant(step(name), partial(_installed, attachment, x if primed else None))
     variants["again"] = Variant(step("again"))
     with tqdm(total=count + 1, desc="rounds", unit="round") as bar:
         seconds = rounds(variants, count, on_round=bar.update)
     return seconds, results
 
 
-@dataclass(frozen=True)
-class _Installed:
+@contextlib.contextmanager
+def _installed(attachment: Attachment, x: Tensor | None) -> Iterator[None]:
     """An attachment in the middle of a sampling; with `x`, one whose residuals of the sigma before are kept."""
-
-    attachment: Attachment
-    x: Tensor | None
-
-    @contextlib.contextmanager
-    def context(self) -> Iterator[None]:
-        attachment = self.attachment
-        attachment.plan.progress, attachment.plan.steps = 0.5, 30
-        attachment.install()
-        try:
-            if self.x is not None:
-                t = torch.full((len(self.x),), HIGH_T, device=self.x.device)
-                with torch.no_grad():
-                    rows = attachment.plan.for_batch(len(self.x))
-                    attachment.residuals.begin(UNetInputs(self.x, t, None), rows, 0.5, 30)
-                attachment.residuals.end()
-            yield
-            counted = attachment.residuals.reuse
-            if self.x is not None and counted.reused == 0:
-                raise AssertionError("the step that was timed as reused was computed")
-        finally:
-            attachment.remove()
+    attachment.plan.progress, attachment.plan.steps = 0.5, 30
+    with installed(attachment):
+        if x is not None:
+            t = torch.full((len(x),), HIGH_T, device=x.device)
+            with torch.no_grad():
+                attachment.residuals.begin(UNetInputs(x, t, None), attachment.plan.for_batch(len(x)), 0.5, 30)
+            attachment.residuals.end()
+        yield
+        if x is not None and attachment.residuals.reuse.reused == 0:
+            raise AssertionError("the step that was timed as reused was computed")
 
 
 def _mean_step(seconds: dict[str, np.ndarray], speed: Speed, schedule: tuple[int, int, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,7 @@ _REFERENCES = range(5)  # the first five pictures of a person; the rest are held
 
 
 def detect_all(folder: Path, pack: Path) -> list[list[Detection]]:
-    """Landmarks of s1/1.pgm ... s40/10.pgm, by person.
-
-    Raises:
-        LandmarkError: the folder does not hold the 400 pictures.
-    """
+    """Landmarks of s1/1.pgm ... s40/10.pgm, by person; LandmarkError where one of the 400 is missing."""
     analyser, detector = FaceAnalyser(pack), LandmarkDetector(pack)
     found: list[list[Detection]] = []
     for person in range(1, PEOPLE + 1):
@@ -59,29 +56,20 @@ def run(basis: Basis, people: list[list[Detection]], *, seed: int = 0) -> dict:
     held = [fit(basis, [one.observation for one in person[len(_REFERENCES) :]]) for person in people]
     mean_face = Fit(np.zeros_like(held[0].a), held[0].views, np.zeros_like(held[0].residual), 0.0)
     gallery = np.stack([one.a for one in references])
-    errors: dict[str, list[float]] = {
-        "same_1_ref": [],
-        "same_5_refs": [],
-        "mean_face": [],
-        "another_person": [],
-    }
-    hits: dict[str, list[bool]] = {
-        "held_out_5_pictures": [_nearest(gallery, one.a) == i for i, one in enumerate(held)],
-        **{"held_out_1_picture": [], "recombined_1_ref": [], "recombined_5_refs": [], "copied": []},
-    }
+    errors: dict[str, list[float]] = defaultdict(list)
+    hits: dict[str, list[bool]] = defaultdict(list)
+    hits["held_out_5_pictures"] = [_nearest(gallery, one.a) == i for i, one in enumerate(held)]
     for person in range(len(people)):
         for index in range(len(_REFERENCES), PICTURES):
             other = int((person + rng.integers(1, len(people))) % len(people))
             target, single = people[person][index], views[person][int(rng.integers(len(_REFERENCES)))]
-            for name, source in zip(errors, (single, references[person], mean_face, references[other]), strict=True):
+            sources = {"same_1_ref": single, "same_5_refs": references[person], "mean_face": mean_face}
+            for name, source in {**sources, "another_person": references[other]}.items():
                 predicted = _pixels(basis, source, views[person][index], target.size)
                 errors[name].append(similarity_error(predicted, target.points[:, :2]))
             driver, size = views[other][index], people[other][index].size
             hits["held_out_1_picture"].append(_nearest(gallery, views[person][index].a) == person)
-            for name, source in (
-                ("recombined_1_ref", views[person][index]),
-                ("recombined_5_refs", held[person]),
-            ):
+            for name, source in {"recombined_1_ref": views[person][index], "recombined_5_refs": held[person]}.items():
                 points = _pixels(basis, source, driver, size)
                 again = fit(basis, Observation(points, size, _VECTOR_NOISE, outline=False))
                 hits[name].append(_nearest(gallery, again.a) == person)

@@ -36,11 +36,7 @@ class Variant:
 def rounds(
     variants: Mapping[str, Variant], count: int, warm_up: int = 1, on_round: Callable[[], object] | None = None
 ) -> dict[str, np.ndarray]:
-    """Time every variant once a round; the order turns round by round, so that drift meets all alike.
-
-    Returns:
-        {variant: (count,) seconds}
-    """
+    """Seconds (count,) of every variant, one a round; the order turns, so that drift meets all alike."""
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warm_up + count):

@@ -1,13 +1,13 @@
-"""An adapter: what one checkpoint brings, and what it asks of the rest (base model, recogniser, encoder)."""
+"""An adapter: what one checkpoint brings, what it asks of the rest (base model, recogniser, encoder), and its kind."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from facesnap.attach.conditioning import Rule
 from facesnap.attach.topology import Topology
-from facesnap.checkpoints.detection import FamilyMatch
 from facesnap.errors import CheckpointError, IdentityMismatchError
 from facesnap.models.fidelity import FFRNet, skip_widths
 from facesnap.models.lora import AttentionLora
@@ -108,6 +108,33 @@ class FFRNetSpec:
     def default(cls, mixer: Mixer) -> FFRNetSpec:
         """f_mix where the mixer has stage 2, else the tokens of stage 1."""
         return cls(("mix",) if "mix" in mixer.config.token_counts else ("id",))
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The facts of a file besides its tensors.
+
+    Attributes:
+        path: of the file. sha256: of its content. family: the user's word, or "" to find out.
+    """
+
+    path: Path
+    sha256: str = ""
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class FamilyMatch:
+    """The kind of a file.
+
+    Attributes:
+        family: key of `facesnap.families`. why: the reason, for people.
+        structure: a file beside the adapter that belongs to it (InstantID's IdentityNet), or None.
+    """
+
+    family: str
+    why: str
+    structure: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)

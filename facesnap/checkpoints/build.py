@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FFRNetSpec
-from facesnap.checkpoints.detection import FamilyMatch
+from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FamilyMatch, FFRNetSpec
 from facesnap.errors import CheckpointError, FaceSnapError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig, Picture
@@ -18,6 +17,7 @@ from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.lora import AttentionLora
 from facesnap.models.mixers import Mixer, empty_mixer
 from facesnap.models.projections import IDProjections
+from facesnap.models.tensors import load_strictly
 
 PARTS = ("mixer", "projections", "control_mixer", "ffrnet")
 FETCH_AGAIN = "the file is damaged or of another kind; fetch or convert it again"
@@ -60,6 +60,13 @@ def build(
     Raises:
         CheckpointError: tensors missing, extra, of a wrong shape, or not finite; parts that contradict each other.
     """
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{where}: {name} ({tensor.dtype}) holds NaN, infinity or no floating-point numbers.",
+                expected="finite floating-point numbers",
+                remedy="the training diverged or the file is damaged; use another checkpoint",
+            )
     lora, state = AttentionLora.split(state)
     tensors = _split(state, where)
     if (ffrnet is None) != (not tensors["ffrnet"]):
@@ -79,10 +86,7 @@ def build(
         raise CheckpointError(f"{where}: {error.what}", expected=error.expected, remedy=error.remedy) from error
     for part, module in zip(PARTS, (mixer, projections, control_mixer, net), strict=True):
         if module is not None:
-            _assign(module.eval(), tensors[part], f"{where}: {part}.")
-    if lora is not None:
-        for name, tensor in lora.tensors().items():
-            _check_values(name, tensor, f"{where}: ")
+            load_strictly(module.eval(), tensors[part], network=f"{part} of {where}")
     _check_counts(mixer, projections, counts(mixer) if stated_counts is None else stated_counts, where)
     if net is not None and net_spec is not None:
         _check_ffrnet(net, net_spec, mixer if control_mixer is None else control_mixer, spec, where)
@@ -99,19 +103,18 @@ def ffrnet_metadata(adapter: Adapter) -> dict[str, Any]:
     """The facts that FFRNet's tensors leave open; a LoRA's leave the encoder's shape open, too."""
     assert adapter.ffrnet is not None and adapter.ffrnet_spec is not None
     config = adapter.ffrnet.config
-    return {
+    stated: dict[str, Any] = {
         "groups": list(adapter.ffrnet_spec.groups),
         "strength": adapter.ffrnet_spec.strength,
         "donor_picture": config.donor_picture,
         "heads": config.heads,
         "head_dim": config.head_dim,
         "norm_groups": config.norm_groups,
-    } | (_lora_metadata(adapter.ffrnet) if isinstance(adapter.ffrnet, LoraFFRNet) else {})
-
-
-def _lora_metadata(net: LoraFFRNet) -> dict[str, Any]:
-    shape = {key: value for key, value in dataclasses.asdict(net.config).items() if key not in _FFRNET_FIELDS}
-    return {"lora": {"rank": net.rank, **shape}}
+    }
+    if isinstance(adapter.ffrnet, LoraFFRNet):
+        shape = {key: value for key, value in dataclasses.asdict(config).items() if key not in stated}
+        stated["lora"] = {"rank": adapter.ffrnet.rank, **shape}
+    return stated
 
 
 def check_ffrnet_metadata(values: Any) -> None:
@@ -217,37 +220,6 @@ def _check_ffrnet(net: FFRNet, use: FFRNetSpec, mixer: Mixer, spec: AdapterSpec,
     ):
         if not ok:
             raise CheckpointError(f"{where}: its {found}.", expected=expected, remedy=FETCH_AGAIN)
-
-
-def _assign(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Give a module on the meta device its tensors, after comparing all names, shapes and values."""
-    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    missing = [f"{n} {s}" for n, s in wanted.items() if n not in state]
-    extra = [f"{n} {tuple(t.shape)}" for n, t in state.items() if n not in wanted]
-    wrong = [
-        f"{n} {tuple(state[n].shape)} instead of {s}"
-        for n, s in wanted.items()
-        if n in state and tuple(state[n].shape) != s
-    ]
-    for kind, names in (("missing", missing), ("extra", extra), ("of a wrong shape", wrong)):
-        if names:
-            raise CheckpointError(
-                f"{where}* has {len(names)} tensors {kind}: {', '.join(names[:4])}.",
-                expected=f"exactly the {len(wanted)} tensors of this network",
-                remedy=FETCH_AGAIN,
-            )
-    for name, tensor in state.items():
-        _check_values(name, tensor, where)
-    module.load_state_dict(dict(state), assign=True)
-
-
-def _check_values(name: str, tensor: Tensor, where: str) -> None:
-    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(
-            f"{where}{name} ({tensor.dtype}) holds NaN, infinity or no floating-point numbers.",
-            expected="finite floating-point numbers",
-            remedy="the training diverged or the file is damaged; use another checkpoint",
-        )
 
 
 def _check_counts(mixer: Mixer, projections: IDProjections, stated_counts: Mapping[str, Any], where: str) -> None:

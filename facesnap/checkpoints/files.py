@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,10 +36,6 @@ DTYPES = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloa
           "Bool": torch.bool, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
           "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # fmt: skip
-READER_ERRORS = (
-    pickle.UnpicklingError, OSError, EOFError, MemoryError, ValueError, RuntimeError, LookupError, TypeError,
-    AttributeError, OverflowError, AssertionError, NotImplementedError,
-)  # fmt: skip
 
 Leaf = TypeVar("Leaf")
 
@@ -70,11 +65,7 @@ def read_file(path: Path | str) -> TensorFile:
         CheckpointError: missing, truncated, damaged, of another kind; a pickle that holds or does anything but
             dictionaries of tensors; tensors that claim more than the file has.
     """
-    path = Path(path)
-    size, kind = _checked(path)
-    file = _read_pickle(path) if kind == "pickle" else _read_safetensors(path)
-    _check_tensors(path, file.tensors, size)
-    return file
+    return _read(Path(path), data=True)
 
 
 def read_outline(path: Path | str) -> TensorFile:
@@ -85,15 +76,10 @@ def read_outline(path: Path | str) -> TensorFile:
     Raises:
         CheckpointError: as `read_file`, for every fault that shows without the data.
     """
-    path = Path(path)
-    size, kind = _checked(path)
-    file = _outline_pickle(path) if kind == "pickle" else _read_safetensors(path, data=False)
-    _check_tensors(path, file.tensors, size, "meta")
-    return file
+    return _read(Path(path), data=False)
 
 
-def _checked(path: Path) -> tuple[int, str]:
-    """(bytes, kind) of a file that can be one of tensors."""
+def _read(path: Path, data: bool) -> TensorFile:
     if not path.is_file():
         raise CheckpointError(
             f"There is no checkpoint file {path}.",
@@ -103,7 +89,9 @@ def _checked(path: Path) -> tuple[int, str]:
     size = path.stat().st_size
     if not 16 <= size <= MOST_BYTES:
         raise _unreadable(path, f"it has {size} bytes")
-    return size, _kind(path, size)
+    file = _read_pickle(path, data) if _kind(path, size) == "pickle" else _read_safetensors(path, data)
+    _check_tensors(path, file.tensors, size, "cpu" if data else "meta")
+    return file
 
 
 def _kind(path: Path, size: int) -> str:
@@ -128,45 +116,44 @@ def _kind(path: Path, size: int) -> str:
     raise _unreadable(path, "it is no archive of torch; files older than torch 1.6 have to be saved again")
 
 
-def _read_safetensors(path: Path, data: bool = True) -> TensorFile:
+def _read_safetensors(path: Path, data: bool) -> TensorFile:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
             if len(names) > MOST_TENSORS:
                 raise _unreadable(path, f"it lists {len(names)} tensors")
-            read = file.get_tensor if data else lambda name: _slice_outline(file.get_slice(name))
-            return TensorFile({n: read(n) for n in names}, dict(file.metadata() or {}), "safetensors")
-    except (SafetensorError, *READER_ERRORS) as error:
+            if data:
+                tensors = {name: file.get_tensor(name) for name in names}
+            else:
+                parts = {name: file.get_slice(name) for name in names}
+                tensors = {n: _outline(part.get_shape(), part.get_dtype()) for n, part in parts.items()}
+            return TensorFile(tensors, dict(file.metadata() or {}), "safetensors")
+    except (SafetensorError, *pickles.DAMAGE) as error:
         raise _unreadable(path, f"it cannot be read as safetensors: {error}") from error
 
 
-def _slice_outline(part: Any) -> Tensor:
-    return torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+def _outline(shape: Sequence[int], kind: str) -> Tensor:
+    return torch.empty(tuple(shape), dtype=DTYPES[kind], device="meta")
 
 
-def _read_pickle(path: Path) -> TensorFile:
-    problem = pickles.problem_of(path)
-    if problem:
-        raise _unreadable(path, problem)
-    try:
-        # torch.serialization.load: WebUIs replace torch.load by one that returns None. 2.1 wants a str for mmap.
-        content = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, *READER_ERRORS) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _unreadable(path, first) from error
-    return TensorFile({name: tensor.detach() for name, tensor in _flat(path, content, Tensor).items()}, {}, "pickle")
-
-
-def _outline_pickle(path: Path) -> TensorFile:
+def _read_pickle(path: Path, data: bool) -> TensorFile:
     problem, content = pickles.outline_of(path)
     if problem:
         raise _unreadable(path, problem)
-    outlines = _flat(path, content, pickles.Outline)
+    if not data:
+        outlines = _flat(path, content, pickles.Outline)
+        try:
+            tensors = {name: _outline(outline.shape, outline.kind) for name, outline in outlines.items()}
+        except (RuntimeError, OverflowError) as error:
+            raise _unreadable(path, f"a tensor of an impossible size ({error})") from error
+        return TensorFile(tensors, {}, "pickle")
     try:
-        tensors = {n: torch.empty(o.shape, dtype=DTYPES[o.kind], device="meta") for n, o in outlines.items()}
-    except (RuntimeError, OverflowError) as error:
-        raise _unreadable(path, f"a tensor of an impossible size ({error})") from error
-    return TensorFile(tensors, {}, "pickle")
+        # torch.serialization.load: WebUIs replace torch.load by one that returns None. 2.1 wants a str for mmap.
+        content = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, *pickles.DAMAGE) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _unreadable(path, first) from error
+    return TensorFile({name: tensor.detach() for name, tensor in _flat(path, content, Tensor).items()}, {}, "pickle")
 
 
 def _flat(path: Path, content: Any, leaf: type[Leaf]) -> dict[str, Leaf]:
@@ -200,7 +187,7 @@ def _leaves(
             raise _unreadable(path, f"its entry {name} is a {type(value).__name__}")
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device: str = "cpu") -> None:
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device: str) -> None:
     """No tensor claims more than it has, and all together little more than the file: views repeat a storage freely."""
     if not tensors:
         raise _unreadable(path, "it holds no tensor")
@@ -231,7 +218,7 @@ def names_in_damaged(path: Path) -> list[str]:
     """
     try:
         return list(_damaged_names(path))
-    except (OSError, ValueError, zipfile.BadZipFile, LookupError, NotImplementedError, RuntimeError):
+    except pickles.DAMAGE:
         return []
 
 

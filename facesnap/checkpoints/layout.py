@@ -29,7 +29,6 @@ PARTS = {  # names of the two parts in the wild -> ours
 }
 KEYS = {"to_k_ip": "to_k", "id_to_k": "to_k", "to_v_ip": "to_v", "id_to_v": "to_v"}
 MOST_PROCESSORS = 4000
-_REMEDY = "the file is damaged or of another kind; fetch it again"
 _KEY = re.compile(r"(\d{1,4})\.(to_k_ip|to_v_ip|id_to_k|id_to_v)\.weight")
 _LORA = re.compile(r"(\d{1,4})\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight")
 SD15_LEVELS = {"input.1": 0, "input.2": 0, "input.4": 1, "input.5": 1, "input.7": 2, "input.8": 2, "middle.0": 3,
@@ -191,5 +190,5 @@ def _bad(where: str, what: str) -> CheckpointError:
     return CheckpointError(
         f"{where}: {what}.",
         expected="N.to_k_ip.weight and N.to_v_ip.weight for N = 1, 3, 5, ..., and LoRA for every N or none",
-        remedy=_REMEDY,
+        remedy="the file is damaged or of another kind; fetch it again",
     )

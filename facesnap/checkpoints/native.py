@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 
 from facesnap.attach.conditioning import Rule
 from facesnap.checkpoints import build
-from facesnap.checkpoints.adapter import Adapter, AdapterSpec
-from facesnap.checkpoints.detection import FamilyMatch
+from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FamilyMatch
 from facesnap.checkpoints.files import TensorFile, read_file
 from facesnap.errors import CheckpointError
 from facesnap.files import sha256_of, write_atomically
@@ -23,11 +22,7 @@ VERSION = 1
 
 
 def save(adapter: Adapter, path: Path | str) -> None:
-    """Write an adapter; the file appears whole or not at all.
-
-    Args:
-        path: where to; an existing file is replaced.
-    """
+    """Write an adapter; the file appears whole or not at all, and replaces an existing one."""
     path = Path(path)
     tensors = {k: v.detach().to("cpu").contiguous() for k, v in build.state_dict(adapter).items()}
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=_metadata(adapter)))

@@ -39,21 +39,10 @@ _OPCODES = (
 )
 OPCODES = frozenset(_OPCODES.split())
 MOST_AXES = 16
-DAMAGE = (
-    pickle.UnpicklingError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    RecursionError,
-    zipfile.BadZipFile,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    NotImplementedError,
-)
+DAMAGE = (  # what readers raise over damaged files
+    pickle.UnpicklingError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile, struct.error, OSError, EOFError,
+    ValueError, LookupError, RuntimeError, ArithmeticError, AssertionError,
+)  # fmt: skip
 
 
 class Outline(NamedTuple):
@@ -63,18 +52,11 @@ class Outline(NamedTuple):
     shape: tuple[int, ...]
 
 
-def problem_of(path: Path) -> str | None:
-    """The reason why a file is no plain archive of tensors, or None. Nothing of it is executed.
-
-    Memory is bounded by the limits above whatever the file says of itself.
-    """
-    return outline_of(path)[0]
-
-
 def outline_of(path: Path) -> tuple[str | None, Any]:
-    """(problem, content): the pickle's content with an Outline where a tensor is; without a problem it is None.
+    """(problem, content): why a file is no plain archive of tensors, or None and an Outline where a tensor is.
 
-    Reads the archive's directory and the list of tensors, no tensor.
+    Reads the archive's directory and the list of tensors, no tensor. Nothing is executed, and memory is bounded by the
+    limits above whatever the file says of itself.
     """
     size = path.stat().st_size
     try:

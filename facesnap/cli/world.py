@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
@@ -51,11 +50,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         dataset = Dataset(args.seed, args.people, args.pictures, args.size)
         started = time.monotonic()
-
-        def progress(done: Iterable[Path], count: int) -> Iterable[Path]:
-            return tqdm(done, total=count, unit="shard")
-
-        shards = dataset.write(args.out, workers=args.workers, progress=progress)
+        shards = dataset.write(
+            args.out, workers=args.workers, progress=lambda done, count: tqdm(done, total=count, unit="shard")
+        )
         print(
             f"{args.out}: {dataset.people * dataset.pictures} pictures of {dataset.people} people in {len(shards)} "
             f"shards, {sum(s.stat().st_size for s in shards) / 1e6:.0f} MB, {time.monotonic() - started:.0f} s"
@@ -68,9 +65,8 @@ def _measure(args: argparse.Namespace) -> int:
 
     from facesnap.world.measure import measure, table
 
-    analyser = analyser_from(args)
     report = measure(
-        analyser,
+        analyser_from(args),
         people=args.people,
         pictures=args.pictures,
         size=args.size,

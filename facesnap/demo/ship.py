@@ -52,8 +52,8 @@ def ship(state: Path, adapter: Path, out: Path, *, limit: int = shipped.LIMIT) -
             )
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    _halve_folder(pipeline, part / shipped.PIPELINE)
-    (part / shipped.ENCODER).mkdir(parents=True)
+    for file in sorted(file for file in pipeline.rglob("*") if file.is_file()):
+        _halve(file, part / shipped.PIPELINE / file.relative_to(pipeline))
     for name in ("model.safetensors", "config.json"):
         _halve(encoder / name, part / shipped.ENCODER / name)
     _halve(adapter, part / shipped.ADAPTER)
@@ -73,12 +73,6 @@ def ship(state: Path, adapter: Path, out: Path, *, limit: int = shipped.LIMIT) -
     shutil.rmtree(out, ignore_errors=True)
     part.replace(out)
     return sizes
-
-
-def _halve_folder(source: Path, target: Path) -> None:
-    for file in sorted(source.rglob("*")):
-        if file.is_file():
-            _halve(file, target / file.relative_to(source))
 
 
 def _halve(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facesnap.demo import shipped
 from facesnap.demo.photo import astronaut
@@ -43,14 +43,11 @@ Cell = tuple[Image.Image, str]
 def run_trained(
     out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7, weights: Path = shipped.WEIGHTS
 ) -> dict[str, Any]:
-    """Write pictures, contact_sheet.png and report.json into a folder.
+    """Write pictures, contact_sheet.png and report.json into a folder; returns the report.
 
     Args:
         photo: of one further person, beside the shipped ones; where None, the astronaut's.
         weights: folder of `facesnap tiny ship`.
-
-    Returns:
-        The report.
 
     Raises:
         IdentityMismatchError: the analyser's recogniser is not the one that the weights were trained with.
@@ -110,10 +107,8 @@ def _one(
 
 def _shown(picture: Image.Image) -> Image.Image:
     """Enlarged where it is small, so that a cell of the sheet is filled."""
-    if max(picture.size) >= 256:
-        return picture.convert("RGB")
-    size = (picture.width * ENLARGED, picture.height * ENLARGED)
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    picture = picture.convert("RGB")
+    return picture if max(picture.size) >= 256 else ImageOps.scale(picture, ENLARGED, Image.Resampling.LANCZOS)
 
 
 def _mean(entries: list[dict[str, Any]], kind: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ through the same code as a user's own checkpoints. Its pictures show noise: noth
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from facesnap.models.drawn import draw
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig, Stage1Config, Stage2Config
 from facesnap.models.projections import IDProjections
-from facesnap.tiny.text import byte_alphabet
+from facesnap.tiny.text import tokenizer_of
 from facesnap.training.encoder_shape import config_of
+from facesnap.training.network_files import save_tensors
 
 CONTEXT = 64
 CLIP_WIDTH = 64
@@ -32,18 +32,11 @@ def save_pipeline(folder: Path, seed: int = 0) -> Path:
     import diffusers
     import transformers
 
-    folder.mkdir(parents=True, exist_ok=True)
-    symbols = byte_alphabet()
-    words = [*symbols, *(s + "</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    tokenizer = transformers.CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77, pad_token="<|endoftext|>"
-    )
+    tokenizer = tokenizer_of([], folder, 77)
     text_encoder = transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
-            vocab_size=len(words), hidden_size=CONTEXT, intermediate_size=2 * CONTEXT, num_hidden_layers=2,
-            num_attention_heads=4, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+            vocab_size=len(tokenizer), hidden_size=CONTEXT, intermediate_size=2 * CONTEXT, num_hidden_layers=2,
+            num_attention_heads=4, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         )
     )  # fmt: skip
     unet = diffusers.UNet2DConditionModel(
@@ -69,16 +62,13 @@ def save_pipeline(folder: Path, seed: int = 0) -> Path:
 def save_encoder(file: Path, seed: int = 10) -> Path:
     """Write an untrained CLIP image encoder (ViT, 224 pixels, patches of 32) in transformers' layout."""
     import transformers
-    from safetensors.torch import save_file
 
     config = transformers.CLIPVisionConfig(
         hidden_size=CLIP_WIDTH, intermediate_size=4 * CLIP_WIDTH, num_hidden_layers=3, num_attention_heads=4,
         image_size=224, patch_size=32, projection_dim=CLIP_WIDTH, hidden_act="gelu",
     )  # fmt: skip
     encoder = draw(transformers.CLIPVisionModelWithProjection(config), seed)
-    state = {k: v.contiguous() for k, v in encoder.state_dict().items() if not k.endswith("position_ids")}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, file)
+    save_tensors({k: v for k, v in encoder.state_dict().items() if not k.endswith("position_ids")}, file)
     return file
 
 

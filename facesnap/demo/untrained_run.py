@@ -42,14 +42,7 @@ SIZE = (256, 256)
 
 
 def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, seed: int = 7) -> dict[str, Any]:
-    """Write photo, pictures, contact_sheet.png and report.json into a folder.
-
-    Args:
-        photo: of one person; where None, the astronaut's.
-
-    Returns:
-        The report.
-    """
+    """Write pictures of a photo (else the astronaut's), contact_sheet.png and report.json; returns the report."""
     out.mkdir(parents=True, exist_ok=True)
     photo = photo or astronaut(out)
     host, pipeline = _models(out / "untrained_model", analyser)
@@ -76,7 +69,10 @@ def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, 
         "shapes": shapes,
         "unet_unchanged_afterwards": bool(np.array_equal(before, after)),
     }  # fmt: skip
-    cells = [(Image.open(photo), "the reference photo"), (face_crop(face), "its face as the models see it")]
+    cells = [
+        (Image.open(photo), "the reference photo"),
+        (Image.fromarray(face.crop(224)), "its face as the models see it"),
+    ]
     contact_sheet([cells, *rows, shape_row], title=f"FaceSnap {__version__} demo\n{UNTRAINED}").save(
         out / "contact_sheet.png"
     )
@@ -143,8 +139,8 @@ def _shapes(
         shape.picture((512, 512)).save(landmarks)
         portrait.save(path)
         change = _mean_change(portrait.image, without)
-        row.append((Image.open(landmarks), f"landmarks: {name}"))
-        row.append((portrait.image, f"with FFRNet, mean change {change:.1f} of 255"))
+        label = f"with FFRNet, mean change {change:.1f} of 255"
+        row += [(Image.open(landmarks), f"landmarks: {name}"), (portrait.image, label)]
         entries.append(
             {"file": path.name, "landmarks": landmarks.name, "pose": name, "mean_change": round(change, 3),
              "box": [round(side, 4) for side in shape.landmarks.box], "doubts": list(shape.doubts),
@@ -167,8 +163,3 @@ def _token_shapes(pipeline: FaceSnapPipeline, identity: Identity) -> dict[str, l
     site = list(conditioning.cond)[-1]
     names = list(pipeline.adapter.projections.groups)
     return {name: list(kv.k.shape) for name, kv in zip(names, conditioning.cond[site], strict=True)}
-
-
-def face_crop(face: Any) -> Image.Image:
-    """The aligned 224 pixel crop that the image encoder sees."""
-    return Image.fromarray(face.crop(224))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError
 from facesnap.evaluation.blocks import Block, stem, to_tensor
-from facesnap.training.network_files import load_frozen, metadata_of, save_network
+from facesnap.training.network_files import SmallNetwork, metadata_of
 from facesnap.world import captions, look, palette
 
 # Attribute -> its values, from the world's own tables: a judge must not depend on which values its data happen to show.
@@ -39,13 +39,15 @@ def named(attributes: Mapping[str, Any]) -> list[str]:
     return [name for name in VALUES if name not in silent]
 
 
-class AttributeJudge(nn.Module):
+class AttributeJudge(SmallNetwork):
     """Pictures (B, 3, 128, 128) RGB in 0..1 -> logits (B, values) of each attribute."""
+
+    stage = "attributes"
+    metadata: ClassVar[dict[str, str]] = {"values": json.dumps(VALUES)}
 
     def __init__(self) -> None:
         super().__init__()
-        widths = pairwise(WIDTHS)
-        self.body = nn.Sequential(stem(WIDTHS[0]), *(Block(inner, outer, 2) for inner, outer in widths))
+        self.body = nn.Sequential(stem(WIDTHS[0]), *(Block(inner, outer, 2) for inner, outer in pairwise(WIDTHS)))
         self.heads = nn.ModuleDict({name: nn.Linear(2 * WIDTHS[-1], len(values)) for name, values in VALUES.items()})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
@@ -55,22 +57,15 @@ class AttributeJudge(nn.Module):
 
     @classmethod
     def load(cls, file: Path) -> AttributeJudge:
-        """Read what `save` wrote, frozen.
-
-        Raises:
-            CheckpointError: it is another file, or made for other values of the attributes.
-        """
-        model = load_frozen(cls(), file, "attributes")
-        if (found := json.loads(metadata_of(file).get("values", "null"))) != (wanted := _plain_values()):
+        """Read what `save` wrote, frozen; CheckpointError where it is another file, or made for other values."""
+        model = super().load(file)
+        if (found := metadata_of(file).get("values")) != cls.metadata["values"]:
             raise CheckpointError(
                 f"{file} knows other attributes: {found}.",
-                expected=str(wanted),
+                expected=cls.metadata["values"],
                 remedy="train it again with `facesnap tiny attributes`.",
             )
         return model
-
-    def save(self, file: Path) -> None:
-        save_network(self, file, {"values": json.dumps(_plain_values())})
 
     @torch.no_grad()
     def values(self, images: np.ndarray) -> dict[str, list[str]]:
@@ -80,10 +75,6 @@ class AttributeJudge(nn.Module):
             for name, logits in self(fitted(to_tensor(images[start : start + BATCH]))).items():
                 chosen[name] += [VALUES[name][i] for i in logits.argmax(1).tolist()]
         return chosen
-
-
-def _plain_values() -> dict[str, list[str]]:
-    return {name: list(values) for name, values in VALUES.items()}
 
 
 def fitted(pictures: Tensor) -> Tensor:

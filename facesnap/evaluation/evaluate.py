@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from facesnap.evaluation.measure import Judges, measured
 from facesnap.evaluation.recognisers import require_independent
 from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import Identity
+from facesnap.faces.picture import read_picture
 from facesnap.files import write_atomically
 from facesnap.hosts.diffusers import DiffusersHost, Sampling
 from facesnap.landmarks.predictor import Landmarks
@@ -37,6 +38,7 @@ from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.pipeline.shape import Shape, Shapes
 from facesnap.settings.model import Person, Pose
+from facesnap.training.shards import claim, write_json
 
 CACHE_BYTES = 64 << 20
 _ROW = re.compile(
@@ -91,13 +93,10 @@ class Evaluation:
     say: Callable[[str], None] = lambda _: None
 
     def run(self, rows: Sequence[tuple[TableRow, Adapter]]) -> dict[str, Any]:
-        """Make what pictures are missing, measure all of them and write the report.
+        """Make what pictures are missing, measure all of them and write the report; returns what report.json holds.
 
         Args:
             rows: with their loaded adapters; the bare base is always the first row.
-
-        Returns:
-            What report.json holds.
 
         Raises:
             SettingsError: the folder holds another evaluation, or two rows have one name.
@@ -115,7 +114,7 @@ class Evaluation:
         files = {reports.BARE: self._pictures(reports.BARE, {"adapter": None}, self._bare)}
         for row, adapter in rows:
             record = {"adapter": adapter.digest, "strength": row.strength, "structure": row.structure}
-            files[row.name] = self._pictures(row.name, record, _Attached(self, row, adapter))
+            files[row.name] = self._pictures(row.name, record, self._attached(row, adapter))
         return self._report(files)
 
     def _settings(self) -> dict[str, Any]:
@@ -123,11 +122,28 @@ class Evaluation:
         cases = [[case.name, case.prompt, case.seed] for person in self.people for case in person.cases]
         return json.loads(json.dumps({"base": _mark(self.host), "sampling": sampling, "cases": cases, **self.asked}))
 
-    def sampling_of(self, case: Case) -> Sampling:
-        return Sampling(**{**vars(self.sampling), "prompt": case.prompt, "seed": case.seed, "count": 1})
+    def _sampling(self, case: Case) -> Sampling:
+        return replace(self.sampling, prompt=case.prompt, seed=case.seed, count=1)
 
     def _bare(self, person: EvaluatedPerson, case: Case) -> Image.Image:
-        return self.host.sample(self.sampling_of(case), [])[0]
+        return self.host.sample(self._sampling(case), [])[0]
+
+    def _attached(self, row: TableRow, adapter: Adapter) -> Callable[[EvaluatedPerson, Case], Image.Image]:
+        """Makes the pictures of one row."""
+        given = any(case.points is not None for person in self.people for case in person.cases)
+        shapes = AskedShapes(self.judges.analyser) if given else None
+        encoder = self.encoder if adapter.mixer.config.clip_levels else None
+        pipeline = FaceSnapPipeline(adapter, self.judges.analyser, encoder, shapes=shapes)
+        settings = Person(strength=row.strength, structure=row.structure)
+
+        def make(person: EvaluatedPerson, case: Case) -> Image.Image:
+            names = [f"reference {n} of {person.name}" for n in range(len(person.references))]
+            identity = pipeline.identity(person.references, name=person.name, names=names)
+            if shapes is not None:
+                shapes.case = case
+            return pipeline.generate(self.host, self._sampling(case), [(identity, settings)])[0].image
+
+        return make
 
     def _pictures(
         self, name: str, record: dict[str, Any], make: Callable[[EvaluatedPerson, Case], Image.Image]
@@ -145,101 +161,60 @@ class Evaluation:
         return files
 
     def _report(self, files: dict[str, dict[str, Path]]) -> dict[str, Any]:
-        judge, key = self.judges.recogniser, self.judges.key
+        judge, look = self.judges.recogniser, partial(measured, self.judges, self.judges.key)
         folder = self.out / "truth"
         folder.mkdir(parents=True, exist_ok=True)
         references: list[np.ndarray | None] = []
         for person in self.people:
             looks = [
-                measured(self.judges, key, picture, None, folder / f"{person.name}-reference-{n}.json")
+                look(picture, None, folder / f"{person.name}-reference-{n}.json")
                 for n, picture in enumerate(person.references)
             ]
             vectors = [np.array(one["embedding"]) for one in looks if one["found"]]
             references.append(np.mean(vectors, axis=0) if vectors else None)
         cases = [case for person in self.people for case in person.cases]
         truths = {
-            case.name: measured(self.judges, key, case.truth, case, folder / f"{case.name}.json")
-            for case in cases
-            if case.truth is not None
+            case.name: look(case.truth, case, folder / f"{case.name}.json") for case in cases if case.truth is not None
         }
         looked: dict[str, reports.Measurements] = {reports.TRUTH: truths} if truths else {}
         for name, of_row in files.items():
             self.say(f"measuring {name}")
             looked[name] = {
-                case.name: measured(
-                    self.judges, key, _pixels(of_row[case.name]), case, of_row[case.name].with_suffix(".json")
-                )
+                case.name: look(read_picture(of_row[case.name]), case, of_row[case.name].with_suffix(".json"))
                 for case in cases
             }
         tables = {
             name: reports.table_of(self.people, found, references, truths, judge) for name, found in looked.items()
         }
         report = {
-            **self._settings_shown(len(cases)),
+            "people": len(self.people), "pictures": len(cases), "base": self.host.name,
+            "recogniser": judge.name, "recogniser_sha256": judge.sha256,
+            "detector": f"that of {self.judges.analyser.pack.name}", "sampling": self._settings()["sampling"],
             "calibration": reports.calibration(self.people, references, truths, judge),
             **reports.summary(tables),
-        }
-        self._write(report, files, looked, references)
-        return report
-
-    def _settings_shown(self, pictures: int) -> dict[str, Any]:
-        return {
-            "people": len(self.people), "pictures": pictures, "base": self.host.name,
-            "recogniser": self.judges.recogniser.name, "recogniser_sha256": self.judges.recogniser.sha256,
-            "detector": f"that of {self.judges.analyser.pack.name}", "sampling": self._settings()["sampling"],
         }  # fmt: skip
-
-    def _write(
-        self, report: dict[str, Any], files: dict[str, dict[str, Path]], looked: dict[str, reports.Measurements],
-        references: Sequence[np.ndarray | None],
-    ) -> None:  # fmt: skip
-        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        (self.out / "report.json").write_text(text, encoding="utf-8")
+        write_json(self.out / "report.json", report)
         (self.out / "report.md").write_text(reports.markdown(report), encoding="utf-8")
-        title = f"The number is the likeness to the reference by {report['recogniser']}."
-        sheet = reports.sheet(self.people, files, looked, references, self.judges.recogniser, title)
-        sheet.save(self.out / "sheet.png")
-
-
-class _Attached:
-    """Makes the pictures of one row."""
-
-    def __init__(self, evaluation: Evaluation, row: TableRow, adapter: Adapter) -> None:
-        self.evaluation = evaluation
-        looks = bool(adapter.mixer.config.clip_levels)
-        own = all(case.points is None for person in evaluation.people for case in person.cases)
-        self.shapes = None if own else AskedShapes(evaluation.judges.analyser)
-        encoder = evaluation.encoder if looks else None
-        self.pipeline = FaceSnapPipeline(adapter, evaluation.judges.analyser, encoder, shapes=self.shapes)
-        self.person = Person(strength=row.strength, structure=row.structure)
-
-    def __call__(self, person: EvaluatedPerson, case: Case) -> Image.Image:
-        names = [f"reference {n} of {person.name}" for n in range(len(person.references))]
-        identity = self.pipeline.identity(person.references, name=person.name, names=names)
-        if self.shapes is not None:
-            self.shapes.ask(case)
-        sampling = self.evaluation.sampling_of(case)
-        return self.pipeline.generate(self.evaluation.host, sampling, [(identity, self.person)])[0].image
+        title = f"The number is the likeness to the reference by {judge.name}."
+        reports.sheet(self.people, files, looked, references, judge, title).save(self.out / "sheet.png")
+        return report
 
 
 class AskedShapes(Shapes):
-    """Gives FFRNet exactly the points that a case asks for, without any detection or fit in between."""
+    """Gives FFRNet exactly the points that `case` asks for, without any detection or fit in between."""
 
     def __init__(self, analyser: Any) -> None:
         super().__init__(analyser, ContentCache(CACHE_BYTES))
-        self._case: Case | None = None
-
-    def ask(self, case: Case) -> None:
-        self._case = case
+        self.case: Case | None = None
 
     def shape(self, identity: Identity, pose: Pose, size: tuple[int, int]) -> Shape:
-        if self._case is None or self._case.points is None:
+        if self.case is None or self.case.points is None:
             raise LandmarkError(
                 "No landmarks were asked for.",
                 expected="a case with points",
                 remedy="give every picture of the evaluation its points, or none of them",
             )
-        return Shape(Landmarks(self._case.points / np.array(size)), size)
+        return Shape(Landmarks(self.case.points / np.array(size)), size)
 
 
 def _mark(host: DiffusersHost) -> str:
@@ -252,24 +227,10 @@ def _mark(host: DiffusersHost) -> str:
 
 def _claim(file: Path, wanted: dict[str, Any]) -> None:
     """Write what a folder is for, or check that it is for this."""
-    wanted = json.loads(json.dumps(wanted))
-    if not file.is_file():
-        text = json.dumps(wanted, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
-        return
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        found = {}
-    if found != wanted:
-        other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    other = claim(file, wanted)
+    if other:
         raise SettingsError(
             f"{file} is of another evaluation: it differs in {', '.join(other)}.",
             expected="the settings that its pictures were made with",
             remedy="give those, or another --out folder",
         )
-
-
-def _pixels(file: Path) -> np.ndarray:
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))

@@ -7,7 +7,6 @@ its own, whose error on true pictures of held-out people is known and stands bes
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from facesnap.evaluation.blocks import Block, stem, to_tensor
 from facesnap.landmarks.scheme import OUTER_EYE_CORNERS, POINT_COUNT
-from facesnap.training.network_files import load_frozen, save_network
+from facesnap.training.network_files import SmallNetwork
 
 SIDE = 96  # px of the crop that the network sees
 MARGIN = 1.15  # side of the crop's region, in sides of the face's box
@@ -26,12 +25,14 @@ BANDS = (12.0, 25.0)  # degrees of yaw, the bounds of the bands that errors are 
 BATCH = 64
 
 
-class LandmarkJudge(nn.Module):
+class LandmarkJudge(SmallNetwork):
     """Crops (B, 3, 96, 96) RGB in 0..1 -> points (B, 72, 2) in fractions of the crop.
 
     One map a point at a quarter of the crop's side, made from coarse and fine features; a point is the map's centre of
     mass after softmax, so that it is found between the map's cells.
     """
+
+    stage = "landmarks"
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,18 +54,6 @@ class LandmarkJudge(nn.Module):
         # The maps reach one cell beyond the crop on each side: a centre of mass never arrives at the outermost cell.
         place = torch.linspace(-1 / side, 1 + 1 / side, side)
         return torch.stack([mass.sum(2) @ place, mass.sum(3) @ place], dim=-1)  # (B, 72, 2)
-
-    @classmethod
-    def load(cls, file: Path) -> LandmarkJudge:
-        """Read what `save` wrote, frozen.
-
-        Raises:
-            CheckpointError: it is another file.
-        """
-        return load_frozen(cls(), file, "landmarks")
-
-    def save(self, file: Path) -> None:
-        save_network(self, file)
 
     @torch.no_grad()
     def points(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from facesnap.errors import NoFaceError
 from facesnap.evaluation.attribute_judge import AttributeJudge, obedience
 from facesnap.evaluation.cases import Case
 from facesnap.evaluation.landmark_judge import LandmarkJudge, nme
@@ -52,15 +51,15 @@ class Judges:
         if case is not None and case.attributes is not None and self.attributes is not None:
             right = obedience(self.attributes.values(picture[None]), [case.attributes])
             out["right"] = {name: float(value[0]) for name, value in right.items() if np.isfinite(value[0])}
-        try:
-            face = self.analyser.faces(picture, name="the picture made", most_steps=SCORE_STEPS)[0]
-        except NoFaceError:
+        place = self.analyser.place(picture, most_steps=SCORE_STEPS)
+        if place is None:
             return out
+        box, kps = place
         out["found"] = True
-        out["embedding"] = self.recogniser.embed(picture, face.box, face.kps).tolist()
-        out["hog"] = np.round(hog_of(aligned_crop(picture, face.kps)), 6).tolist()
+        out["embedding"] = self.recogniser.embed(picture, box, kps).tolist()
+        out["hog"] = np.round(hog_of(aligned_crop(picture, kps)), 6).tolist()
         if case is not None and case.points is not None and self.points is not None:
-            found = self.points.points(picture[None], np.asarray(face.box, np.float64)[None])
+            found = self.points.points(picture[None], np.asarray(box, np.float64)[None])
             out["nme72"] = float(nme(found, case.points[None])[0])
         return out
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facesnap.evaluation.cases import EvaluatedPerson
 from facesnap.evaluation.measure import copying, diversity
 from facesnap.evaluation.recognisers import Recogniser
 from facesnap.evaluation.statistics import Estimate, difference, estimate, person_means
 from facesnap.sheet import contact_sheet
+from facesnap.world.measure import equal_error_rate
 
 TRUTH, BARE = "true pictures", "none"
 # metric -> (title, factor for the table, its unit)
@@ -30,7 +31,7 @@ METRICS: dict[str, tuple[str, float, str]] = {
     "copy_paste": ("copy-paste M_CP", 1, ""),
 }
 PAIRED = ("face_sim", "nme72", "obedience")
-SHEET_PEOPLE = 8
+SHEET_PEOPLE, CELL = 8, 192  # people on the sheet, and px of its cells
 
 Measurements = dict[str, dict[str, Any]]  # case name -> what was measured
 
@@ -77,7 +78,14 @@ def table_of(
             if one["found"]:
                 if looked is not truths or shown[id(case.truth)] == case.name:
                     hogs.append(np.array(one["hog"]))
-                _compare(grids, (i, j), np.array(one["embedding"]), references[i], truth, judge, looked is truths)
+                made, reference = np.array(one["embedding"]), references[i]
+                if reference is not None:
+                    grids["face_sim"][i, j] = judge.similarity(made, reference)
+                if truth.get("found") and looked is not truths:
+                    other = np.array(truth["embedding"])
+                    grids["sim_truth"][i, j] = judge.similarity(made, other)
+                    if reference is not None:
+                        grids["copy_paste"][i, j] = copying(made, other, reference)
         spread[i] = diversity(hogs)
     values = {name: spread if name == "diversity" else person_means(grids[name]) for name in METRICS}
     return Table(values, {name: float(np.mean(found)) for name, found in right.items()})
@@ -98,52 +106,30 @@ def _named(one: dict[str, Any], own: int, references: Sequence[np.ndarray | None
     return float(judge.similarity(made, reference) > max(judge.similarity(made, other) for other in others))
 
 
-def _compare(
-    grids: dict[str, np.ndarray], place: tuple[int, int], made: np.ndarray, reference: np.ndarray | None,
-    truth: dict[str, Any], judge: Recogniser, is_truth: bool,
-) -> None:  # fmt: skip
-    """Likeness to the reference and to the true picture, where both show a face."""
-    if reference is not None:
-        grids["face_sim"][place] = judge.similarity(made, reference)
-    if truth.get("found") and not is_truth:
-        other = np.array(truth["embedding"])
-        grids["sim_truth"][place] = judge.similarity(made, other)
-        if reference is not None:
-            grids["copy_paste"][place] = copying(made, other, reference)
-
-
 def calibration(
     people: Sequence[EvaluatedPerson], references: Sequence[np.ndarray | None], truths: Measurements, judge: Recogniser
 ) -> dict[str, Any]:
     """The judge's scale on true pictures: `same` person's reference and others; `different` people's; and EER."""
-    from facesnap.world.measure import equal_error_rate
-
-    same: list[float] = []
-    different: list[float] = []
+    found: dict[bool, list[float]] = {True: [], False: []}  # same person -> likenesses
     for i, person in enumerate(people):
         for case in {id(c.truth): c for c in person.cases}.values():  # one photo may be the truth of many prompts
             one = truths.get(case.name, {})
-            if not one.get("found"):
-                continue
             for j, reference in enumerate(references):
-                if reference is not None:
-                    found = judge.similarity(np.array(one["embedding"]), reference)
-                    (same if i == j else different).append(found)
-    out: dict[str, Any] = {"scale": judge.scale, "same": None, "different": None, "eer": None}
-    if same:
-        out["same"] = float(np.mean(same))
-    if different:
-        out["different"] = float(np.mean(different))
-    if same and different:
-        out["eer"] = equal_error_rate(np.array(same), np.array(different))
-    return out
+                if one.get("found") and reference is not None:
+                    found[i == j].append(judge.similarity(np.array(one["embedding"]), reference))
+    same, different = (np.array(found[key]) for key in (True, False))
+    return {
+        "scale": judge.scale, "same": float(same.mean()) if len(same) else None,
+        "different": float(different.mean()) if len(different) else None,
+        "eer": equal_error_rate(same, different) if len(same) and len(different) else None,
+    }  # fmt: skip
 
 
-def summary(tables: dict[str, Table], bare: str = BARE) -> dict[str, Any]:
+def summary(tables: dict[str, Table]) -> dict[str, Any]:
     """All rows' estimates, and the paired differences of every two rows."""
     rows = {
         name: {
-            **{metric: _plain(estimate(values)) for metric, values in table.values.items()},
+            **{metric: asdict(one) if (one := estimate(values)) else None for metric, values in table.values.items()},
             "obedience_by_attribute": table.attributes,
         }
         for name, table in tables.items()
@@ -151,12 +137,8 @@ def summary(tables: dict[str, Table], bare: str = BARE) -> dict[str, Any]:
     pairs = []
     for first, second in combinations(reversed(list(tables)), 2):  # later rows are compared with earlier ones
         found = {m: difference(tables[first].values[m], tables[second].values[m]) for m in METRICS}
-        pairs.append({"row": first, "minus": second, **{m: _plain(one) for m, one in found.items()}})
+        pairs.append({"row": first, "minus": second, **{m: asdict(one) if one else None for m, one in found.items()}})
     return {"rows": rows, "differences": pairs}
-
-
-def _plain(found: Estimate | None) -> dict[str, Any] | None:
-    return None if found is None else asdict(found)
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -223,11 +205,9 @@ def sheet(
             with Image.open(of_row[case.name]) as picture:
                 cells.append((picture.convert("RGB"), f"{name}: {text}"))
         lines.append([(_enlarged(picture), text) for picture, text in cells])
-    return contact_sheet(lines, cell=192, title=title)
+    return contact_sheet(lines, cell=CELL, title=title)
 
 
-def _enlarged(picture: Image.Image, least: int = 192) -> Image.Image:
-    if max(picture.size) >= least:
-        return picture
-    factor = least / max(picture.size)
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.LANCZOS)
+def _enlarged(picture: Image.Image) -> Image.Image:
+    factor = CELL / max(picture.size)
+    return picture if factor <= 1 else ImageOps.scale(picture, factor, Image.Resampling.LANCZOS)

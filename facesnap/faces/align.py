@@ -62,10 +62,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     u, s, vt = np.linalg.svd(covariance)
     rotation = u @ np.diag(signs) @ vt
     scale = 1.0 / variance * (s @ signs)  # eq. 42
-    matrix = np.empty((2, 3), dtype=np.float64)
-    matrix[:, 2] = target_mean - scale * (rotation @ source_mean)
-    matrix[:, :2] = rotation * scale
-    return matrix
+    return np.column_stack([rotation * scale, target_mean - scale * (rotation @ source_mean)])
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from facesnap.errors import MissingDependencyError, NoFaceError, PackError, SettingsError
+from facesnap.errors import MissingDependencyError, NoFaceError, PackError, SettingsError, not_importable
 from facesnap.faces.align import aligned_crop, misfit
 from facesnap.faces.face import Choice, Face, choose_face, quality_of
 from facesnap.faces.ladder import Hits, Size, Step, climb
 from facesnap.faces.packs import Pack, find_pack
 from facesnap.faces.picture import PictureSource, read_picture
+from facesnap.landmarks.detect import runtime_errors
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,18 @@ class FaceAnalyser:
         self._detector = _load(model_zoo, self.pack, "detector", provider)
         self._recogniser = _load(model_zoo, self.pack, "recogniser", provider)
         self.provider = self._recogniser.session.get_providers()[0]
-        _check_provider(provider, {self.provider, self._detector.session.get_providers()[0]})
+        running = {self.provider, self._detector.session.get_providers()[0]}
+        if running != {PROVIDERS[provider]}:
+            raise MissingDependencyError(
+                f"Provider {provider} was asked for, the models run on {', '.join(sorted(running))}.",
+                expected=PROVIDERS[provider],
+                remedy="install onnxruntime-gpu for your CUDA version in place of onnxruntime (not beside it), "
+                "or use provider cpu. `facesnap doctor` shows what is installed.",
+            )
         self.recogniser = self.pack.recogniser_sha256
-        self._fixed_size = _fixed_size(self._detector.session)
+        height, width = self._detector.session.get_inputs()[0].shape[2:4]
+        free = not (isinstance(width, int) and isinstance(height, int))  # the graph takes any size
+        self._fixed_size: Size | None = None if free else (width, height)
         self._crop_size = int(self._recogniser.input_size[0])
         logger.debug("pack %s on %s", self.pack.folder, self.provider)
 
@@ -83,7 +93,12 @@ class FaceAnalyser:
         pixels = read_picture(picture, name=name)
         hits, usable, tried = self._climb(pixels, most_steps)
         if hits is None:
-            raise _no_face(name, pixels, tried)
+            raise NoFaceError(
+                f"No face was found in {name} ({pixels.shape[1]} x {pixels.shape[0]} pixels). "
+                f"Tried: {'; '.join(map(str, tried))}.",
+                expected="a photo with at least one face that is not hidden.",
+                remedy="use a sharper or less tightly cropped photo.",
+            )
         return self._describe(pixels, hits, usable, name)
 
     def place(self, pixels: np.ndarray, *, most_steps: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -120,13 +135,10 @@ class FaceAnalyser:
         return embeddings
 
     def _embed(self, bgr: list[np.ndarray]) -> np.ndarray:
-        found = np.asarray(self._recogniser.get_feat(bgr))
-        if len(bgr) > 1 and found.shape != (
-            len(bgr),
-            EMBEDDING_WIDTH,
-        ):  # a graph that joins or drops the batch
+        found, shape = np.asarray(self._recogniser.get_feat(bgr)), (len(bgr), EMBEDDING_WIDTH)
+        if len(bgr) > 1 and found.shape != shape:  # a graph that joins or drops the batch
             found = np.concatenate([np.asarray(self._recogniser.get_feat([one])) for one in bgr])
-        if found.shape != (len(bgr), EMBEDDING_WIDTH):
+        if found.shape != shape:
             raise PackError(
                 f"{self.pack.recogniser} gives vectors of shape {found.shape[1:]}.",
                 expected=f"({EMBEDDING_WIDTH},).",
@@ -142,10 +154,8 @@ class FaceAnalyser:
 
     def _describe(self, pixels: np.ndarray, hits: Hits, usable: list[int], name: str) -> list[Face]:
         crops = [aligned_crop(pixels, hits.kps[i], self._crop_size) for i in usable]
-        embeddings = self.embed(crops)
-        faces = []
-        for i, crop, embedding in zip(usable, crops, embeddings, strict=True):
-            face = Face(
+        return [
+            Face(
                 box=hits.boxes[i],
                 kps=hits.kps[i],
                 score=float(hits.scores[i]),
@@ -158,8 +168,8 @@ class FaceAnalyser:
                 source=name,
                 picture=pixels,
             )
-            faces.append(face)
-        return faces
+            for i, crop, embedding in zip(usable, crops, self.embed(crops), strict=True)
+        ]
 
 
 def _import_model_zoo() -> Any:
@@ -168,16 +178,14 @@ def _import_model_zoo() -> Any:
             warnings.simplefilter("ignore")  # of scikit-image and albumentations, about themselves
             import insightface.model_zoo as model_zoo
     except ImportError as error:
-        raise MissingDependencyError(
-            f"insightface cannot be imported ({error}).",
-            expected="insightface 0.7.3 or newer with onnx, onnxruntime and OpenCV.",
-            remedy="run `facesnap doctor`: it names the command that installs what is missing.",
-        ) from error
+        expected = "insightface 0.7.3 or newer with onnx, onnxruntime and OpenCV."
+        raise not_importable(f"insightface cannot be imported ({error}).", expected) from error
     return model_zoo
 
 
 def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     import onnxruntime
+    from google.protobuf.message import DecodeError
 
     file = getattr(pack, kind)
     providers = list(dict.fromkeys([PROVIDERS[provider], PROVIDERS["cpu"]]))
@@ -186,7 +194,7 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # insightface 0.7.3 prints, and stdout may be for JSON alone
             model = model_zoo.get_model(str(file), providers=providers)
-    except _loading_errors() as error:
+    except (RuntimeError, ValueError, AssertionError, OSError, DecodeError, *runtime_errors()) as error:
         raise PackError(
             f"The {kind} {file} cannot be loaded ({str(error).splitlines()[0] if str(error) else error!r}).",
             expected="an ONNX model that insightface and onnxruntime can run.",
@@ -200,37 +208,3 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
             remedy="use a pack such as buffalo_l, antelopev2 or AuraFace.",
         )
     return model
-
-
-def _loading_errors() -> tuple[type[Exception], ...]:
-    """Errors of loading a damaged or foreign model; onnxruntime's own errors have no common base."""
-    from google.protobuf.message import DecodeError
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    return (RuntimeError, ValueError, AssertionError, OSError, DecodeError, *own)
-
-
-def _check_provider(wanted: str, running: set[str]) -> None:
-    if running != {PROVIDERS[wanted]}:
-        raise MissingDependencyError(
-            f"Provider {wanted} was asked for, the models run on {', '.join(sorted(running))}.",
-            expected=PROVIDERS[wanted],
-            remedy="install onnxruntime-gpu for your CUDA version in place of onnxruntime (not beside it), "
-            "or use provider cpu. `facesnap doctor` shows what is installed.",
-        )
-
-
-def _fixed_size(session: Any) -> Size | None:
-    """(width, height) if the detector's graph has no free axes."""
-    height, width = session.get_inputs()[0].shape[2:4]
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
-
-
-def _no_face(name: str, pixels: np.ndarray, tried: list[Step]) -> NoFaceError:
-    return NoFaceError(
-        f"No face was found in {name} ({pixels.shape[1]} x {pixels.shape[0]} pixels). "
-        f"Tried: {'; '.join(map(str, tried))}.",
-        expected="a photo with at least one face that is not hidden.",
-        remedy="use a sharper or less tightly cropped photo.",
-    )

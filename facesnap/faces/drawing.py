@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from facesnap.errors import SettingsError
 from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.face import Face
+from facesnap.sheet import font
 
 CHOSEN, OTHER = (46, 204, 113), (149, 165, 166)
 # Left eye, right eye, nose, mouth corners, as seen in the picture.
@@ -19,8 +20,25 @@ MARGIN = 12
 
 
 def draw_faces(faces: Sequence[Face], chosen: Face) -> Image.Image:
-    """`mark_faces`, and beside it the chosen one's aligned crop."""
-    return _beside(mark_faces(faces, chosen), chosen)
+    """`mark_faces`, and beside it the chosen one's aligned crop and a legend."""
+    photo, quality = mark_faces(faces, chosen), chosen.quality
+    lines = (
+        f"found by: {chosen.found_by}",
+        f"quality {quality.score:.2f}",
+        f"  detection {quality.detection:.2f}",
+        f"  sharpness {quality.sharpness:.2f}",
+        f"  frontalness {quality.frontalness:.2f}",
+        f"  size {quality.size:.2f}",
+    )
+    column = ENCODER_SIZE + 2 * MARGIN
+    height = max(photo.height, ENCODER_SIZE + 3 * MARGIN + 20 * len(lines))
+    sheet = Image.new("RGB", (photo.width + column, height), "white")
+    sheet.paste(photo, (0, 0))
+    sheet.paste(Image.fromarray(chosen.crop(ENCODER_SIZE)), (photo.width + MARGIN, MARGIN))
+    pen, own = ImageDraw.Draw(sheet), font(15)
+    for row, text in enumerate(lines):
+        pen.text((photo.width + MARGIN, ENCODER_SIZE + 2 * MARGIN + 20 * row), text, fill="black", font=own)
+    return sheet
 
 
 def mark_faces(faces: Sequence[Face], chosen: Face) -> Image.Image:
@@ -57,39 +75,10 @@ def save_png(image: Image.Image, path: Path) -> None:
 def _label(
     pen: ImageDraw.ImageDraw, box: list[float], text: str, colour: tuple[int, ...], size: tuple[int, int]
 ) -> None:
-    font = _font(max(14, round(max(size) / 45)))
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    own = font(max(14, round(max(size) / 45)))
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=own)
     width, height = right - left + 8, bottom - top + 8
     x = min(max(0.0, box[0]), size[0] - width)
     y = box[1] - height if box[1] >= height else min(max(0.0, box[1]), size[1] - height)
     pen.rectangle((x, y, x + width, y + height), fill=colour)
-    pen.text((x + 4 - left, y + 4 - top), text, fill="black", font=font)
-
-
-def _beside(photo: Image.Image, chosen: Face) -> Image.Image:
-    """Photo, aligned crop and a legend on one sheet."""
-    quality = chosen.quality
-    lines = (
-        f"found by: {chosen.found_by}",
-        f"quality {quality.score:.2f}",
-        f"  detection {quality.detection:.2f}",
-        f"  sharpness {quality.sharpness:.2f}",
-        f"  frontalness {quality.frontalness:.2f}",
-        f"  size {quality.size:.2f}",
-    )
-    column = ENCODER_SIZE + 2 * MARGIN
-    height = max(photo.height, ENCODER_SIZE + 3 * MARGIN + 20 * len(lines))
-    sheet = Image.new("RGB", (photo.width + column, height), "white")
-    sheet.paste(photo, (0, 0))
-    sheet.paste(Image.fromarray(chosen.crop(ENCODER_SIZE)), (photo.width + MARGIN, MARGIN))
-    pen, font = ImageDraw.Draw(sheet), _font(15)
-    for row, text in enumerate(lines):
-        pen.text((photo.width + MARGIN, ENCODER_SIZE + 2 * MARGIN + 20 * row), text, fill="black", font=font)
-    return sheet
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.load_default(size)  # scalable from Pillow 10.1 on
-    except TypeError:
-        return ImageFont.load_default()
+    pen.text((x + 4 - left, y + 4 - top), text, fill="black", font=own)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from facesnap.errors import EncoderError, MissingDependencyError
+from facesnap.errors import EncoderError, not_importable
 from facesnap.faces.align import ENCODER_SIZE
-from facesnap.faces.encoder_files import StateDict, VisionConfig, read_config, read_tensors, vision_tensors
+from facesnap.faces.encoder_files import StateDict, VisionConfig, fill, read_config, read_tensors, vision_tensors
 from facesnap.faces.face import Face
 from facesnap.faces.face_encoder import Encoded
 
@@ -53,39 +53,26 @@ class ImageEncoder:
         *,
         heads: int | None = None,
         hidden_act: str | None = None,
+        state: StateDict | None = None,
     ) -> ImageEncoder:
         """Load a file in transformers' or OpenCLIP's layout; of a full CLIP model the vision half is taken.
 
         Args:
             heads, hidden_act: override what config.json or the rule of read_config says.
+            state: the file's tensors, where it has been read.
 
         Raises:
             EncoderError: not readable, not a CLIP vision model, incomplete, or not finite.
             MissingDependencyError: transformers is missing.
         """
         path = Path(path)
-        return cls.from_tensors(read_tensors(path), path, device, dtype, heads=heads, hidden_act=hidden_act)
-
-    @classmethod
-    def from_tensors(
-        cls,
-        state: StateDict,
-        path: Path,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        *,
-        heads: int | None = None,
-        hidden_act: str | None = None,
-    ) -> ImageEncoder:
-        """As `load`, of the tensors of a file that has been read."""
-        tensors = vision_tensors(state, path)
+        tensors = vision_tensors(read_tensors(path) if state is None else state, path)
         config = read_config(tensors, path, heads, hidden_act)
         model = _build(config)
-        _check(model, tensors, path)
+        positions = torch.arange((config.image_size // config.patch) ** 2 + 1)[None]  # (1, 1 + P), in no file
+        model.vision_model.embeddings.register_buffer("position_ids", positions, persistent=False)
+        fill(model, tensors, path, "CLIP vision model")
         fingerprint = fingerprint_of(tensors["vision_model.embeddings.class_embedding"])
-        model.load_state_dict(tensors, strict=False, assign=True)  # strictly checked above, but for position_ids
-        positions = torch.arange((config.image_size // config.patch) ** 2 + 1)
-        model.vision_model.embeddings.position_ids = positions[None]  # (1, 1 + P); the only buffer left on "meta"
         target = torch.device(device)
         model = model.to(device=target, dtype=dtype).eval().requires_grad_(False)
         return cls(model, config, fingerprint, target)
@@ -186,11 +173,7 @@ def _build(config: VisionConfig) -> Any:
             warnings.simplefilter("ignore")
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     except ImportError as error:
-        raise MissingDependencyError(
-            f"transformers cannot be imported ({error}).",
-            expected="transformers 4.30 or newer.",
-            remedy="run `facesnap doctor`: it names the command that installs what is missing.",
-        ) from error
+        raise not_importable(f"transformers cannot be imported ({error}).", "transformers 4.30 or newer.") from error
     settings = CLIPVisionConfig(
         hidden_size=config.width,
         intermediate_size=config.intermediate,
@@ -211,23 +194,3 @@ def _build(config: VisionConfig) -> Any:
             expected="gelu or quick_gelu.",
             remedy="correct hidden_act or config.json.",
         ) from error
-
-
-def _check(model: Any, tensors: StateDict, path: Path) -> None:
-    """Names, shapes and values, before anything is loaded."""
-    expected = {k: v.shape for k, v in model.state_dict().items() if not k.endswith("position_ids")}
-    wrong = [f"{name} is missing" for name in expected if name not in tensors]
-    wrong += [f"{name} is unknown" for name in tensors if name not in expected]
-    for name in expected.keys() & tensors.keys():
-        tensor = tensors[name]
-        if tensor.shape != expected[name]:
-            wrong.append(f"{name} is {tuple(tensor.shape)} instead of {tuple(expected[name])}")
-        elif not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            wrong.append(f"{name} holds values that are not finite numbers")
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise EncoderError(
-            f"{path} is damaged or no CLIP vision model: {'; '.join(wrong[:5])}{more}.",
-            expected="one complete CLIP vision transformer with its projection.",
-            remedy="download the file again.",
-        )

@@ -15,6 +15,7 @@ from facesnap.checkpoints.files import SUFFIXES, read_file
 from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.known import ENCODER_FILES, ENCODER_HUB_FILES, ENCODER_SOURCES, advice
 from facesnap.faces.packs import model_roots, webui_roots
+from facesnap.models.tensors import load_strictly
 
 StateDict = dict[str, torch.Tensor]
 
@@ -91,6 +92,25 @@ def read_tensors(path: Path) -> StateDict:
             expected="a complete file that holds tensors only; code in a pickle is never run.",
             remedy="download it again, if possible as .safetensors.",
         ) from error
+
+
+def fill(model: torch.nn.Module, tensors: StateDict, path: Path, network: str) -> None:
+    """Give a module on the meta device its tensors, after a check of all names, shapes and values.
+
+    Raises:
+        EncoderError: a tensor is missing, unknown, of another shape or not finite. path, network: for the message.
+    """
+    odd = [name for name, t in tensors.items() if not t.is_floating_point() or not torch.isfinite(t).all()]
+    if odd:
+        raise EncoderError(
+            f"{path}: {len(odd)} tensors of the {network} hold no finite numbers, such as {odd[0][:80]}.",
+            expected="finite weights",
+            remedy="download the file again",
+        )
+    try:
+        load_strictly(model, tensors, network=network)
+    except CheckpointError as error:
+        raise EncoderError(f"{path}: {error.what}", expected=error.expected, remedy=error.remedy) from error
 
 
 def vision_tensors(tensors: StateDict, path: Path) -> StateDict:
@@ -171,21 +191,16 @@ def read_config(
     layers = 1 + max(int(match[1]) for match in found if match)
     beside = _config_beside(path, width, layers)
     openai_l = (width, layers, projection) == (1024, 24, 768)
-    rules = {
-        "heads": HEADS_BY_WIDTH.get(width, width // 64 if width % 64 == 0 else 0),
-        "hidden_act": "quick_gelu" if openai_l else "gelu",
-        "layer_norm_eps": 1e-5,
-    }
-    given = {"heads": heads, "hidden_act": hidden_act, "layer_norm_eps": None}
-    stated = {
-        "heads": beside.get("num_attention_heads"),
-        "hidden_act": beside.get("hidden_act"),
-        "layer_norm_eps": beside.get("layer_norm_eps"),
+    usual_heads = HEADS_BY_WIDTH.get(width, width // 64 if width % 64 == 0 else 0)
+    sources = {
+        "heads": (heads, beside.get("num_attention_heads"), usual_heads),
+        "hidden_act": (hidden_act, beside.get("hidden_act"), "quick_gelu" if openai_l else "gelu"),
+        "layer_norm_eps": (None, beside.get("layer_norm_eps"), 1e-5),
     }
     chosen, values = {}, {}
-    for key in rules:
-        sources = (("override", given[key]), ("config.json", stated[key]), ("rule", rules[key]))
-        chosen[key], values[key] = next((where, value) for where, value in sources if value is not None)
+    for key, options in sources.items():
+        named = zip(("override", "config.json", "rule"), options, strict=True)
+        chosen[key], values[key] = next((where, value) for where, value in named if value is not None)
     if not isinstance(values["heads"], int) or values["heads"] < 1 or width % values["heads"]:
         raise EncoderError(
             f"{path}: {values['heads']} attention heads for width {width} (by {chosen['heads']}).",
@@ -250,8 +265,12 @@ def find_encoder(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
                 return entry
             if entry.is_dir() and entry.name.lower() in stems and (file := _file_in(entry)):
                 return file
-    if file := _in_hub_cache(key):
-        return file
+    if key in ENCODER_HUB_FILES:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(*ENCODER_HUB_FILES[key])
+        if isinstance(cached, str):
+            return Path(cached)
     source = ENCODER_SOURCES.get(key, f"the encoder that the adapter names, for example {ENCODER_SOURCES['vit-h']}")
     places = ", ".join(map(str, parents)) or "no model folder is known"
     raise EncoderError(
@@ -266,13 +285,6 @@ def encoder_parents(model_dirs: Iterable[str | os.PathLike] = ()) -> list[Path]:
     roots = model_roots(model_dirs)
     parents = [root / parent for root in roots for parent in (*ENCODER_PARENTS, ".")]
     return list(dict.fromkeys(parents + [root / ANNOTATOR_PARENT for root in webui_roots()]))
-
-
-def _in_hub_cache(key: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(*ENCODER_HUB_FILES[key]) if key in ENCODER_HUB_FILES else None
-    return Path(found) if isinstance(found, str) else None
 
 
 def _file_in(folder: Path) -> Path | None:

@@ -61,16 +61,14 @@ def aligned_head(face: Face) -> np.ndarray:
 def grey_faces(heads: Sequence[np.ndarray], parser: Parser | None) -> Tensor:
     """Aligned heads (512, 512, 3) RGB uint8 -> (B, 3, 512, 512) float32 in 0..1, grey on white."""
     pixels = torch.stack([torch.from_numpy(head) for head in heads]).permute(0, 3, 1, 2).float() / 255
-    with torch.no_grad():
-        outside = _outside_ellipse() if parser is None else torch.cat([parser.not_face(p[None]) for p in pixels])
+    if parser is None:
+        x, y = torch.arange(SIDE) - HEAD_CENTRE[0], torch.arange(SIDE) - HEAD_CENTRE[1]
+        outside = (x[None] / HEAD_AXES[0]) ** 2 + (y[:, None] / HEAD_AXES[1]) ** 2 > 1  # (512, 512)
+    else:
+        with torch.no_grad():
+            outside = torch.cat([parser.not_face(p[None]) for p in pixels])  # (B, 1, 512, 512)
     grey = (pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)  # (B, 1, 512, 512)
     return torch.where(outside, torch.ones(()), grey).expand(-1, 3, -1, -1)
-
-
-def _outside_ellipse() -> Tensor:
-    """(1, 1, 512, 512) bool."""
-    x, y = torch.arange(SIDE) - HEAD_CENTRE[0], torch.arange(SIDE) - HEAD_CENTRE[1]
-    return ((x[None] / HEAD_AXES[0]) ** 2 + (y[:, None] / HEAD_AXES[1]) ** 2 > 1)[None, None]
 
 
 def parser_folders(model_dirs: Iterable[str | os.PathLike] = ()) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Identity: what is known of one person from one or more references, and its file."""
+"""Identity: what is known of one person from one or more references, its file, and the faces that it was made of."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from facesnap.errors import CheckpointError, IdentityMismatchError, NoFaceError, SettingsError
 from facesnap.faces.align import ENCODER_SIZE
-from facesnap.faces.face import Face
+from facesnap.faces.face import Face, Quality
 from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.stored_landmarks import TENSOR_PREFIX, StoredLandmarks
 from facesnap.files import write_atomically
@@ -23,6 +24,7 @@ from facesnap.files import write_atomically
 FORMAT, VERSION = "facesnap-identity", "1"
 EMBEDDING_WIDTH = 512
 HIDDEN_PREFIX, VECTORS = "hidden.", "class_vectors"
+_ARRAYS = ("embeddings", "weights", "scores")
 CONTRADICTION = 1e-3  # length of the weighted sum of unit vectors; strangers give about 0.7
 LOWEST_WEIGHT = 1e-3  # no reference is dropped: its tokens enter attention with log weight
 
@@ -220,7 +222,46 @@ class Identity:
         return _from_tensors(tensors, metadata, path)
 
 
-_ARRAYS = ("embeddings", "weights", "scores")
+@dataclass(frozen=True)
+class ReferenceFace:
+    """The face that was taken from one reference photo.
+
+    Attributes:
+        source: what the photo is called. index: among the photo's faces, 0 the largest; faces: how many there are.
+        box: left, top, right, bottom in pixels of the upright photo. score: the detector's, 0..1.
+        quality: see `facesnap.faces.face.Quality`. found_by: the step of the detection ladder.
+    """
+
+    source: str
+    index: int
+    faces: int
+    box: tuple[float, float, float, float]
+    score: float
+    quality: Quality
+    found_by: str
+
+    @classmethod
+    def of(cls, chosen: Face, faces: Sequence[Face]) -> ReferenceFace:
+        """From what an analyser found in a photo, the largest face first."""
+        index = next(n for n, face in enumerate(faces) if face is chosen)
+        left, top, right, bottom = (round(float(side), 2) for side in chosen.box)
+        box = (left, top, right, bottom)
+        return cls(chosen.source, index, len(faces), box, chosen.score, chosen.quality, chosen.found_by)
+
+    def json(self) -> dict[str, Any]:
+        """For the API."""
+        return {
+            "face": self.index, "faces": self.faces, "box": list(self.box), "score": round(self.score, 4),
+            "quality": self.quality.json(), "found_by": self.found_by,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class AnalysedIdentity:
+    """A person, and the face that was taken from each reference; none where the identity was saved before."""
+
+    identity: Identity
+    faces: tuple[ReferenceFace, ...] = ()
 
 
 def quality_weights(scores: np.ndarray) -> np.ndarray:

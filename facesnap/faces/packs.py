@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from facesnap.errors import MissingDependencyError, PackError
+from facesnap.errors import PackError, not_importable
 from facesnap.faces.known import PACK_LICENCES, PACK_SOURCES, advice
 from facesnap.files import cached_sha256
 
@@ -97,15 +97,12 @@ def is_installed(name: str, model_dirs: Iterable[str | os.PathLike] = ()) -> boo
 
 def installed_packs(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Pack]:
     """Every usable pack in the usual places; folders that are no packs are passed over."""
-    for parent in pack_parents(model_dirs):
-        if not parent.is_dir():
-            continue
-        for folder in sorted(parent.iterdir()):
-            if folder.is_dir() and _onnx_files(folder):
-                try:
-                    yield load_pack(folder)
-                except PackError as error:
-                    logger.info("%s", error)
+    for folder in _folders(pack_parents(model_dirs)):
+        if _onnx_files(folder):
+            try:
+                yield load_pack(folder)
+            except PackError as error:
+                logger.info("%s", error)
 
 
 def load_pack(folder: Path) -> Pack:
@@ -125,13 +122,15 @@ def load_pack(folder: Path) -> Pack:
     return Pack(folder.name, files[0].parent, kinds["detector"], kinds["recogniser"])
 
 
-def _folders_named(name: str, parents: Iterable[Path]) -> Iterator[Path]:
+def _folders(parents: Iterable[Path]) -> Iterator[Path]:
     for parent in parents:
-        if not parent.is_dir():
-            continue
-        for folder in sorted(parent.iterdir()):
-            if folder.is_dir() and folder.name.lower() in (name.lower(), f"{name.lower()}-v1") and _onnx_files(folder):
-                yield folder
+        if parent.is_dir():
+            yield from (folder for folder in sorted(parent.iterdir()) if folder.is_dir())
+
+
+def _folders_named(name: str, parents: Iterable[Path]) -> Iterator[Path]:
+    names = (name.lower(), f"{name.lower()}-v1")
+    return (folder for folder in _folders(parents) if folder.name.lower() in names and _onnx_files(folder))
 
 
 def _onnx_files(folder: Path) -> list[Path]:
@@ -159,11 +158,8 @@ def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise MissingDependencyError(
-            f"The package onnx cannot be imported ({error}).",
-            expected="insightface with its dependencies.",
-            remedy="run `facesnap doctor`: it names the command that installs what is missing.",
-        ) from error
+        what = f"The package onnx cannot be imported ({error})."
+        raise not_importable(what, "insightface with its dependencies.") from error
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
     except (DecodeError, ValueError) as error:

@@ -45,17 +45,8 @@ DECODER_ERRORS = (
     struct.error,
     zlib.error,
 )
-# EXIF orientation -> (swap rows and columns, flip rows, flip columns), applied in this order.
-ORIENTATIONS = {
-    1: (False, False, False),
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
+# EXIF orientation 1 to 8 -> (quarter turns to the left, step along the columns after them: -1 mirrors).
+ORIENTATIONS = ((0, 1), (0, -1), (2, 1), (2, -1), (3, -1), (3, 1), (1, -1), (1, 1))
 ORIENTATION_TAG = 0x0112
 
 
@@ -147,7 +138,8 @@ def _from_image(image: Image.Image, name: str) -> np.ndarray:
             expected="a complete picture file.",
             remedy="copy or download the file again.",
         ) from error
-    return _upright(pixels, _orientation(image, name))
+    turns, step = ORIENTATIONS[_orientation(image, name) - 1]
+    return np.ascontiguousarray(np.rot90(pixels, turns)[:, ::step])
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
@@ -222,18 +214,7 @@ def _orientation(image: Image.Image, name: str) -> int:
     except DECODER_ERRORS as error:
         logger.warning("%s: its EXIF data is damaged (%s); the picture is taken as stored", name, _reason(error))
         return 1
-    return value if value in ORIENTATIONS else 1
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    swap, flip_rows, flip_columns = ORIENTATIONS[orientation]
-    if swap:
-        pixels = pixels.transpose(1, 0, 2)
-    if flip_rows:
-        pixels = pixels[::-1]
-    if flip_columns:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    return int(value) if value in range(1, 9) else 1
 
 
 @contextmanager

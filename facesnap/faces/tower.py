@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from facesnap.errors import CheckpointError, EncoderError
+from facesnap.errors import EncoderError
 from facesnap.faces.encoder import CLIP_MEAN, CLIP_STD, ImageEncoder, fingerprint_of
-from facesnap.faces.encoder_files import StateDict, read_tensors
+from facesnap.faces.encoder_files import StateDict, fill, read_tensors
 from facesnap.faces.face import Face
 from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.grey_face import ELLIPSE, aligned_head, grey_faces, load_parser
@@ -20,7 +20,6 @@ from facesnap.faces.known import EVA_TOWER
 from facesnap.models.eva_tower import EvaConfig, EvaTower, tower_tensors
 from facesnap.models.face_parsing import Parser
 from facesnap.models.pulid import TOWER_LEVELS
-from facesnap.models.tensors import load_strictly
 
 PUBLISHED = EvaConfig(width=1024, layers=24, ff=2730, patch=14, grid=24, projection=768)
 
@@ -49,30 +48,19 @@ class TowerEncoder:
         dtype: torch.dtype = torch.float32,
         *,
         model_dirs: Iterable[str | os.PathLike] = (),
+        state: StateDict | None = None,
     ) -> TowerEncoder:
         """Load the official EVA02_CLIP_L_336_psz14_s6B.pt, or the same model in OpenCLIP's or timm's layout.
 
         Args:
             model_dirs: folders of models that may hold a face-parsing network, searched before the usual ones.
+            state: the file's tensors, where it has been read.
 
         Raises:
             EncoderError: not readable, no such tower, incomplete, or not finite.
         """
         path = Path(path)
-        return cls.from_tensors(read_tensors(path), path, device, dtype, model_dirs=model_dirs)
-
-    @classmethod
-    def from_tensors(
-        cls,
-        state: StateDict,
-        path: Path,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        *,
-        model_dirs: Iterable[str | os.PathLike] = (),
-    ) -> TowerEncoder:
-        """As `load`, of the tensors of a file that has been read."""
-        tensors = tower_tensors(state)
+        tensors = tower_tensors(read_tensors(path) if state is None else state)
         if tensors is None:
             raise EncoderError(
                 f"{path} holds no EVA-CLIP image tower.",
@@ -80,7 +68,10 @@ class TowerEncoder:
                 remedy="use EVA02_CLIP_L_336_psz14_s6B.pt of huggingface.co/QuanSun/EVA-CLIP",
             )
         target = torch.device(device)
-        model = _build(tensors, path).to(device=target, dtype=dtype).eval().requires_grad_(False)
+        with torch.device("meta"):
+            model = EvaTower(EvaConfig.from_state_dict(tensors))
+        fill(model, tensors, path, "EVA-CLIP image tower")
+        model = model.to(device=target, dtype=dtype).eval().requires_grad_(False)
         return cls(model, fingerprint_of(tensors["cls_token"]), load_parser(model_dirs), target)
 
     @property
@@ -112,24 +103,6 @@ class TowerEncoder:
         return Encoded({level: torch.cat(kept) for level, kept in hidden.items()}, torch.cat(vectors), made)
 
 
-def _build(tensors: StateDict, path: Path) -> EvaTower:
-    """Check names, shapes and values before anything is loaded."""
-    odd = [name for name, t in tensors.items() if not t.is_floating_point() or not torch.isfinite(t).all()]
-    if odd:
-        raise EncoderError(
-            f"{path}: {len(odd)} tensors of the tower hold no finite numbers, such as {odd[0][:80]}.",
-            expected="finite weights",
-            remedy="download the file again",
-        )
-    with torch.device("meta"):
-        model = EvaTower(EvaConfig.from_state_dict(tensors))
-    try:
-        load_strictly(model, tensors, network="EVA-CLIP image tower")
-    except CheckpointError as error:
-        raise EncoderError(f"{path}: {error.what}", expected=error.expected, remedy=error.remedy) from error
-    return model
-
-
 def load_encoder(path: str | os.PathLike, model_dirs: Iterable[str | os.PathLike] = ()) -> FaceEncoder:
     """An encoder of faces of whichever kind a file holds: EVA-CLIP's image tower, or a CLIP vision model.
 
@@ -139,5 +112,5 @@ def load_encoder(path: str | os.PathLike, model_dirs: Iterable[str | os.PathLike
     path = Path(path)
     state = read_tensors(path)
     if tower_tensors(state) is not None:
-        return TowerEncoder.from_tensors(state, path, model_dirs=model_dirs)
-    return ImageEncoder.from_tensors(state, path)
+        return TowerEncoder.load(path, model_dirs=model_dirs, state=state)
+    return ImageEncoder.load(path, state=state)

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from facesnap.attach.conditioning import Rule
 from facesnap.attach.topology import Topology
-from facesnap.checkpoints.adapter import Adapter, AdapterSpec
-from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
+from facesnap.checkpoints.adapter import Adapter, AdapterSpec, FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import TensorFile
 from facesnap.errors import EncoderError
 from facesnap.faces.encoder import ImageEncoder

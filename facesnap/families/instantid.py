@@ -16,9 +16,8 @@ from pathlib import Path
 from torch import Tensor
 
 from facesnap.attach.topology import Topology
-from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
 from facesnap.checkpoints.convert import with_structure
-from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import SUFFIXES, TensorFile, read_outline
 from facesnap.errors import CheckpointError
 from facesnap.faces.known import OWN, PACK_TERMS, RESEARCH_ONLY, File, Item

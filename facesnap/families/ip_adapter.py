@@ -9,8 +9,7 @@ from torch import Tensor
 
 from facesnap.attach.topology import Topology
 from facesnap.checkpoints import build, layout
-from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
+from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import TensorFile
 from facesnap.families.base import Family
 

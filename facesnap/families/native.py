@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from facesnap.attach.topology import Topology
 from facesnap.checkpoints import native
-from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
+from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import TensorFile
 from facesnap.families.base import NATIVE, Family
 

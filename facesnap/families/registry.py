@@ -16,8 +16,7 @@ from torch import Tensor
 
 from facesnap import families as package
 from facesnap.attach.topology import Topology
-from facesnap.checkpoints.adapter import Adapter
-from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
+from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
 from facesnap.families.base import NATIVE, Family
@@ -163,7 +162,7 @@ def _choice(options: Sequence[Family], source: WeightsFile) -> tuple[str, str]:
         if prefix is not None:
             return one.key, f"by its content: sha256 {prefix}... is the published file"
     name = source.path.name.lower()
-    found = {one.key: _hinted(one, name) for one in options}
+    found = {one.key: next((match[0] for hint in one.hints if (match := re.search(hint, name))), "") for one in options}
     if any(found.values()):
         key = max(found, key=lambda one: len(found[one]))
         return key, f"by its name, which has {found[key]!r}"
@@ -174,14 +173,6 @@ def _choice(options: Sequence[Family], source: WeightsFile) -> tuple[str, str]:
     return "", ""
 
 
-def _hinted(family: Family, name: str) -> str:
-    """The part of a file's name that hints at a family, or ""."""
-    return next((match[0] for hint in family.hints if (match := re.search(hint, name))), "")
-
-
 def _other_kind(names: list[str]) -> str:
-    """A guess for people at the kind of a file that is no adapter."""
-    for mark, kind in OTHER_KINDS:
-        if any(mark in name for name in names):
-            return kind
-    return f"its tensors begin with {', '.join(name[:60] for name in names[:3])}"
+    known = next((kind for mark, kind in OTHER_KINDS if any(mark in name for name in names)), None)
+    return known or f"its tensors begin with {', '.join(name[:60] for name in names[:3])}"

@@ -88,9 +88,9 @@ class AnnyHeads:
             facial_actions="all",
             phenotypes="all",
         ).to(dtype=self._torch.float32)
-        weights = point_weights()
-        self._vertices = np.flatnonzero(weights.any(0))  # the about 150 vertices that the points rest on
-        self._weights = weights[:, self._vertices]
+        points = point_weights()
+        self._vertices = np.flatnonzero(points.any(0))  # the about 150 vertices that the points rest on
+        self._weights = points[:, self._vertices]
         self.sliders: list[str] = [
             label
             for label in self._model.local_change_labels
@@ -100,7 +100,9 @@ class AnnyHeads:
         self.faces = self._model.faces.numpy().astype(np.int64)
         uv = self._model.texture_coordinates.numpy().astype(np.float32)
         self.corner_uv = uv[self._model.face_texture_coordinate_indices.numpy()]  # (T, 3, 2)
-        self.neck_share = self._neck_share()
+        neck = [i for i, name in enumerate(self._model.bone_labels) if name == "root" or name.startswith("neck")]
+        bones, weights = self._model.vertex_bone_indices.numpy(), self._model.vertex_bone_weights.numpy()  # (V, 9)
+        self.neck_share = (weights * np.isin(bones, neck)).sum(1).astype(np.float32)
 
     def vertices(self, head: Head, actions: Actions) -> np.ndarray:
         """The whole mesh of one head: (4538, 3) float32, m; x right, y down, z away."""
@@ -109,12 +111,11 @@ class AnnyHeads:
 
     def points(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
         """The 72 points of N heads with N expressions: (N, 72, 3) float64, m; x right, y down, z away."""
-        parts = [self._batch(heads[i : i + _BATCH], actions[i : i + _BATCH]) for i in range(0, len(heads), _BATCH)]
-        return np.concatenate(parts)
-
-    def _batch(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
-        vertices = self._mesh(heads, actions)[:, self._vertices].astype(np.float64)
-        points = np.einsum("pv,nvk->npk", self._weights, vertices)  # (N, 72, 3)
+        parts = []
+        for i in range(0, len(heads), _BATCH):
+            vertices = self._mesh(heads[i : i + _BATCH], actions[i : i + _BATCH])[:, self._vertices].astype(np.float64)
+            parts.append(np.einsum("pv,nvk->npk", self._weights, vertices))
+        points = np.concatenate(parts)  # (N, 72, 3)
         return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 
     def _mesh(self, heads: Sequence[Head], actions: Sequence[Actions]) -> np.ndarray:
@@ -133,12 +134,6 @@ class AnnyHeads:
                 facial_actions=column(actions, model.facial_action_labels, 0.0),
             )
         return output["vertices"].numpy()
-
-    def _neck_share(self) -> np.ndarray:
-        """Sum of each vertex' skinning weights on the root and the neck."""
-        neck = [i for i, name in enumerate(self._model.bone_labels) if name == "root" or name.startswith("neck")]
-        bones, weights = self._model.vertex_bone_indices.numpy(), self._model.vertex_bone_weights.numpy()  # (V, 9)
-        return (weights * np.isin(bones, neck)).sum(1).astype(np.float32)
 
 
 def random_head(sliders: Sequence[str], rng: np.random.RandomState) -> Head:

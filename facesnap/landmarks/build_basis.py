@@ -56,7 +56,7 @@ PRESETS: dict[str, dict[str, float]] = {
     "wink_left": {"eyeBlinkLeft": 0.85, "cheekSquintLeft": 0.5, "browDownLeft": 0.25},
     "wink_right": {"eyeBlinkRight": 0.85, "cheekSquintRight": 0.5, "browDownRight": 0.25},
     "eyes_closed": _both(eyeBlink=0.85),
-    "frown": {**_both(browDown=1.5, noseSneer=0.5, eyeSquint=0.6, mouthFrown=1.2, mouthPress=0.3)},
+    "frown": _both(browDown=1.5, noseSneer=0.5, eyeSquint=0.6, mouthFrown=1.2, mouthPress=0.3),
 }
 # (upper lid, lower lid) points that meet when an eye is shut.
 _LID_PAIRS = ((37, 43), (38, 42), (39, 41), (45, 51), (46, 50), (47, 49))
@@ -80,10 +80,8 @@ def build(heads: AnnyHeads) -> Basis:
     identity, identity_residual = principal_modes(aligned - mean, IDENTITY_MODES)
 
     owner = np.tile(np.arange(EXPRESSIONS) % IDENTITIES, 2)
-    moved_aligned = (moved / unit - centres[owner, None] / scale) @ rotations[owner].transpose(0, 2, 1)
-    offsets = moved_aligned - (neutral[owner] / unit - centres[owner, None] / scale) @ rotations[owner].transpose(
-        0, 2, 1
-    )
+    centre, turn = centres[owner, None] / scale, rotations[owner].transpose(0, 2, 1)
+    offsets = (moved / unit - centre) @ turn - (neutral[owner] / unit - centre) @ turn
     expression, expression_residual = principal_modes(offsets, EXPRESSION_MODES)
     return Basis(
         mean,
@@ -160,10 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     basis = build(AnnyHeads())
     basis.save(args.out)
-    size = args.out.stat().st_size
     print(  # noqa: T201
         f"{args.out}: {len(basis.identity)} identity and {len(basis.expression)} expression modes, "
-        f"{size} bytes, left out {basis.identity_residual:.5f} and {basis.expression_residual:.5f} "
+        f"{args.out.stat().st_size} bytes, left out {basis.identity_residual:.5f} and {basis.expression_residual:.5f} "
         "outer-eye distances"
     )
     return 0

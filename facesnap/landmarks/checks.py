@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
 from facesnap.errors import LandmarkError
+from facesnap.landmarks.pose import View
 from facesnap.landmarks.scheme import POINT_COUNT
 
 FIVE_POINTS_ONLY = "only five points are known: the shape is the mean face's, only the pose was fitted"
@@ -20,17 +19,6 @@ _DOUBTFUL_ERROR = 0.06
 _DOUBTFUL_YAW, _DOUBTFUL_PITCH = 60.0, 45.0
 _DOUBTFUL_HIDDEN, _DOUBTFUL_OUTSIDE = 0.25, 0.25
 _DOUBTFUL_SHAPE, _DOUBTFUL_MODE = 2.0, 4.0  # root mean square and largest entry of a, in standard deviations
-
-
-class PoseLike(Protocol):
-    """The part of a View that a doubt needs."""
-
-    @property
-    def angles(self) -> tuple[float, float, float]: ...
-    @property
-    def size(self) -> tuple[int, int]: ...
-    @property
-    def error(self) -> float: ...
 
 
 def check_visible(
@@ -78,7 +66,7 @@ def check_result(scale: float, rotation: np.ndarray, error: float, a: np.ndarray
         raise _no_face(f"they miss the nearest face by {error:.0%} of the outer-eye distance")
 
 
-def doubts_about(points: np.ndarray, visible: np.ndarray, view: PoseLike, a: np.ndarray) -> list[str]:
+def doubts_about(points: np.ndarray, visible: np.ndarray, view: View, a: np.ndarray) -> list[str]:
     """Reasons for little confidence in the fit of this picture, in words; empty if there are none.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from facesnap.errors import LandmarkError, MissingDependencyError, PackError
+from facesnap.errors import LandmarkError, PackError, not_importable
 from facesnap.landmarks.dense68 import Dense68
 from facesnap.landmarks.fitting import Observation
 from facesnap.landmarks.scheme import (
@@ -147,7 +147,7 @@ class LandmarkDetector:
         options.intra_op_num_threads = 1  # the nets are small: threads only cost
         try:
             return runtime.InferenceSession(str(file), options, providers=[self._provider])
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise PackError(
                 f"{file} cannot be loaded ({str(error).splitlines()[0]}).",
                 expected="an ONNX model that onnxruntime can run.",
@@ -158,8 +158,7 @@ class LandmarkDetector:
         self, kind: Kind, file: Path, session: Any
     ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, float]]:
         if kind == "68":
-            dense = Dense68(session, file.name, _import("cv2"))
-            return lambda picture, box, kps: dense.find(picture, box, kps)
+            return Dense68(session, file.name, _import("cv2")).find
         model = _import("insightface.model_zoo.landmark").Landmark(model_file=str(file), session=session)
         face_class = _import("insightface.app.common").Face
         convert = from_insightface_3d68 if kind == "3d68" else from_insightface_106
@@ -214,14 +213,12 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"Landmark detection needs {name}, which cannot be imported ({error}).",
-            expected="onnxruntime, OpenCV and insightface, installed once each.",
-            remedy="Run `facesnap doctor`: it names the command that installs what is missing.",
-        ) from error
+        expected = "onnxruntime, OpenCV and insightface, installed once each."
+        what = f"Landmark detection needs {name}, which cannot be imported ({error})."
+        raise not_importable(what, expected) from error
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """onnxruntime's own exceptions; they derive from Exception directly."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     return tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))

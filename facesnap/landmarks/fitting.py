@@ -9,14 +9,14 @@ are eliminated first (Schur complement), so the cost grows linearly with R.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.checks import FIVE_POINTS_ONLY, check_result, check_visible, doubts_about
-from facesnap.landmarks.pose import angles, closed_form_pose, exponential, rotation
+from facesnap.landmarks.pose import View, angles, closed_form_pose, exponential, rotation
 from facesnap.landmarks.scheme import POINT_COUNT, checked, five_point_weights
 
 ROUNDS = 8
@@ -51,36 +51,6 @@ class Observation:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """Result of the fit in one picture.
-
-    Attributes:
-        b: (M,) expression.
-        scale: pixels per basis unit (about the outer-eye distance in pixels when frontal).
-        rotation: (3, 3).
-        translation: (2,) pixels: where the basis' origin lies.
-        size: (width, height) of the picture.
-        error: root mean square of what is left, per coordinate, as a fraction of the outer-eye distance.
-    """
-
-    b: np.ndarray
-    scale: float
-    rotation: np.ndarray
-    translation: np.ndarray
-    size: tuple[int, int]
-    error: float
-
-    @property
-    def angles(self) -> tuple[float, float, float]:
-        """(yaw, pitch, roll) in degrees; see facesnap.landmarks.pose for the signs."""
-        return angles(self.rotation)
-
-    def project(self, shape: np.ndarray) -> np.ndarray:
-        """(72, 3) basis units to (72, 2) pixels of the picture."""
-        return self.scale * shape @ self.rotation[:2].T + self.translation
-
-
-@dataclass(frozen=True, eq=False)
 class Fit:
     """A person's shape from one or more pictures, with the expression and pose in each.
 
@@ -100,7 +70,7 @@ class Fit:
     residual: np.ndarray
     residual_gain: float
     pose_only: bool = False
-    doubts: tuple[str, ...] = field(default=())
+    doubts: tuple[str, ...] = ()
 
     @property
     def confident(self) -> bool:

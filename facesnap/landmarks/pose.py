@@ -7,6 +7,8 @@ frontal. The frame is that of facesnap.landmarks.basis: x right, y down, z away.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 
@@ -72,3 +74,33 @@ def closed_form_pose(
     r = np.vstack([rows, np.cross(rows[0], rows[1])])
     scale = float(singular.mean())
     return scale, r, point_mean - scale * rows @ shape_mean
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Result of the fit in one picture.
+
+    Attributes:
+        b: (M,) expression.
+        scale: pixels per basis unit (about the outer-eye distance in pixels when frontal).
+        rotation: (3, 3).
+        translation: (2,) pixels: where the basis' origin lies.
+        size: (width, height) of the picture.
+        error: root mean square of what is left, per coordinate, as a fraction of the outer-eye distance.
+    """
+
+    b: np.ndarray
+    scale: float
+    rotation: np.ndarray
+    translation: np.ndarray
+    size: tuple[int, int]
+    error: float
+
+    @property
+    def angles(self) -> tuple[float, float, float]:
+        """(yaw, pitch, roll) in degrees; signs as above."""
+        return angles(self.rotation)
+
+    def project(self, shape: np.ndarray) -> np.ndarray:
+        """(72, 3) basis units to (72, 2) pixels of the picture."""
+        return self.scale * shape @ self.rotation[:2].T + self.translation

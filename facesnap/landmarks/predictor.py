@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -64,25 +64,6 @@ class LandmarkPredictor:
         several = list(faces) if isinstance(faces, Sequence) else [faces]
         return fit(self.basis, [self.detect(face).observation for face in several])
 
-    def predict(
-        self,
-        source: Fit,
-        driver: Fit | PoseSpec,
-        size: tuple[int, int],
-        *,
-        override: PoseSpec | None = None,
-        expression_gain: float = 1.0,
-        framing: str = "keep framing",
-    ) -> Landmarks:
-        """The source's landmarks in the driver's pose and expression; see `recombine`."""
-        return Landmarks(
-            recombine(
-                self.basis,
-                source,
-                driver,
-                size=size,
-                override=override,
-                expression_gain=expression_gain,
-                framing=framing,
-            )
-        )
+    def predict(self, source: Fit, driver: Fit | PoseSpec, size: tuple[int, int], **options: Any) -> Landmarks:
+        """The source's landmarks in the driver's pose and expression; options as those of `recombine`."""
+        return Landmarks(recombine(self.basis, source, driver, size=size, **options))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from facesnap.errors import LandmarkError
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.fitting import Fit, View
-from facesnap.landmarks.pose import angles, rotation
+from facesnap.landmarks.fitting import Fit
+from facesnap.landmarks.pose import View, angles, rotation
 from facesnap.settings.expressions import Expression, parse_expression
 from facesnap.settings.words import FRAMINGS
 
 GAIN_RANGE = (0.0, 1.5)
+_ROUNDS, _LEAST_AMOUNT = 300, 0.05  # of `nearest_mix`
 _DEFAULT_SIZE, _DEFAULT_POSITION = 0.5, (0.5, 0.5)
 # option -> (lowest, highest); beyond them the 72 points no longer show a face
 RANGES = {"yaw": (-90.0, 90.0), "pitch": (-60.0, 60.0), "roll": (-180.0, 180.0), "size": (0.02, 2.0)}
@@ -117,6 +118,22 @@ def expression_offset(basis: Basis, expression: Expression) -> np.ndarray:
     for name, strength in parse_expression(expression, basis.presets).items():
         offset += strength * basis.presets[name]
     return offset
+
+
+def nearest_mix(offset: np.ndarray, presets: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mix of presets, each 0..1 in steps of 0.01, whose offset is nearest to `offset` (72, 3).
+
+    Coordinate descent on |sum m_p P_p - offset|^2: the problem is convex, and has as many unknowns as presets. Amounts
+    below 0.05 are left out.
+    """
+    names = [name for name, preset in presets.items() if preset.any()]
+    modes = np.stack([presets[name].ravel() for name in names])  # (P, 216)
+    gram, target = modes @ modes.T, modes @ offset.ravel()
+    mix = np.zeros(len(names))
+    for _ in range(_ROUNDS):
+        for n in range(len(names)):
+            mix[n] = np.clip(mix[n] + (target[n] - gram[n] @ mix) / gram[n, n], 0, 1)
+    return {name: round(float(m), 2) for name, m in zip(names, mix, strict=True) if m >= _LEAST_AMOUNT}
 
 
 def _pose_of_driver(basis: Basis, own: np.ndarray, driver: Fit, size: tuple[int, int], framing: str) -> View:

@@ -64,7 +64,7 @@ def render_landmarks(
         )
     pixels = radius * side_of(size)
     colours = point_colours()
-    for face in [points] if isinstance(points, np.ndarray) else list(points):
+    for face in [points] if isinstance(points, np.ndarray) else points:
         for index, centre in enumerate(_pixels(face, size, POINT_COUNT)):
             if index != POINT_49 or draw_point_49:
                 _disc(canvas, centre, pixels, colours[index])
@@ -77,21 +77,14 @@ def render_five_points(points: np.ndarray | Sequence[np.ndarray], size: tuple[in
     Limbs are ellipses of half-width 4 px and discs have a radius of 10 px on a picture of 1024 x 1024; both
     scale with `side_of(size)`.
 
+    Size, result and errors as of `render_landmarks`.
+
     Args:
-        points: (5, 2) fractions of the picture (see scheme.five_points), or a list of them, one for each
-            person.
-        size: (width, height) in pixels.
-
-    Returns:
-        RGB uint8 (H, W, 3).
-
-    Raises:
-        LandmarkError: points of another shape, not finite, or a size of no picture.
+        points: (5, 2) fractions of the picture (see scheme.five_points), or a list of them, one for each person.
     """
     canvas = _canvas(size)
     scale = side_of(size) / _FIVE_POINT_SIDE
-    given = [points] if isinstance(points, np.ndarray) else list(points)
-    faces = [_pixels(face, size, 5) for face in given]
+    faces = [_pixels(face, size, 5) for face in ([points] if isinstance(points, np.ndarray) else points)]
     for face in faces:
         for start, end in _LIMBS:
             colour = np.array(FIVE_POINT_COLOURS[start])

@@ -63,13 +63,8 @@ _106_OF_IBUG68: tuple[int, ...] = (
     52, 64, 63, 71, 67, 68, 61, 58, 59, 53, 56, 55, 65, 66, 62, 70, 69, 57, 60, 54,
 )
 # fmt: on
-_LID_POINTS = {
-    37: (36, 38),
-    43: (36, 42),
-    47: (48, 46),
-    49: (48, 50),
-}  # derived point: (outer corner, lid point)
-_EYE_OF = {37: PARTS["eye_left"], 43: PARTS["eye_left"], 47: PARTS["eye_right"], 49: PARTS["eye_right"]}
+# Derived point: (outer corner, lid point).
+_LID_POINTS = {37: (36, 38), 43: (36, 42), 47: (48, 46), 49: (48, 50)}
 DERIVED_POINTS: tuple[int, ...] = tuple(_LID_POINTS)
 _LID_BULGE = 0.12  # how far a lid bows outwards half-way, of the distance from corner to lid point
 
@@ -83,18 +78,6 @@ MIRROR: tuple[int, ...] = (
     57, 58, 59, 60, 61, 52, 53, 54, 55, 56, 62, 63, 67, 68, 69, 64, 65, 66, 70, 71,
 )
 # fmt: on
-
-
-def part_of(index: int) -> str:
-    """Name of the part that point `index` (0..71) belongs to."""
-    for name, span in PARTS.items():
-        if span.start <= index < span.stop:
-            return name
-    raise LandmarkError(
-        f"Point {index} is not in the scheme.",
-        expected="0 to 71.",
-        remedy="Use an index of the 72-point scheme.",
-    )
 
 
 def checked(points: np.ndarray, count: int, *, what: str, dims: Sequence[int] = (2, 3)) -> np.ndarray:
@@ -122,7 +105,7 @@ def from_ibug68(points: np.ndarray) -> np.ndarray:
     known = index != DERIVED
     out[known] = source[index[known]]
     for derived, (corner, lid) in _LID_POINTS.items():
-        out[derived] = _lid_point(out, corner, lid, _EYE_OF[derived])
+        out[derived] = _lid_point(out, corner, lid, PARTS["eye_left" if corner == 36 else "eye_right"])
     return out
 
 
@@ -186,4 +169,5 @@ def outer_eye_distance(points: np.ndarray) -> float:
 
 def point_colours() -> np.ndarray:
     """RGB colour of each point, (72, 3) uint8."""
-    return np.array([PART_COLOURS[part_of(i)] for i in range(POINT_COUNT)], dtype=np.uint8)
+    counts = [span.stop - span.start for span in PARTS.values()]
+    return np.repeat(np.array([PART_COLOURS[part] for part in PARTS], dtype=np.uint8), counts, axis=0)

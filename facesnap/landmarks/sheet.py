@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -32,10 +34,9 @@ def contact_sheet(basis: Basis, source: Fit, picture: np.ndarray) -> np.ndarray:
     photo, own = _cropped(picture, own)
     dots = _draw(own)
     tiles = [("reference", np.where(dots.any(2, keepdims=True), dots, photo)), ("as the reference", dots)]
-    for name, pose in POSES.items():
-        tiles.append((name, _draw(recombine(basis, source, _framed(pose), size=size))))
-    for name in basis.presets:
-        tiles.append((name, _draw(recombine(basis, source, _framed(PoseSpec(expression=name)), size=size))))
+    for name, pose in (*POSES.items(), *((name, PoseSpec(expression=name)) for name in basis.presets)):
+        framed = replace(pose, position=(0.5, 0.5), size=0.55)
+        tiles.append((name, _draw(recombine(basis, source, framed, size=size))))
     rows = -(-len(tiles) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * TILE, rows * (TILE + CAPTION)), (24, 24, 24))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default()
@@ -44,10 +45,6 @@ def contact_sheet(basis: Basis, source: Fit, picture: np.ndarray) -> np.ndarray:
         sheet.paste(Image.fromarray(tile), (left, top))
         pen.text((left + 6, top + TILE + 5), caption, fill=(230, 230, 230), font=font)
     return np.asarray(sheet)
-
-
-def _framed(pose: PoseSpec) -> PoseSpec:
-    return PoseSpec(pose.yaw, pose.pitch, pose.roll, (0.5, 0.5), 0.55, pose.expression)
 
 
 def _draw(points: np.ndarray) -> np.ndarray:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facesnap.errors import AttachError, CheckpointError
-from facesnap.models.fidelity_config import LANDMARK_HINT, FFRNetConfig, Picture
-from facesnap.models.tensors import check_tensors, is_floating, load_strictly
+from facesnap.models.fidelity_config import LANDMARK_HINT, FFRNetConfig
+from facesnap.models.tensors import check_tensors, load_strictly
 from facesnap.models.unet_blocks import (
     Attention,
     Downsample,
@@ -29,6 +30,7 @@ from facesnap.models.unet_blocks import (
     timestep_embedding,
 )
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that it can compute in
 _SILU_GAIN = 1.68  # keeps the second moment of normal values through SiLU
 Residuals = tuple[list[Tensor], Tensor]  # (one per skip of the UNet, shallow to deep; the middle's)
 
@@ -114,11 +116,7 @@ class Middle(nn.Module):
 
 
 class FFRNet(nn.Module):
-    """ControlNet encoder and middle over ID tokens; a fresh one returns zeros (zero convolutions).
-
-    Args:
-        config: its shape; see ``FFRNetConfig``.
-    """
+    """ControlNet encoder and middle over ID tokens; a fresh one returns zeros (zero convolutions)."""
 
     def __init__(self, config: FFRNetConfig) -> None:
         super().__init__()
@@ -232,7 +230,10 @@ class FFRNet(nn.Module):
                 expected=f"{len(self.config.attention_widths())}, one pair per attn2.",
                 remedy="Project the tokens with this very network.",
             )
-        time = self._embed_time(t.expand(x.shape[0]), y)  # (B, time dim)
+        sinusoid = timestep_embedding(t.expand(x.shape[0]).to(weight.device), self.config.channels[0])
+        time = self.time_embedding(sinusoid.to(self.dtype))  # (B, time dim)
+        if y is not None:
+            time = time + self.add_embedding(y.to(weight))
         h = self.conv_in(x.to(weight)) + hint.to(weight)
         skips = [h]
         for level in self.down_blocks:
@@ -241,32 +242,21 @@ class FFRNet(nn.Module):
         down = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
         return down, self.controlnet_mid_block(h)
 
-    def load_strictly(self, state: Mapping[str, Tensor]) -> None:
-        """Take over all tensors of ``state``; nothing is changed unless every one fits (CheckpointError)."""
-        load_strictly(self, state, network="FFRNet")
-
     @classmethod
-    def from_state_dict(
-        cls,
-        state: Mapping[str, Tensor],
-        *,
-        heads: int | None = None,
-        head_dim: int | None = None,
-        norm_groups: int = 32,
-        donor_picture: Picture | None = None,
-    ) -> FFRNet:
+    def from_state_dict(cls, state: Mapping[str, Tensor], **overrides: Any) -> FFRNet:
         """The network that a state dict in diffusers' ControlNet layout describes, with its tensors.
 
-        The tensors are taken over as they are (dtype and device too) and not copied. Overrides as in
-        ``FFRNetConfig.from_state_dict``.
+        The tensors are taken over as they are (dtype and device too) and not copied.
+
+        Args:
+            overrides: ``heads``, ``head_dim``, ``norm_groups``, ``donor_picture``; see
+                ``FFRNetConfig.from_state_dict``.
 
         Raises:
             CheckpointError: tensors are missing, unknown, of another shape, or not floating point.
         """
-        config = FFRNetConfig.from_state_dict(
-            state, heads=heads, head_dim=head_dim, norm_groups=norm_groups, donor_picture=donor_picture
-        )
-        odd = [f"{name} {t.dtype}" for name, t in state.items() if not is_floating(t)]
+        config = FFRNetConfig.from_state_dict(state, **overrides)
+        odd = [f"{name} {t.dtype}" for name, t in state.items() if t.dtype not in DTYPES]
         if odd:
             raise CheckpointError(
                 f"The FFRNet holds tensors that it cannot compute with: {', '.join(odd[:6])}.",
@@ -275,7 +265,7 @@ class FFRNet(nn.Module):
             )
         with torch.device("meta"):
             net = cls(config)
-        net.load_strictly(state)
+        load_strictly(net, state, network="FFRNet")
         return net.requires_grad_(False).eval()
 
     @classmethod
@@ -305,11 +295,6 @@ class FFRNet(nn.Module):
         """A network of this very shape on the meta device."""
         with torch.device("meta"):
             return FFRNet(self.config)
-
-    def _embed_time(self, t: Tensor, y: Tensor | None) -> Tensor:
-        sinusoid = timestep_embedding(t.to(self.conv_in.weight.device), self.config.channels[0])
-        time = self.time_embedding(sinusoid.to(self.dtype))
-        return time if y is None else time + self.add_embedding(y.to(self.conv_in.weight))
 
     def _check_inputs(self, x: Tensor, hint: Tensor, y: Tensor | None) -> None:
         width = None if y is None else y.shape[-1]

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
 from facesnap.errors import CheckpointError
-from facesnap.models.tensors import count_indices
+from facesnap.models.tensors import count_indices, shape_of
 
 Picture = Literal["landmarks", "five_points"]
 
 HINT = "controlnet_cond_embedding"
 LANDMARK_HINT = "landmark_cond_embedding"
+_shape = partial(shape_of, network="FFRNet")
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,7 @@ class FFRNetConfig:
 
     def attention_widths(self) -> list[int]:
         """Width of each attn2 site in running order: shallow to deep, the middle last."""
-        widths = [
-            width
-            for width, layers in zip(self.channels, self.depth, strict=True)
-            for depth in layers
-            for _ in range(depth)
-        ]
+        widths = [w for w, layers in zip(self.channels, self.depth, strict=True) for _ in range(sum(layers))]
         return widths + [self.channels[-1]] * self.mid_depth
 
     def heads_of(self, width: int) -> int:
@@ -96,7 +93,7 @@ class FFRNetConfig:
         return self.heads if self.heads is not None else width // (self.head_dim or width)
 
     @classmethod
-    def sd15(cls, *, landmark_hint: bool = False) -> FFRNetConfig:
+    def sd15(cls) -> FFRNetConfig:
         """The full network for SD 1.5 (361 M parameters)."""
         return cls(
             channels=(320, 640, 1280, 1280),
@@ -107,11 +104,10 @@ class FFRNetConfig:
             adm_dim=None,
             time_dim=1280,
             heads=8,
-            **_dual(landmark_hint),
         )
 
     @classmethod
-    def sdxl(cls, *, deep: int = 10, landmark_hint: bool = False) -> FFRNetConfig:
+    def sdxl(cls, *, deep: int = 10) -> FFRNetConfig:
         """The network for SDXL: ``deep`` = 10 is full (1.25 B parameters), 2 is lite (0.42 B)."""
         return cls(
             channels=(320, 640, 1280),
@@ -122,7 +118,6 @@ class FFRNetConfig:
             adm_dim=2816,
             time_dim=1280,
             head_dim=64,
-            **_dual(landmark_hint),
         )
 
     @classmethod
@@ -149,7 +144,6 @@ class FFRNetConfig:
         depth = tuple(_level_depth(state, f"down_blocks.{i}.") for i in range(levels))
         channels = tuple(_shape(state, f"down_blocks.{i}.resnets.0.conv1.weight", 4)[0] for i in range(levels))
         mid_depth = count_indices(state, "mid_block.attentions.0.transformer_blocks.")
-        time_dim = _shape(state, "time_embedding.linear_1.weight", 2)[0]
         site = _first_transformer(depth, mid_depth)
         linear = len(_shape(state, f"{site}.proj_in.weight", 2, 4)) == 2
         has_adm = any(name.startswith("add_embedding.") for name in state)
@@ -163,7 +157,7 @@ class FFRNetConfig:
             context_dim=_shape(state, f"{site}.transformer_blocks.0.attn2.to_k.weight", 2)[1],
             linear_projection=linear,
             adm_dim=_shape(state, "add_embedding.linear_1.weight", 2)[1] if has_adm else None,
-            time_dim=time_dim,
+            time_dim=_shape(state, "time_embedding.linear_1.weight", 2)[0],
             in_channels=_shape(state, "conv_in.weight", 4)[1],
             hint_channels=_hint_channels(state, HINT),
             landmark_hint_channels=_hint_channels(state, LANDMARK_HINT) if dual else None,
@@ -174,12 +168,6 @@ class FFRNetConfig:
         )
 
 
-def _dual(landmark_hint: bool) -> dict:
-    if not landmark_hint:
-        return {}
-    return {"landmark_hint_channels": (3, 16, 32, 96, 256), "donor_picture": "five_points"}
-
-
 def _level_depth(state: Mapping[str, Tensor], level: str) -> tuple[int, ...]:
     """Transformer blocks behind each residual block of one level."""
     layers = count_indices(state, level + "resnets.")
@@ -187,41 +175,19 @@ def _level_depth(state: Mapping[str, Tensor], level: str) -> tuple[int, ...]:
 
 
 def _first_transformer(depth: tuple[tuple[int, ...], ...], mid_depth: int) -> str:
-    for i, layers in enumerate(depth):
-        for j, blocks in enumerate(layers):
-            if blocks:
-                return f"down_blocks.{i}.attentions.{j}"
-    if not mid_depth:
+    found = [f"down_blocks.{i}.attentions.{j}" for i, layers in enumerate(depth) for j, n in enumerate(layers) if n]
+    if not found and not mid_depth:
         raise CheckpointError(
             "This ControlNet has no cross-attention.",
             expected="at least one attn2, where FFRNet sees the ID tokens.",
             remedy="Choose a full or lite FFRNet, or an SD 1.5 or SDXL ControlNet with attention.",
         )
-    return "mid_block.attentions.0"
+    return [*found, "mid_block.attentions.0"][0]
 
 
 def _hint_channels(state: Mapping[str, Tensor], network: str) -> tuple[int, ...]:
     """(picture channels, stage 0, stage 1, ...): each stage after the first halves the picture's sides."""
-    stages, first = (
-        count_indices(state, network + ".blocks.") // 2,
-        _shape(state, f"{network}.conv_in.weight", 4),
-    )
+    stages = count_indices(state, network + ".blocks.") // 2
+    first = _shape(state, f"{network}.conv_in.weight", 4)
     widths = [_shape(state, f"{network}.blocks.{2 * i + 1}.weight", 4)[0] for i in range(stages)]
     return (first[1], first[0], *widths)
-
-
-def _shape(state: Mapping[str, Tensor], name: str, *ranks: int) -> tuple[int, ...]:
-    if name not in state:
-        raise CheckpointError(
-            f"The FFRNet's tensor {name} is missing.",
-            expected="a state dict in the layout of diffusers' ControlNetModel.",
-            remedy="Choose a ControlNet file, or convert it to that layout first.",
-        )
-    shape = tuple(state[name].shape)
-    if len(shape) not in ranks:
-        raise CheckpointError(
-            f"The FFRNet's tensor {name} has shape {shape}.",
-            expected=f"{' or '.join(map(str, ranks))} dimensions.",
-            remedy="Choose a ControlNet file of SD 1.5 or SDXL.",
-        )
-    return shape

@@ -48,14 +48,11 @@ def lite_state_dict(full: Mapping[str, Tensor], depths: Sequence[int]) -> dict[s
             continue
         prefix, index, rest = match.groups()
         blocks = count_indices(full, prefix)
-        kept = _kept_blocks(blocks, depths[_level(prefix, levels)], prefix)
+        level = levels if prefix.startswith("mid_block.") else int(prefix.split(".")[1])
+        kept = _kept_blocks(blocks, depths[level], prefix)
         if int(index) in kept:
             lite[f"{prefix}{kept.index(int(index))}{rest}"] = tensor
     return lite
-
-
-def _level(prefix: str, levels: int) -> int:
-    return levels if prefix.startswith("mid_block.") else int(prefix.split(".")[1])
 
 
 def _kept_blocks(blocks: int, depth: int, prefix: str) -> list[int]:

@@ -18,11 +18,6 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, heads, T, d) -> (B, T, heads * d)."""
-    return x.transpose(1, 2).flatten(2)
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v.
 
@@ -35,7 +30,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = No
     """
     mask = None if bias is None else bias.to(q.dtype)[:, None, None, :]  # (B, T) -> (B, 1, 1, T)
     q, k, v = split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
-    return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2)  # (B, heads, N, d) -> (B, N, heads * d)
 
 
 class TokenGroup:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.models.layers import PerceiverAttention, TokenGroup, feed_forward
-from facesnap.models.tensors import count_indices
+from facesnap.models.tensors import count_indices, shape_of
 
+_shape = partial(shape_of, network="mixer")
 PENULTIMATE = -2  # the CLIP hidden state that every public donor was trained on
 MAX_VIEWS = 8  # references with an embedding of their own; later ones share the last
 
@@ -118,25 +120,14 @@ class MixerConfig:
         levels = []
         for level in sorted({int(m[1]) for k in state if (m := re.match(r"levels\.(\d+)\.", k))}):
             low_rank = f"levels.{level}.proj.0.weight"
-            levels.append((level, _shape(state, low_rank)[0] if low_rank in state else 0))
+            levels.append((level, _shape(state, low_rank, 2)[0] if low_rank in state else 0))
         return cls(stage1, stage2, tuple(levels), dim_head)
 
 
-def _shape(state: Mapping[str, Tensor], name: str, dims: int = 2) -> tuple[int, ...]:
-    if name not in state or state[name].ndim != dims:
-        found = tuple(state[name].shape) if name in state else "nothing"
-        raise CheckpointError(
-            f"Tensor {name} of the mixer is {found}.",
-            expected=f"a tensor of {dims} dimensions",
-            remedy="the file is damaged or of another kind; fetch or convert it again",
-        )
-    return tuple(state[name].shape)
-
-
 def _read_stage1(state: Mapping[str, Tensor], shortcut: bool) -> Stage1Config:
-    hidden, id_width = _shape(state, "stage1.proj.0.weight")
+    hidden, id_width = _shape(state, "stage1.proj.0.weight", 2)
     (context,) = _shape(state, "stage1.norm.weight", 1)
-    tokens = _shape(state, "stage1.proj.2.weight")[0] // context
+    tokens = _shape(state, "stage1.proj.2.weight", 2)[0] // context
     p = "stage1.perceiver_resampler."
     if not any(k.startswith(p) for k in state):
         return Stage1Config(id_width, hidden, tokens, context)
@@ -145,10 +136,10 @@ def _read_stage1(state: Mapping[str, Tensor], shortcut: bool) -> Stage1Config:
         hidden,
         tokens,
         context,
-        clip_width=_shape(state, p + "proj_in.weight")[1],
+        clip_width=_shape(state, p + "proj_in.weight", 2)[1],
         depth=count_indices(state, p + "layers."),
-        inner=_shape(state, p + "layers.0.0.to_q.weight")[0],
-        ff=_shape(state, p + "layers.0.1.1.weight")[0],
+        inner=_shape(state, p + "layers.0.0.to_q.weight", 2)[0],
+        ff=_shape(state, p + "layers.0.1.1.weight", 2)[0],
         shortcut=shortcut,
     )
 
@@ -157,14 +148,14 @@ def _read_stage2(state: Mapping[str, Tensor]) -> Stage2Config:
     _, queries, width = _shape(state, "stage2.latents", 3)
     groups = sorted(m[1] for k in state if (m := re.fullmatch(r"stage2\.groups\.(\w+)\.weight", k)))
     return Stage2Config(
-        id_width=_shape(state, "stage2.proj_in.weight")[1],
+        id_width=_shape(state, "stage2.proj_in.weight", 2)[1],
         width=width,
         queries=queries,
         depth=count_indices(state, "stage2.layers."),
-        inner=_shape(state, "stage2.layers.0.0.to_q.weight")[0],
-        ff=_shape(state, "stage2.layers.0.1.1.weight")[0],
-        context=_shape(state, "stage2.proj_out.weight")[0],
-        groups=tuple((g, _shape(state, f"stage2.groups.{g}.weight")[1]) for g in groups),
+        inner=_shape(state, "stage2.layers.0.0.to_q.weight", 2)[0],
+        ff=_shape(state, "stage2.layers.0.1.1.weight", 2)[0],
+        context=_shape(state, "stage2.proj_out.weight", 2)[0],
+        groups=tuple((g, _shape(state, f"stage2.groups.{g}.weight", 2)[1]) for g in groups),
     )
 
 
@@ -291,14 +282,10 @@ class FacialAttributeMixer(nn.Module):
         if not self.config.clip_width:
             return None
         for level in self.config.clip_levels:
-            found = tuple(hidden[level].shape) if level in hidden else "nothing"
-            if (
-                level not in hidden
-                or hidden[level].shape[1] != refs
-                or hidden[level].shape[-1] != self.config.clip_width
-            ):
+            shape = tuple(hidden[level].shape) if level in hidden else ()
+            if not shape or shape[1] != refs or shape[-1] != self.config.clip_width:
                 raise SettingsError(
-                    f"The mixer was given {found} as CLIP hidden state {level}.",
+                    f"The mixer was given {shape or 'nothing'} as CLIP hidden state {level}.",
                     expected=f"(B, {refs}, P, {self.config.clip_width}) for the levels {self.config.clip_levels}",
                     remedy="encode the references with the encoder that the checkpoint names",
                 )

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.models.layers import TokenGroup
 
+KINDS = ("input", "middle", "output")  # of blocks, in the order of running
+
 
 @dataclass(frozen=True)
 class GroupKV:
@@ -103,8 +105,9 @@ class IDProjections(nn.Module):
                 expected="tensors named sites.<site>.<group>.to_k.weight",
                 remedy="the file is damaged or of another kind; fetch or convert it again",
             )
+        ordered = {site: sites[site] for site in sorted(sites, key=site_key)}
         with torch.device("meta"):
-            return cls(dict(sorted(sites.items(), key=_site_order)), dict(sorted(groups.items())), context)
+            return cls(ordered, dict(sorted(groups.items())), context)
 
     @torch.no_grad()
     def keys_values(self, groups: Mapping[str, TokenGroup], person: int = 0) -> dict[str, tuple[GroupKV, ...]]:
@@ -151,6 +154,7 @@ class IDProjections(nn.Module):
         return out
 
 
-def _site_order(item: tuple[str, int]) -> tuple[int, ...]:
-    kind, *numbers = item[0].split(".")
-    return (("input", "middle", "output").index(kind), *map(int, numbers))
+def site_key(name: str) -> tuple[int, ...]:
+    """Sorting key that puts canonical names of sites, `input.4.1.0`, in the order of running."""
+    kind, *numbers = name.split(".")
+    return (KINDS.index(kind), *map(int, numbers))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.models.layers import PerceiverAttention, TokenGroup, feed_forward
-from facesnap.models.tensors import count_indices
+from facesnap.models.tensors import count_indices, shape_of
 
+_shape = partial(shape_of, network="encoder of PuLID")
 ID_WIDTH = 512  # of every public recogniser; what else the first layer takes is the class vector
 TOWER_LEVELS = (4, 8, 12, 16, 20)  # hidden states of the image tower, counted in blocks
 TOWER_TOKENS = 577  # of EVA02-CLIP-L-14-336: the class token and 24 x 24 patches
@@ -92,17 +94,6 @@ class PulidConfig:
             ff=_shape(state, "layers.0.1.1.weight", 2)[0],
             dim_head=dim_head,
         )
-
-
-def _shape(state: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
-    if name not in state or state[name].ndim != dims:
-        found = tuple(state[name].shape) if name in state else "nothing"
-        raise CheckpointError(
-            f"Tensor {name} of PuLID's encoder is {found}.",
-            expected=f"a tensor of {dims} dimensions",
-            remedy="the file is damaged or of another kind; fetch it again",
-        )
-    return tuple(state[name].shape)
 
 
 def _map(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

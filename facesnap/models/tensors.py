@@ -27,13 +27,31 @@ def count_indices(names: Mapping[str, object], prefix: str) -> int:
     return min(count, len(names))  # a damaged name must not make anyone build a billion blocks
 
 
+def shape_of(state: Mapping[str, Tensor], name: str, *ranks: int, network: str) -> tuple[int, ...]:
+    """The shape of a tensor that fixes a size.
+
+    Args:
+        ranks: the numbers of dimensions that it may have. network: the network's name, for the message.
+
+    Raises:
+        CheckpointError: it is missing, or has another number of dimensions.
+    """
+    if name not in state or state[name].ndim not in ranks:
+        found = tuple(state[name].shape) if name in state else "missing"
+        raise CheckpointError(
+            f"The {network}'s tensor {name} is {found}.",
+            expected=f"a tensor of {' or '.join(map(str, ranks))} dimensions",
+            remedy="the file is damaged or of another kind; fetch or convert it again",
+        )
+    return tuple(state[name].shape)
+
+
 def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, network: str) -> None:
     """Compare names and shapes of two state dicts.
 
     Args:
         expected: the state dict of the network to be filled (a network on the meta device will do).
-        given: the state dict of the file.
-        network: the network's name, for the message.
+        given: the state dict of the file. network: the network's name, for the message.
 
     Raises:
         CheckpointError: names every missing, extra and wrongly shaped tensor with its shapes (the first
@@ -78,11 +96,6 @@ def copied_to(module: M, device: torch.device, dtype: torch.dtype) -> M:
             there = tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype)
             moved[id(tensor)] = nn.Parameter(there, False) if isinstance(tensor, nn.Parameter) else there
         return copy.deepcopy(module, moved)
-
-
-def is_floating(tensor: Tensor) -> bool:
-    """True for the weight dtypes that a network can compute in."""
-    return tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _listed(found: list[str]) -> str:

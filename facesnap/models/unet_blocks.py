@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facesnap.models.layers import split_heads
+
 KeyValue = tuple[Tensor, Tensor]  # K and V of one cross-attention site, each (B or 1, heads, T, head dim)
 
 
@@ -83,21 +85,18 @@ class Attention(nn.Module):
 
     def project(self, context: Tensor) -> KeyValue:
         """(B, T, context dim) -> K and V, each (B, heads, T, head dim)."""
-        return self._split(self.to_k(context)), self._split(self.to_v(context))
+        return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
 
     def project_exactly(self, context: Tensor) -> KeyValue:
         """The same in the context's dtype, whatever that of the weights."""
         k, v = (F.linear(context, layer.weight.to(context.dtype)) for layer in (self.to_k, self.to_v))
-        return self._split(k), self._split(v)
+        return split_heads(k, self.heads), split_heads(v, self.heads)
 
     def forward(self, h: Tensor, kv: KeyValue) -> Tensor:
-        q = self._split(self.to_q(h))  # (B, heads, N, head dim)
+        q = split_heads(self.to_q(h), self.heads)  # (B, heads, N, head dim)
         k, v = (x.to(q.dtype).expand(q.shape[0], -1, -1, -1) for x in kv)
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out[0](out.transpose(1, 2).flatten(2))  # (B, N, width)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, C) -> (B, heads, N, C / heads)
 
 
 class GEGLU(nn.Module):

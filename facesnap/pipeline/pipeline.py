@@ -21,11 +21,10 @@ from facesnap.attach import Conditioning, ControlConditioning, LoraPart, Speed
 from facesnap.attach.region import union
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import NoFaceError, PackError, SettingsError
-from facesnap.faces.analysed import AnalysedIdentity, ReferenceFace
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.face import Choice, choose_face
 from facesnap.faces.face_encoder import FaceEncoder
-from facesnap.faces.identity import Identity
+from facesnap.faces.identity import AnalysedIdentity, Identity, ReferenceFace
 from facesnap.faces.picture import read_picture, reduced
 from facesnap.families.base import Family, OfficialPreprocessing
 from facesnap.families.registry import find

@@ -62,11 +62,7 @@ class Portraits:
 
     @staticmethod
     def load(folder: Path) -> Portraits:
-        """Open what `pack` wrote.
-
-        Raises:
-            SettingsError: it is not there.
-        """
+        """Open what `pack` wrote; SettingsError where it is not there."""
         file = folder / RECORDS
         if not file.is_file():
             raise SettingsError(
@@ -105,8 +101,12 @@ def pack(shards: Iterable[Path], folder: Path, count: int, size: int) -> Portrai
     records: list[dict[str, Any]] = []
     for shard in shards:
         for record, image in _members(shard):
-            if len(records) < count:
-                _store(arrays, len(records), record, image)
+            row = len(records)
+            if row < count:
+                points = np.asarray(record["points"], np.float32)
+                arrays["images"][row], arrays["crops"][row] = image, aligned_crop(image, five_points(points))
+                arrays["points"][row], arrays["boxes"][row] = points, record["box"]
+                arrays["people"][row] = record["person"]
             records.append(record)
     splits = {record["split"] for record in records}
     if len(records) != count or len(splits) != 1:
@@ -122,14 +122,6 @@ def pack(shards: Iterable[Path], folder: Path, count: int, size: int) -> Portrai
     (part / RECORDS).write_text(text, encoding="utf-8")
     part.replace(folder)
     return Portraits.load(folder)
-
-
-def _store(arrays: dict[str, np.memmap], row: int, record: dict[str, Any], image: np.ndarray) -> None:
-    points = np.asarray(record["points"], np.float32)
-    arrays["images"][row] = image
-    arrays["crops"][row] = aligned_crop(image, five_points(points))
-    arrays["points"][row], arrays["boxes"][row] = points, record["box"]
-    arrays["people"][row] = record["person"]
 
 
 def _members(shard: Path) -> Iterable[tuple[dict[str, Any], np.ndarray]]:

@@ -69,8 +69,7 @@ class Budget:
 
 def fast_bfloat16() -> bool:
     """Whether this processor has AMX; without it, bfloat16 takes several times as long as float32."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not in every torch
-    return supported is not None and bool(supported())
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())  # not in every torch
 
 
 def channels_last(module: nn.Module) -> nn.Module:
@@ -111,7 +110,7 @@ class Loop:
         self, folder: Path, stage: str, module: nn.Module, budget: Budget, *, seed: int = 0, context: str = ""
     ) -> None:
         self.file, self.stage, self.budget, self.seed = folder / CHECKPOINT, stage, budget, seed
-        self.module = module.train()
+        self.module: Any = module.train()
         self.average = AveragedModel(module, avg_fn=self._averaged)
         self.optimiser = torch.optim.AdamW(module.parameters(), lr=budget.rate, betas=(0.9, 0.99), weight_decay=0.01)
         self.step, self.seconds = 0, 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from facesnap.errors import NoFaceError
 from facesnap.faces.align import aligned_crop
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.landmarks.scheme import five_points
@@ -31,15 +30,8 @@ def identity_kept(analyser: FaceAnalyser, portraits: Portraits, rebuilt: np.ndar
 
 def boxes_found(analyser: FaceAnalyser, images: np.ndarray) -> list[np.ndarray | None]:
     """The box (4,) px of the largest face on each picture (N, H, W, 3) uint8 RGB, None where none is found."""
-    found: list[np.ndarray | None] = []
-    for i, image in enumerate(images):
-        try:
-            face = analyser.faces(np.asarray(image), name=f"picture {i}", most_steps=SCORE_STEPS)[0]
-        except NoFaceError:
-            found.append(None)
-        else:
-            found.append(np.asarray(face.box, np.float64))
-    return found
+    places = [analyser.place(np.array(image), most_steps=SCORE_STEPS) for image in images]
+    return [None if place is None else np.asarray(place[0], np.float64) for place in places]
 
 
 def _embed(analyser: FaceAnalyser, portraits: Portraits, images: np.ndarray) -> np.ndarray:

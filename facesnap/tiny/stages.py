@@ -45,6 +45,7 @@ from facesnap.tiny import attributes, autoencoder, grow, landmarks, recogniser, 
 from facesnap.tiny.data import Portraits, pack
 from facesnap.tiny.loop import Budget, Draws, Loop, Losses, Say, channels_last
 from facesnap.tiny.measure import boxes_found, identity_kept
+from facesnap.training.shards import write_json
 from facesnap.training.tiny_recogniser import TinyRecogniser
 from facesnap.world.dataset import Dataset
 from facesnap.world.measure import separation
@@ -113,7 +114,6 @@ class Workspace:
         return loop
 
     def train(self, loop: Loop, loss: Callable[[int, Draws], Losses]) -> None:
-        """Run a loop to its end, or until the hours are over."""
         loop.run(loss, seconds=self.hours * 3600, say=self.say)
 
     def report(self, stage: str, loop: Loop | None, measured: dict[str, Any]) -> dict[str, Any]:
@@ -125,18 +125,13 @@ class Workspace:
                 "milliseconds_a_step": round(loop.milliseconds, 1),
                 "parameters": sum(p.numel() for p in loop.module.parameters()), "history": loop.history,
             }  # fmt: skip
-        file = self.state / stage / "measurements.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(self.state / stage / "measurements.json", record)
         self.say(f"{stage}: {json.dumps(measured)}")
         return record
 
 
 def run(stage: str, workspace: Workspace) -> dict[str, Any]:
-    """Run one stage, or go on with it.
-
-    Returns:
-        What measurements.json of the stage holds.
+    """Run one stage, or go on with it; returns what its measurements.json holds.
 
     Raises:
         SettingsError: an unknown stage, an earlier one is missing, or the settings are not those of its checkpoint.
@@ -148,6 +143,7 @@ def run(stage: str, workspace: Workspace) -> dict[str, Any]:
     }  # fmt: skip
     if stage not in stages:
         raise SettingsError(f"Stage {stage!r}.", expected=", ".join(stages), remedy="choose one of these.")
+    torch.manual_seed(workspace.seed)
     return stages[stage](workspace)
 
 
@@ -169,11 +165,10 @@ def make_data(workspace: Workspace) -> dict[str, Any]:
 
 
 def train_outer(workspace: Workspace) -> dict[str, Any]:
-    torch.manual_seed(workspace.seed)
     loop = workspace.loop("outer", autoencoder.make_outer())
     crops = int(0.9 * loop.budget.steps)
-    loss = autoencoder.AutoencoderLoss(loop.module, workspace.portraits("train"), loop.budget.batch, crops)
-    workspace.train(loop, loss)
+    train = workspace.portraits("train")
+    workspace.train(loop, autoencoder.AutoencoderLoss(loop.module, train, loop.budget.batch, crops))
     return workspace.report("outer", loop, _keep_vae(workspace, "outer", loop.averaged)[0])
 
 
@@ -188,11 +183,9 @@ def train_inner(workspace: Workspace) -> dict[str, Any]:
     side = workspace.size // autoencoder.OUTER_FACTOR
     shape = (autoencoder.WIDTHS[-2], side, side)
     batches = (grow.features(outer, train.images[some]) for some in np.array_split(rows, len(rows) // 16 + 1))
-    kept = _kept(
-        workspace.state / "inner" / f"features-{weights[:16]}", ("given", "wanted"), (len(rows), *shape), batches
-    )
-    loss = grow.InnerLoss(loop.module, train, rows, kept, loop.budget.batch)
-    workspace.train(loop, loss)
+    folder = workspace.state / "inner" / f"features-{weights[:16]}"
+    kept = _kept(folder, ("given", "wanted"), (len(rows), *shape), batches)
+    workspace.train(loop, grow.InnerLoss(loop.module, train, rows, kept, loop.budget.batch))
     return workspace.report("inner", loop, _keep_vae(workspace, "inner", loop.averaged)[0])
 
 
@@ -200,8 +193,8 @@ def train_autoencoder(workspace: Workspace) -> dict[str, Any]:
     whole, weights = _vae(workspace, "inner")
     grow.freeze_outer_encoder(whole)
     loop = workspace.loop("autoencoder", channels_last(whole), weights)
-    loss = autoencoder.AutoencoderLoss(loop.module, workspace.portraits("train"), loop.budget.batch, crops=0)
-    workspace.train(loop, loss)
+    train = workspace.portraits("train")
+    workspace.train(loop, autoencoder.AutoencoderLoss(loop.module, train, loop.budget.batch, crops=0))
     measured, rebuilt = _keep_vae(workspace, "autoencoder", loop.averaged)
     if workspace.analyser is not None:
         measured["identity"] = identity_kept(workspace.analyser, workspace.portraits("held_out"), rebuilt)
@@ -242,11 +235,9 @@ def _keep_vae(workspace: Workspace, stage: str, model: Any) -> tuple[dict[str, A
 
 def train_recogniser(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
-    torch.manual_seed(workspace.seed)
     loop = workspace.loop("recogniser", channels_last(recogniser.Classifier(int(train.labels[-1]) + 1)))
     plain = int(0.6 * loop.budget.steps)
-    loss = recogniser.RecogniserLoss(loop.module, train, loop.budget.batch, plain)  # type: ignore[arg-type]
-    workspace.train(loop, loss)
+    workspace.train(loop, recogniser.RecogniserLoss(loop.module, train, loop.budget.batch, plain))
     model: TinyRecogniser = loop.averaged.recogniser
     model.save(workspace.state / "recogniser" / "recogniser.safetensors")
     embeddings = recogniser.embed(model, held_out.crops)
@@ -255,11 +246,9 @@ def train_recogniser(workspace: Workspace) -> dict[str, Any]:
 
 def train_encoder(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
-    torch.manual_seed(workspace.seed)
     values = vit.attribute_values(train)
     loop = workspace.loop("encoder", vit.EncoderWithHeads(values))
-    loss = vit.EncoderLoss(loop.module, train, values, loop.budget.batch)  # type: ignore[arg-type]
-    workspace.train(loop, loss)
+    workspace.train(loop, vit.EncoderLoss(loop.module, train, values, loop.budget.batch))
     model: vit.EncoderWithHeads = loop.averaged
     vit.save(model.encoder, workspace.state / "encoder")
     projections, guesses, chosen = vit.look_at(model, held_out.crops)
@@ -274,11 +263,15 @@ def train_unet(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
     tokenizer = text.make_tokenizer(train.captions, workspace.state / "unet" / "words")
     torch.manual_seed(workspace.seed)
-    model = unet.Denoiser(unet.make_unet(workspace.size // autoencoder.FACTOR), text.make_encoder(tokenizer))
+    side, factor = workspace.size // autoencoder.FACTOR, vae.config.scaling_factor
+    model = unet.Denoiser(unet.make_unet(side), text.make_encoder(tokenizer))
     loop = workspace.loop("unet", model, weights)
 
     def loss_on(portraits: Portraits, network: Any) -> unet.DenoiserLoss:
-        moments = _latents(vae, portraits, workspace.state / "unet" / f"latents-{weights[:16]}-{portraits.split}")
+        folder = workspace.state / "unet" / f"latents-{weights[:16]}-{portraits.split}"
+        shape = (len(portraits), autoencoder.CHANNELS, side, side)
+        batches = ((mean * factor, std * factor) for mean, std in autoencoder.latents(vae, portraits.images))
+        moments = _kept(folder, ("mean", "std"), shape, batches)
         tokens, empty = text.tokenise(tokenizer, portraits.captions), text.tokenise(tokenizer, [""])[0]
         boxes = torch.from_numpy(np.array(portraits.boxes)) / portraits.images.shape[1]
         return unet.DenoiserLoss(network, moments, tokens, empty, boxes, loop.budget.batch)
@@ -299,10 +292,8 @@ def train_unet(workspace: Workspace) -> dict[str, Any]:
 
 def train_landmarks(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
-    torch.manual_seed(workspace.seed)
     loop = workspace.loop("landmarks", channels_last(LandmarkJudge()))
-    loss = landmarks.LandmarkLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
-    workspace.train(loop, loss)
+    workspace.train(loop, landmarks.LandmarkLoss(loop.module, train, loop.budget.batch))
     judge: LandmarkJudge = loop.averaged
     judge.save(workspace.state / "landmarks" / "landmarks.safetensors")
     yaw = np.array([record["view"]["yaw"] for record in held_out.records])
@@ -322,24 +313,13 @@ def train_landmarks(workspace: Workspace) -> dict[str, Any]:
 
 def train_attributes(workspace: Workspace) -> dict[str, Any]:
     train, held_out = workspace.portraits("train"), workspace.portraits("held_out")
-    torch.manual_seed(workspace.seed)
     loop = workspace.loop("attributes", channels_last(AttributeJudge()))
-    loss = attributes.AttributeLoss(loop.module, train, loop.budget.batch)  # type: ignore[arg-type]
-    workspace.train(loop, loss)
+    workspace.train(loop, attributes.AttributeLoss(loop.module, train, loop.budget.batch))
     judge: AttributeJudge = loop.averaged
     judge.save(workspace.state / "attributes" / "attributes.safetensors")
     right = obedience(judge.values(held_out.images), [record["attributes"] for record in held_out.records])
     shares = {name: float(np.nanmean(values)) for name, values in right.items()}
     return workspace.report("attributes", loop, {"accuracy": shares, "mean": float(np.mean(list(shares.values())))})
-
-
-def _latents(vae: Any, portraits: Portraits, folder: Path) -> unet.Moments:
-    """Mean and deviation (N, C, H, W) float16 of the scaled latents, made once for an autoencoder."""
-    side = portraits.images.shape[1] // autoencoder.FACTOR
-    shape = (len(portraits), autoencoder.CHANNELS, side, side)
-    factor = vae.config.scaling_factor
-    batches = ((mean * factor, std * factor) for mean, std in autoencoder.latents(vae, portraits.images))
-    return _kept(folder, ("mean", "std"), shape, batches)
 
 
 def _kept(

@@ -58,31 +58,33 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
-def make_tokenizer(captions: Iterable[str], folder: Path) -> Any:
-    """A CLIPTokenizer of the captions' words; other words fall into letters.
+def tokenizer_of(pairs: Iterable[tuple[str, str]], folder: Path, length: int) -> Any:
+    """A CLIPTokenizer of `length` tokens with these merges; vocab.json and merges.txt are written into a folder."""
+    from transformers import CLIPTokenizer
 
-    Args:
-        folder: where vocab.json and merges.txt are written.
+    pairs, symbols = list(pairs), byte_alphabet()
+    vocabulary = [*symbols, *(s + LAST for s in symbols), *(a + b for a, b in pairs), START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    numbered = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
+    (folder / "vocab.json").write_text(json.dumps(numbered, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in pairs), ""]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return CLIPTokenizer(
+            str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=length, pad_token=END
+        )
+
+
+def make_tokenizer(captions: Iterable[str], folder: Path) -> Any:
+    """A CLIPTokenizer of the captions' words, written into a folder; other words fall into letters.
 
     Raises:
         SettingsError: a caption has more than 46 words.
     """
-    from transformers import CLIPTokenizer
-
     captions = list(captions)
     found = merges(sorted({word for caption in captions for word in words_of(caption)}))
-    symbols = byte_alphabet()
-    vocabulary = [*symbols, *(s + LAST for s in symbols), *(a + b for a, b in found), START, END]
-    folder.mkdir(parents=True, exist_ok=True)
-    numbered = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
-    (folder / "vocab.json").write_text(json.dumps(numbered, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in found), ""]
-    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tokenizer = CLIPTokenizer(
-            str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH, pad_token=END
-        )
+    tokenizer = tokenizer_of(found, folder, LENGTH)
     longest = max(captions, key=lambda caption: len(caption.split()))
     needed = len(tokenizer(longest).input_ids)
     if needed > LENGTH:

@@ -54,7 +54,7 @@ def normalised(crops: Tensor) -> Tensor:
 
 def attribute_values(portraits: Portraits) -> dict[str, list[str]]:
     """Attribute -> its values in the pictures, sorted."""
-    return {name: sorted({value for value in _column(portraits, name)}) for name in (*LOOK, *IDENTITY)}
+    return {name: sorted(set(_column(portraits, name))) for name in (*LOOK, *IDENTITY)}
 
 
 def _column(portraits: Portraits, name: str) -> list[str]:
@@ -113,12 +113,11 @@ class EncoderLoss:
         return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
 
-def save(encoder: Any, folder: Path) -> Path:
+def save(encoder: Any, folder: Path) -> None:
     """Write model.safetensors and config.json, which facesnap.faces.encoder.ImageEncoder loads."""
-    file, tensors = folder / "model.safetensors", encoder.state_dict().items()
-    save_tensors({name: value for name, value in tensors if not name.endswith("position_ids")}, file)
+    tensors = {name: value for name, value in encoder.state_dict().items() if not name.endswith("position_ids")}
+    save_tensors(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(encoder.config.to_dict(), indent=1), encoding="utf-8")
-    return file
 
 
 @torch.no_grad()
@@ -126,14 +125,10 @@ def look_at(model: EncoderWithHeads, crops: np.ndarray) -> tuple[np.ndarray, np.
     """Crops (N, 112, 112, 3) uint8 RGB -> projections (N, 128), likenesses (N, 234) in deviations, and the index of the
     likeliest value by attribute."""
     model.eval()
-    projections, guesses, chosen = [], [], []
-    for start in range(0, len(crops), BATCH):
-        projected, guess, logits = model(to_tensor(crops[start : start + BATCH]))
-        projections.append(projected.numpy())
-        guesses.append(guess.numpy())
-        chosen.append({name: values.argmax(1).numpy() for name, values in logits.items()})
-    values = {name: np.concatenate([part[name] for part in chosen]) for name in chosen[0]}
-    return np.concatenate(projections), np.concatenate(guesses), values
+    parts = [model(to_tensor(crops[start : start + BATCH])) for start in range(0, len(crops), BATCH)]
+    projections, guesses, logits = zip(*parts, strict=True)
+    chosen = {name: torch.cat([one[name].argmax(1) for one in logits]).numpy() for name in model.heads}
+    return torch.cat(projections).numpy(), torch.cat(guesses).numpy(), chosen
 
 
 def explained(guesses: np.ndarray, portraits: Portraits, trained_on: Portraits) -> dict[str, float]:

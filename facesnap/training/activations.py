@@ -64,19 +64,12 @@ class SavedBytes:
 
     def block(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a block that is recomputed in the backward pass: its inputs stay, what it saves comes and goes."""
-        inside = 0
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Tensor):
-                self.outside += self.keep(value)
-
-        def pack(tensor: Tensor) -> Tensor:
-            nonlocal inside
-            inside += self.keep(tensor)
-            return tensor
-
-        with saved_tensors_hooks(pack, lambda tensor: tensor):
+        self.outside += sum(self.keep(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        before = self.outside
+        with self.counting():
             out = forward(*args, **kwargs)
-        self.deepest = max(self.deepest, inside)
+        self.deepest = max(self.deepest, self.outside - before)
+        self.outside = before
         return out
 
 
@@ -99,17 +92,13 @@ class CudaPrecision(TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Tensors that a fused attention keeps for its backward pass."""
+    """Tensors that a fused attention keeps for its backward pass, which is never run."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
         out = torch.empty_like(q)
         ctx.save_for_backward(q, k, v, out)
         return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        raise NotImplementedError("shapes are counted in the forward pass alone")
 
 
 def activation_bytes(config: TrainingConfig, unet: Any, adapter: Adapter, side: int | None = None) -> int:

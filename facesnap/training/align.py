@@ -38,17 +38,13 @@ class FeatureReader:
     def reading(self) -> Iterator[None]:
         """Hooks are on for the calls inside the block, and off before a backward pass that runs blocks again."""
         self.queries, self.keys = {}, {}
-        handles = []
-        try:
+        with contextlib.ExitStack() as hooks:
             for site in self.topology.sites:
                 places: tuple[tuple[Any, Queries], ...] = ((site.to_q, self.queries), (site.module.to_k, self.keys))
                 for layer, kept in places:
                     hook = lambda m, a, out, kept=kept, name=site.name: kept.__setitem__(name, out)  # noqa: E731
-                    handles.append(layer.register_forward_hook(hook))
+                    hooks.enter_context(layer.register_forward_hook(hook))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def semantic_loss(with_id: Tensor, without: Tensor, keys: Tensor, heads: int) -> Tensor:
@@ -83,11 +79,7 @@ def ddim_step(kind: str, prediction: Tensor, x: Tensor, now: Tensor, after: Tens
 
 
 class Alignment:
-    """The two samplings and their comparison.
-
-    Args:
-        kind: what the UNet predicts. alpha_bar: of the schedule, (T,). topology: of the UNet.
-    """
+    """The two samplings and their comparison; kind: what the UNet predicts, alpha_bar: of the schedule, (T,)."""
 
     def __init__(self, kind: str, alpha_bar: Tensor, topology: Topology) -> None:
         self.kind, self.alpha_bar, self.reader = kind, alpha_bar, FeatureReader(topology)

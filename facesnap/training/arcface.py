@@ -103,14 +103,6 @@ def _convolution(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None =
     return F.conv2d(x, weight, bias, a.get("strides", [1, 1]), 0, a.get("dilations", [1, 1]), a.get("group", 1))
 
 
-def _normalisation(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    return F.batch_norm(x, mean, var, weight, bias, training=False, eps=a.get("epsilon", 1e-5))
-
-
-def _prelu(a: Attributes, x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(x >= 0, x, x * slope)  # the slope is (C, 1, 1) or (1,): it broadcasts
-
-
 def _gemm(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     x = x.T if a.get("transA") else x
     out = a.get("alpha", 1.0) * (x @ (weight.T if a.get("transB") else weight))
@@ -124,15 +116,17 @@ def _reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape(sizes)
 
 
-def _pool(a: Attributes, x: Tensor, pool: Callable[..., Tensor] = F.max_pool2d) -> Tensor:
+def _max_pool(a: Attributes, x: Tensor) -> Tensor:
     top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
     x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
-    return pool(x, a["kernel_shape"], a.get("strides", [1, 1]))
+    return F.max_pool2d(x, a["kernel_shape"], a.get("strides", [1, 1]))
 
 
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Add": lambda a, x, y: x + y,
-    "BatchNormalization": _normalisation,
+    "BatchNormalization": lambda a, x, weight, bias, mean, var: F.batch_norm(
+        x, mean, var, weight, bias, eps=a.get("epsilon", 1e-5)
+    ),
     "Constant": lambda a: a["value"],
     "Conv": _convolution,
     "Div": lambda a, x, y: x / y,
@@ -142,9 +136,9 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "GlobalAveragePool": lambda a, x: x.mean((2, 3), keepdim=True),
     "Identity": lambda a, x: x,
     "MatMul": lambda a, x, y: x @ y,
-    "MaxPool": _pool,
+    "MaxPool": _max_pool,
     "Mul": lambda a, x, y: x * y,
-    "PRelu": _prelu,
+    "PRelu": lambda a, x, slope: torch.where(x >= 0, x, x * slope),  # (C, 1, 1) or (1,): it broadcasts
     "Relu": lambda a, x: F.relu(x),
     "Reshape": _reshape,
     "Sigmoid": lambda a, x: x.sigmoid(),

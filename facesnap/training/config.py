@@ -19,7 +19,6 @@ except ImportError as error:  # pydantic 1, which some WebUIs pin, lacks ConfigD
     ) from error
 
 Part = Literal["mixer", "projections", "ffrnet"]
-READY_MADE = "configs"
 
 
 class Section(BaseModel):
@@ -38,9 +37,7 @@ class DataConfig(Section):
 
     folder: Path = Field(description="output folder of `facesnap prepare`")
     other_photo: float = Field(default=0.5, ge=0, le=1, description="probability that the reference is another photo")
-    workers: int = Field(
-        default=0, ge=0, le=64, description="loader processes; the samples are the same for any number"
-    )
+    workers: int = Field(default=0, ge=0, le=64, description="loader processes; any number gives the same samples")
 
 
 class AdapterConfig(Section):
@@ -59,9 +56,7 @@ class AdapterConfig(Section):
     width: int | None = Field(default=None, ge=64, description="stage 2: width; by default 768 (SD1.5) or 1280 (SDXL)")
     dim_head: int = Field(default=64, ge=8, description="width of one attention head")
     levels: tuple[int, ...] = Field(default=(), description="CLIP hidden states beside the penultimate one")
-    projections: bool = Field(
-        default=True, description="ID tokens in the UNet's own cross-attention; false is the paper"
-    )
+    projections: bool = Field(default=True, description="ID tokens in the UNet's cross-attention; false is the paper")
     ffrnet: Literal["full", "lite", "lora", "none"] = Field(
         default="full", description="the landmark network; lite is SDXL only, lora shares the UNet's own encoder"
     )
@@ -253,7 +248,7 @@ class TrainingConfig(Section):
 
 def ready_made() -> dict[str, str]:
     """The configurations that come along: name -> YAML text."""
-    folder = resources.files("facesnap.training") / READY_MADE
+    folder = resources.files("facesnap.training") / "configs"
     files = (file for file in folder.iterdir() if file.name.endswith(".yaml"))
     return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in sorted(files, key=str)}
 

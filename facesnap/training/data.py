@@ -49,9 +49,6 @@ class Samples(Dataset[Sample]):
         self.variants = int(shards.head["settings"]["variants"])
         self._compares_people = any(stage.align and stage.align.identity for stage in config.stages)
 
-    def __len__(self) -> int:
-        return len(self.shards)
-
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         step, slot = key
         seed = self.config.seed
@@ -99,10 +96,9 @@ class Samples(Dataset[Sample]):
         f_id = torch.nn.functional.normalize(f_id, dim=0) if self.id_vector == "normed" else f_id
         out = {"f_id": (torch.zeros_like(f_id) if dropped or self.id_vector == "none" else f_id)[None]}
         for level in self.levels:
-            if dropped:
-                out[f"hidden.{level}"] = self.shards.zero[level].float()
-            else:
-                out[f"hidden.{level}"] = self.shards.tensor(reference, f"hidden.{level}", variant)[None].float()
+            name = f"hidden.{level}"
+            states = self.shards.zero[level] if dropped else self.shards.tensor(reference, name, variant)[None]
+            out[name] = states.float()
         return out
 
     def _pictures(self, points: np.ndarray, dropped: bool, rng: np.random.Generator) -> Sample:

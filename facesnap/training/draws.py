@@ -55,9 +55,6 @@ class Slots(Sampler[list[tuple[int, int]]]):
         self.start, self.end, self.batch = start, end, batch
         self.accumulation, self.rank, self.processes = accumulation, rank, processes
 
-    def __len__(self) -> int:
-        return max(self.end - self.start, 0) * self.accumulation
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.end):
             for part in range(self.accumulation):

@@ -39,13 +39,7 @@ class Ema:
         """The module with the averaged weights; its own come back at the end."""
         own = {name: p.detach().clone() for name, p in module.named_parameters()}
         try:
-            _put(module, self.average)
+            module.load_state_dict(self.average, strict=False)  # parameters alone, no buffers
             yield
         finally:
-            _put(module, own)
-
-
-@torch.no_grad()
-def _put(module: nn.Module, values: dict[str, Tensor]) -> None:
-    for name, parameter in module.named_parameters():
-        parameter.copy_(values[name])
+            module.load_state_dict(own, strict=False)

@@ -23,11 +23,7 @@ LANDMARK_ERROR = 0.03  # of the outer-eye distance: what the 72 fitted points ar
 
 
 class SampleGrid:
-    """Writes `samples/step-00001000.png`: each person's reference crop beside the picture.
-
-    Args:
-        config: of the run. shards: its data.
-    """
+    """Writes `samples/step-00001000.png`: each person's reference crop beside the picture."""
 
     def __init__(self, config: TrainingConfig, shards: Shards) -> None:
         self.config, self.shards = config, shards

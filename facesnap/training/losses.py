@@ -130,8 +130,7 @@ def warp(picture: Tensor, matrix: Tensor, side: int = RECOGNISER_SIDE) -> Tensor
     matrix = matrix.to(picture.device, torch.float32)
     inverse = torch.linalg.inv(matrix[:, :2])
     axis = torch.arange(side, device=picture.device, dtype=torch.float32)
-    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
-    crop = torch.stack((xs, ys), -1)  # (side, side, 2)
+    crop = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (side, side, 2)
     source = (crop - matrix[:, 2]) @ inverse.T
     sizes = torch.tensor([picture.shape[-1], picture.shape[-2]], device=picture.device, dtype=torch.float32)
     grid = (2 * source + 1) / sizes - 1  # pixel centres at (i + 0.5) / n, as grid_sample without align_corners

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from facesnap.errors import CheckpointError
 from facesnap.files import write_atomically
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="SmallNetwork")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
@@ -23,29 +23,28 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: dict[str, 
     write_atomically(file, lambda part: save_file(kept, part, metadata=metadata))
 
 
-def save_network(model: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a network's tensors, as `load_frozen` reads them."""
-    save_tensors(model.state_dict(), file, metadata)
+class SmallNetwork(nn.Module):
+    """A network with a file of its own. `stage`: of `facesnap tiny` that writes it; `metadata`: of the file."""
 
+    stage: ClassVar[str]
+    metadata: ClassVar[dict[str, str] | None] = None
 
-def load_frozen(model: Network, file: Path, stage: str) -> Network:
-    """Fill a network from what `save_network` wrote, for use alone.
+    @classmethod
+    def load(cls: type[Network], file: Path) -> Network:
+        """Read what `save` wrote, frozen; CheckpointError where it is missing, damaged or another network's."""
+        model = cls()
+        try:
+            model.load_state_dict(load_file(file))
+        except Exception as error:  # safetensors and torch raise many kinds
+            raise CheckpointError(
+                f"{file} cannot be read ({type(error).__name__}: {error}).",
+                expected=f"the network that `facesnap tiny {cls.stage}` writes.",
+                remedy="train it again.",
+            ) from error
+        return model.eval().requires_grad_(False)
 
-    Args:
-        stage: of `facesnap tiny` that writes such a file, for the message.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or another network's.
-    """
-    try:
-        model.load_state_dict(load_file(file))
-    except Exception as error:  # safetensors and torch raise many kinds
-        raise CheckpointError(
-            f"{file} cannot be read ({type(error).__name__}: {error}).",
-            expected=f"the network that `facesnap tiny {stage}` writes.",
-            remedy="train it again.",
-        ) from error
-    return model.eval().requires_grad_(False)
+    def save(self, file: Path) -> None:
+        save_tensors(self.state_dict(), file, self.metadata)
 
 
 def metadata_of(file: Path) -> dict[str, str]:

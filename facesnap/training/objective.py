@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from facesnap.attach.topology import read_topology
@@ -51,7 +51,7 @@ class Objective:
         self.timesteps = len(self.alpha_bar)
         self.text = TextStates(pipeline, device)
         self.factor = int(pipeline.vae_scale_factor)  # pixels of a latent cell
-        self.judge: nn.Module | None = None
+        self.judge: Any = None
         self.alignment = Alignment(self.kind, self.alpha_bar, read_topology(pipeline.unet))
         packs = {stage.align.pack for stage in config.stages if stage.align and stage.align.identity}
         self.finders = {pack: SampledFaces(pack) for pack in packs if pack is not None}
@@ -68,11 +68,12 @@ class Objective:
         alpha_bar = self.alpha_bar[on["timestep"]]
         noised = losses.add_noise(on["latents"], on["noise"], alpha_bar)
         text, pooled = self.text(batch["caption"])
-        time_ids = None if pooled is None else self._sizes(on["latents"], pooled)
+        side = self.factor * on["latents"].shape[-1]  # SDXL's six sizes (B, 6) are those of whole square pictures
+        sizes = None if pooled is None else pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(pooled), -1)
         inputs = Inputs(
             latents=noised.to(self.pipeline.unet.dtype), timesteps=on["timestep"], text=text, f_id=on["f_id"],
-            hidden={level: on[f"hidden.{level}"][:, :, :] for level in self.levels},  # (B, 1, P, W)
-            landmarks=on.get("landmarks"), five_points=on.get("five_points"), pooled=pooled, time_ids=time_ids,
+            hidden={level: on[f"hidden.{level}"] for level in self.levels},  # (B, 1, P, W)
+            landmarks=on.get("landmarks"), five_points=on.get("five_points"), pooled=pooled, time_ids=sizes,
         )  # fmt: skip
         return inputs, losses.target_of(self.kind, on["latents"], on["noise"], alpha_bar), alpha_bar
 
@@ -98,9 +99,8 @@ class Objective:
             found["identity"] = self._identity(prediction, noised.float(), alpha_bar, batch, wanted)
         means = {name: value.mean() for name, value in found.items()}
         factors = {"diffusion": 1.0} | wanted.model_dump()
-        return means | {
-            "loss": sum((factors[name] * value for name, value in means.items()), start=target.new_zeros(()))
-        }
+        total = sum((factors[name] * value for name, value in means.items()), start=target.new_zeros(()))
+        return means | {"loss": total}
 
     def _identity(
         self,
@@ -131,7 +131,6 @@ class Objective:
         Returns:
             (n,).
         """
-        assert self.judge is not None
         boxes, matrices = boxes.to(self.device), matrices.to(self.device)
         again = self.config.save_activations
         decode = partial(checkpoint, self.decode, use_reentrant=False) if again else self.decode
@@ -194,24 +193,18 @@ class Objective:
     @torch.no_grad()
     def _own(self, photos: Photos) -> Tensor:
         """The judge's vector of a person (D,), the mean of the photos'; photos come back every epoch: they are kept."""
-        assert self.judge is not None
-        found = [self._judged.get(row, partial(self._seen, crop), lambda one: 4 * one.numel()) for row, crop in photos]
-        return torch.nn.functional.normalize(torch.cat(found).float(), dim=-1).mean(0)
 
-    def _seen(self, crop: Tensor) -> Tensor:
-        assert self.judge is not None
-        return self.judge(crop.to(self.device).permute(2, 0, 1)[None].float() / 255)  # (1, D)
+        def seen(crop: Tensor) -> Tensor:
+            return self.judge(crop.to(self.device).permute(2, 0, 1)[None].float() / 255)  # (1, D)
+
+        found = [self._judged.get(row, partial(seen, crop), lambda one: 4 * one.numel()) for row, crop in photos]
+        return torch.nn.functional.normalize(torch.cat(found).float(), dim=-1).mean(0)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, fh, fw), about 0..1, of latents (B, C, h, w) as the UNet has them, in float32."""
         config = self._decoder.config
         shift = getattr(config, "shift_factor", None) or 0.0
         return self._decoder.decode(latents / config.scaling_factor + shift, return_dict=False)[0] / 2 + 0.5
-
-    def _sizes(self, latents: Tensor, pooled: Tensor) -> Tensor:
-        """SDXL's six sizes of each sample, (B, 6): whole square pictures."""
-        side = int(latents.shape[-1]) * self.factor
-        return pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(pooled), -1)
 
 
 def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentConfig) -> list[str]:
@@ -220,8 +213,3 @@ def _prompts(batch: dict[str, Any], rows: Tensor, wanted: AlignmentConfig) -> li
         return [batch["caption"][row] for row in rows.tolist()]
     places = (batch["prompted"][rows] * len(wanted.prompts)).long().clamp(max=len(wanted.prompts) - 1)
     return [wanted.prompts[place] for place in places.tolist()]
-
-
-def trainable(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that a stage trains, by name."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}

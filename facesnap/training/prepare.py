@@ -7,12 +7,11 @@ the first shard that is not there.
 from __future__ import annotations
 
 import io
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from facesnap.landmarks.scheme import POINT_COUNT
 from facesnap.training.draws import Purpose, generator
 from facesnap.training.losses import RECOGNISER_SIDE
 from facesnap.training.network_files import save_tensors
-from facesnap.training.shards import FORMAT, HEAD, ZERO, has_shard, read_rows, write_json, write_shard
+from facesnap.training.shards import FORMAT, HEAD, ZERO, claim, has_shard, read_rows, write_json, write_shard
 from facesnap.training.sources import Photo, find_photos
 from facesnap.training.variants import variant
 
@@ -81,38 +80,39 @@ class PrepareSettings:
 
 @dataclass(frozen=True, eq=False)
 class AnalysedPhoto:
-    """One photo as far as the CPU takes it: the square picture, its face, and crops for the encoder."""
+    """One photo as far as the CPU takes it.
 
-    photo: Photo
-    picture: np.ndarray
+    Attributes:
+        face: in the photo. placed: the same in the square training picture. points: (72, 2), fractions of the square.
+        crops: for the encoder.
+    """
+
     face: Face
-    kps: np.ndarray
-    box: np.ndarray
+    placed: Face
     points: np.ndarray
     crops: list[np.ndarray]
 
 
+@dataclass(eq=False)
 class Preparer:
     """The models that photos go through.
 
-    Args:
+    Attributes:
         vae: of the base model (diffusers), on its device. base: "sd15" or "sdxl", the VAE's family.
         encoder: CLIP, or None for adapters that take the recogniser's vector alone.
     """
 
-    def __init__(
-        self,
-        settings: PrepareSettings,
-        analyser: FaceAnalyser,
-        encoder: ImageEncoder | None,
-        vae: Any,
-        base: str,
-    ) -> None:
-        self.settings, self.analyser, self.encoder, self.vae, self.base = settings, analyser, encoder, vae, base
-        self._predictor = LandmarkPredictor(LandmarkDetector(analyser.pack.folder, analyser.provider), Basis.load())
-        self._template = template(RECOGNISER_SIDE)
+    settings: PrepareSettings
+    analyser: FaceAnalyser
+    encoder: ImageEncoder | None
+    vae: Any
+    base: str
 
-    def run(self, source: Path, folder: Path, workers: int = 1, progress: Any = None) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        detector = LandmarkDetector(self.analyser.pack.folder, self.analyser.provider)
+        self._predictor = LandmarkPredictor(detector, Basis.load())
+
+    def run(self, source: Path, folder: Path, workers: int = 1, progress: Any = iter) -> dict[str, Any]:
         """Prepare all photos of a source; returns the report.
 
         Args:
@@ -125,9 +125,8 @@ class Preparer:
         missing = [n for n in range(len(shards)) if not _is_of(folder, n, shards[n])]
         if len(missing) < len(shards):
             logger.info("%d of %d shards are there already", len(shards) - len(missing), len(shards))
-        numbers: Iterable[int] = missing if progress is None else progress(missing)
         with ThreadPoolExecutor(workers) as pool:
-            for number in numbers:
+            for number in progress(missing):
                 first = number * size
                 seen = list(pool.map(self._look, shards[number], range(first, first + len(shards[number]))))
                 self._write(folder, number, shards[number], seen)
@@ -145,23 +144,18 @@ class Preparer:
             "encoder_name": self.encoder.name if self.encoder else "",
             "clip_width": self.encoder.config.width if self.encoder else 0, "licence": self.analyser.pack.licence,
         }  # fmt: skip
-        head = json.loads(json.dumps(head))
-        file = folder / HEAD
-        if file.exists():
-            begun = json.loads(file.read_text(encoding="utf-8"))
-            other = sorted(key for key in head if begun.get(key) != head[key])
-            if other:
-                raise SettingsError(
-                    f"{folder} was begun with another {', '.join(other)}.",
-                    expected="the photos, models and settings that it was begun with",
-                    remedy="give these again, or another folder",
-                )
+        other = claim(folder / HEAD, head)
+        if other:
+            raise SettingsError(
+                f"{folder} was begun with another {', '.join(other)}.",
+                expected="the photos, models and settings that it was begun with",
+                remedy="give these again, or another folder",
+            )
         zero = self.encoder.encode_zero(self.settings.levels) if self.encoder else {}
         save_tensors({str(level): states.half() for level, states in zero.items()}, folder / ZERO)
-        write_json(file, head)
 
     def _look(self, photo: Photo, number: int) -> AnalysedPhoto | str:
-        """Read a photo and find its face; the reason, where it cannot be used."""
+        """An analysed photo; the reason, where it cannot be used."""
         try:
             return self._seen(photo, number)
         except (FaceSnapError, OSError) as error:
@@ -185,20 +179,21 @@ class Preparer:
             )
         # kps count from pixel centres, the square from its corner: half a pixel each way
         kps = ((face.kps + 0.5 - corner) * scale - 0.5).astype(np.float32)
+        placed = replace(face, picture=picture, box=box.reshape(4), kps=kps)
         if photo.points is None:
-            fit = self._predictor.fit(_Placed(picture, box.reshape(4), kps))
+            fit = self._predictor.fit(placed)
             points = self._predictor.predict(fit, fit, (size, size)).points
         else:
             points = (known_points(photo.points) - corner) / side
         rngs = [generator(self.settings.seed, Purpose.AUGMENT, number, v) for v in range(1, self.settings.variants)]
         crops = [face.crop(224), *(variant(pixels, face.kps, rng) for rng in rngs)] if self.encoder else []
-        return AnalysedPhoto(photo, picture, face, kps, box.reshape(4), points, crops)
+        return AnalysedPhoto(face, placed, points, crops)
 
     def _write(self, folder: Path, number: int, photos: Sequence[Photo], seen: Sequence[AnalysedPhoto | str]) -> None:
         rows: list[dict[str, Any]] = []
         tensors: dict[str, Tensor] = {}
         good = [(place, one) for place, one in enumerate(seen) if isinstance(one, AnalysedPhoto)]
-        latents = self._encode([one.picture for _, one in good])
+        latents = self._encode([one.placed.picture for _, one in good])
         for (place, one), (mean, std) in zip(good, latents, strict=True):
             for name, tensor in self._tensors(one, mean, std).items():
                 tensors[f"{place}.{name}"] = tensor
@@ -211,13 +206,13 @@ class Preparer:
 
     def _tensors(self, one: AnalysedPhoto, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
         """Tensors kept of one photo; coordinates are fractions of the training picture, the matrix is in pixels."""
-        size = self.settings.size
+        size, matrix = self.settings.size, similarity(one.placed.kps, template(RECOGNISER_SIDE))
         out = {
             "mean": mean.half(), "std": std.half(),  # (C, size / f, size / f)
             "f_id": torch.from_numpy(one.face.embedding.astype(np.float32)),
-            "points": torch.from_numpy((one.points).astype(np.float32)),  # (72, 2)
-            "box": torch.from_numpy(np.asarray(_head_box(one.points, one.box / size), np.float32)),
-            "matrix": torch.from_numpy(similarity(one.kps, self._template).astype(np.float32)),  # (2, 3)
+            "points": torch.from_numpy(one.points.astype(np.float32)),  # (72, 2)
+            "box": torch.from_numpy(np.asarray(_head_box(one.points, one.placed.box / size), np.float32)),
+            "matrix": torch.from_numpy(matrix.astype(np.float32)),  # (2, 3)
             "crop": torch.from_numpy(one.face.crop(RECOGNISER_SIDE)),  # (112, 112, 3) RGB uint8
         }  # fmt: skip
         if self.encoder is not None:
@@ -240,21 +235,8 @@ class Preparer:
         return out
 
 
-@dataclass(frozen=True, eq=False)
-class _Placed:
-    """A face in the training picture, as the Landmark Predictor wants it."""
-
-    picture: np.ndarray
-    box: np.ndarray
-    kps: np.ndarray
-
-
 def known_points(given: Any) -> np.ndarray:
-    """The 72 points (72, 2) that are given with a photo.
-
-    Raises:
-        SettingsError: it is anything else than 72 pairs of finite numbers.
-    """
+    """The 72 points (72, 2) given with a photo; SettingsError where they are not 72 pairs of finite numbers."""
     try:
         points = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):

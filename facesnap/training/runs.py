@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,11 +61,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any]]:
-    """(state, weights, EMA or None, moments) of a checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """(state, weights, EMA or None, moments) of a checkpoint; CheckpointError where it cannot be read."""
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
         ema = load_file(path / EMA) if (path / EMA).is_file() else None
@@ -118,12 +115,12 @@ class RunLog:
         """Drop what an interrupted run logged after the checkpoint that is gone on from."""
         if self.file.is_file():
             lines = self.file.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) is not None and _step_of(line) < step]  # type: ignore[operator]
+            kept = [line for line in lines if _step_of(line) < step]
             self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
-def _step_of(line: str) -> int | None:
+def _step_of(line: str) -> float:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return None  # the last line of a killed run may be torn
+        return math.inf  # the last line of a killed run may be torn

@@ -32,6 +32,19 @@ def write_json(file: Path, value: Any) -> None:
     _write(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def claim(file: Path, wanted: dict[str, Any]) -> list[str]:
+    """Write a JSON record where there is none; else the keys in which the one that is there differs, sorted."""
+    if not file.is_file():
+        write_json(file, wanted)
+        return []
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    wanted = json.loads(json.dumps(wanted))  # tuples as lists
+    return sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+
+
 def write_shard(folder: Path, number: int, rows: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
     """Write one shard; rows without an "error" have tensors."""
     file = _shard(folder, number)

@@ -133,20 +133,18 @@ def _from_checkpoint(wanted: AdapterConfig, topology: Topology, head: dict[str, 
 
 
 def _fresh_ffrnet(wanted: AdapterConfig, unet: Any, topology: Topology) -> FFRNet:
-    config, state = config_of(unet, wanted.hint), {k: v.float() for k, v in unet.state_dict().items()}
-    if wanted.ffrnet == "lora":
-        return LoraFFRNet.from_unet_state_dict(config, state, wanted.rank)
-    net = FFRNet.from_unet_state_dict(config, state)
-    return _lite(net, topology) if wanted.ffrnet == "lite" else net
-
-
-def _lite(net: FFRNet, topology: Topology) -> FFRNet:
-    if topology.base != "sdxl":
+    if wanted.ffrnet == "lite" and topology.base != "sdxl":
         raise SettingsError(
             "A lite FFRNet was asked for on an SD1.5 model.",
             expected="full or none: SD1.5's network has one transformer block a layer already",
             remedy="set adapter.ffrnet to full",
         )
+    config, state = config_of(unet, wanted.hint), {k: v.float() for k, v in unet.state_dict().items()}
+    if wanted.ffrnet == "lora":
+        return LoraFFRNet.from_unet_state_dict(config, state, wanted.rank)
+    net = FFRNet.from_unet_state_dict(config, state)
+    if wanted.ffrnet == "full":
+        return net
     c = net.config
     return FFRNet.from_state_dict(
         lite_state_dict(net.state_dict(), SDXL_LITE), heads=c.heads, head_dim=c.head_dim, norm_groups=c.norm_groups

@@ -19,9 +19,6 @@ class TextStates:
 
     Every caption is encoded on its own: a batch of others would change the last bits, and so what a resumed run or
     another number of processes computes.
-
-    Args:
-        pipeline: of the base model. device: of the training.
     """
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
@@ -30,7 +27,8 @@ class TextStates:
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """(B, L, context), and SDXL's pooled vectors (B, 1280)."""
-        found = [self._cache.get(caption, partial(self._encode, caption), _bytes) for caption in captions]
+        size = lambda states: sum(tensor.nbytes for tensor in states)  # noqa: E731
+        found = [self._cache.get(caption, partial(self._encode, caption), size) for caption in captions]
         joined = [torch.cat(parts).to(self.device) for parts in zip(*found, strict=True)]
         return joined[0], joined[1] if len(joined) > 1 else None
 
@@ -41,7 +39,3 @@ class TextStates:
         )
         kept = found[:1] if len(found) == 2 else (found[0], found[2])  # the others are of a negative prompt
         return tuple(tensor.cpu() for tensor in kept)
-
-
-def _bytes(states: tuple[Tensor, ...]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in states)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import Tensor, nn
 
 from facesnap.faces.align import RECOGNISER_SIZE
-from facesnap.training.network_files import load_frozen, save_network
+from facesnap.training.network_files import SmallNetwork
 
 WIDTH = 256  # of the embedding
 STAGES = (24, 48, 96, 192)
@@ -37,8 +35,10 @@ class Residual(nn.Module):
         return self.body(x) + self.shortcut(x)
 
 
-class TinyRecogniser(nn.Module):
+class TinyRecogniser(SmallNetwork):
     """Aligned crops (B, 3, 112, 112) RGB in -1..1 -> embeddings (B, 256), not normalised; differentiable."""
+
+    stage = "recogniser"
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,15 +56,3 @@ class TinyRecogniser(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         return self.head(self.stages(self.stem(crops)))
-
-    @classmethod
-    def load(cls, file: Path) -> TinyRecogniser:
-        """Read what `save` wrote, frozen.
-
-        Raises:
-            CheckpointError: it is another file.
-        """
-        return load_frozen(cls(), file, "recogniser")
-
-    def save(self, file: Path) -> None:
-        save_network(self, file)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from facesnap.errors import CheckpointError, HostError, MissingDependencyError, SettingsError
@@ -20,7 +19,7 @@ from facesnap.training.data import Samples, collate
 from facesnap.training.draws import Slots
 from facesnap.training.ema import Ema
 from facesnap.training.grids import SampleGrid
-from facesnap.training.objective import Objective, trainable
+from facesnap.training.objective import Objective
 from facesnap.training.shards import Shards
 from facesnap.training.start import starting_adapter
 from facesnap.training.wiring import PARTS, TrainableAdapter, save_activations
@@ -34,7 +33,7 @@ class Trainer:
     """One run.
 
     Args:
-        config: of the run. resume: go on from the newest checkpoint of its output folder.
+        resume: go on from the newest checkpoint of its output folder.
 
     Attributes:
         step: of the optimiser, the next one to do.
@@ -79,10 +78,9 @@ class Trainer:
         found = runs.checkpoints(config.output) if resume else []
         if found:
             self._restore(found[-1])
-        self.log = runs.RunLog(config.output, config.log, self.step) if self.accelerator.is_main_process else None
-        self.grid = (
-            SampleGrid(config, self.shards) if config.samples.every and self.accelerator.is_main_process else None
-        )
+        main = self.accelerator.is_main_process
+        self.log = runs.RunLog(config.output, config.log, self.step) if main else None
+        self.grid = SampleGrid(config, self.shards) if main and config.samples.every else None
 
     def fit(self, until: int | None = None, progress: Any = None) -> Path:
         """Train to the end, or to a step; returns the last checkpoint's folder.
@@ -115,14 +113,19 @@ class Trainer:
             if self.accelerator.scaler is not None and self._moments["scaler"]:
                 self.accelerator.scaler.load_state_dict(self._moments["scaler"])
             self._moments = None
-        loader = self._loader(end)
+        o, a = self.config.optimiser, self.accelerator
+        slots = Slots(self.step, end, o.batch, o.accumulation, a.process_index, a.num_processes)
+        loader = DataLoader(
+            self.samples, batch_sampler=slots, collate_fn=collate, num_workers=self.config.data.workers,
+            pin_memory=a.device.type == "cuda",
+        )  # fmt: skip
         sums: dict[str, float] = {}
         for micro, batch in enumerate(loader):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(stage, group["base_lr"], self.step - first)
             with self.accelerator.accumulate(module):
                 self._micro_step(module, optimiser, stage, batch, sums)
-            if (micro + 1) % self.config.optimiser.accumulation == 0:
+            if (micro + 1) % o.accumulation == 0:
                 self._finish_step(sums, optimiser, end)
                 sums = {}
                 if progress is not None:
@@ -146,7 +149,8 @@ class Trainer:
             self.accelerator.backward(aligned["align"])
             terms |= aligned | {"loss": terms["loss"] + aligned["align"]}
         if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(trainable(self.module).values(), self.config.optimiser.clip)
+            trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+            self.accelerator.clip_grad_norm_(trained, self.config.optimiser.clip)
         optimiser.step()
         optimiser.zero_grad()
         share = 1 / self.config.optimiser.accumulation
@@ -179,20 +183,18 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            weights = dict(self.module.named_parameters())
+            weights = {name: p.detach().to("cpu", copy=True) for name, p in self.module.named_parameters()}
             with self._averaged():
-                adapter = _copied(self.module)
-            runs.save_checkpoint(
-                self.config.output, self.step, weights=weights, ema=None if self.ema is None else self.ema.average,
-                moments={"optimiser": optimiser.state_dict(), "scaler": scaler.state_dict() if scaler else None},
-                adapter=adapter, keep=self.config.checkpoints.keep,
-                state={"global_batch": self.global_batch, "seed": self.config.seed,
-                       "updates": 0 if self.ema is None else self.ema.updates},
-            )  # fmt: skip
+                runs.save_checkpoint(
+                    self.config.output, self.step, weights=weights, ema=None if self.ema is None else self.ema.average,
+                    moments={"optimiser": optimiser.state_dict(), "scaler": scaler.state_dict() if scaler else None},
+                    adapter=self.module.adapter(), keep=self.config.checkpoints.keep,
+                    state={"global_batch": self.global_batch, "seed": self.config.seed,
+                           "updates": 0 if self.ema is None else self.ema.updates},
+                )  # fmt: skip
         self.accelerator.wait_for_everyone()
 
     def _averaged(self) -> Any:
-        """The module with its averaged weights, where there are any."""
         return self.ema.applied(self.module) if self.ema is not None else contextlib.nullcontext()
 
     def _restore(self, path: Path) -> None:
@@ -212,9 +214,7 @@ class Trainer:
                 expected="the adapter section and the EMA that it was made with",
                 remedy="restore these, give another output folder, or train anew with --no-resume",
             )
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(weights[name])
+        self.module.load_state_dict(weights, strict=False)  # parameters alone, no buffers
         if self.ema is not None and ema is not None:
             self.ema.load(ema, state["updates"])
         self.step = int(state["step"])
@@ -232,14 +232,6 @@ class Trainer:
                 rate = stage.lr[part]  # type: ignore[index]
                 groups.append({"params": parameters, "lr": rate, "base_lr": rate, "part": part})
         return groups
-
-    def _loader(self, end: int) -> DataLoader:
-        o, a = self.config.optimiser, self.accelerator
-        slots = Slots(self.step, end, o.batch, o.accumulation, a.process_index, a.num_processes)
-        return DataLoader(
-            self.samples, batch_sampler=slots, collate_fn=collate, num_workers=self.config.data.workers,
-            pin_memory=a.device.type == "cuda",
-        )  # fmt: skip
 
 
 def learning_rate(stage: StageConfig, rate: float, done: int) -> float:
@@ -290,26 +282,3 @@ def _pictures(module: TrainableAdapter) -> tuple[str, ...]:
         return ()
     config = module.ffrnet.config
     return tuple(dict.fromkeys((config.donor_picture, *(("landmarks",) if config.landmark_hint_channels else ()))))
-
-
-def _copied(module: TrainableAdapter) -> Any:
-    """The adapter with copies of its tensors' values, on the CPU, for writing."""
-    import dataclasses
-
-    from facesnap.models.mixer import FacialAttributeMixer
-    from facesnap.models.projections import IDProjections
-
-    def copy(source: Any, empty: Any) -> Any:
-        state: dict[str, Tensor] = {k: v.detach().cpu().clone() for k, v in source.state_dict().items()}
-        empty.load_state_dict(state, assign=True)
-        return empty.requires_grad_(False).eval()
-
-    adapter, old = module.adapter(), module.projections
-    with torch.device("meta"):
-        mixer, net = FacialAttributeMixer(adapter.mixer.config), adapter.ffrnet  # type: ignore[arg-type]
-        projections = IDProjections(old.widths, old.groups, old.context)
-        ffrnet = None if net is None else net.unfilled()
-    return dataclasses.replace(
-        adapter, mixer=copy(adapter.mixer, mixer), projections=copy(old, projections),
-        ffrnet=None if ffrnet is None else copy(net, ffrnet),
-    )  # fmt: skip

@@ -17,11 +17,7 @@ CROP, COLOUR, GREY, DAMAGE = 0.1, 0.2, 0.1, 0.2
 
 
 def variant(picture: np.ndarray, kps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A varied crop, (224, 224, 3) RGB uint8.
-
-    Args:
-        picture: (H, W, 3) RGB uint8. kps: (5, 2) of the face in it.
-    """
+    """A varied crop (224, 224, 3) of a picture (H, W, 3), both RGB uint8; kps: (5, 2) of the face in it."""
     centre, extent = kps.mean(0), np.ptp(kps, axis=0).max()
     moved = (kps - centre) * rng.uniform(1 - CROP, 1 + CROP) + centre + rng.uniform(-CROP, CROP, 2) * extent
     image = Image.fromarray(aligned_crop(picture, moved.astype(np.float32), ENCODER_SIZE))

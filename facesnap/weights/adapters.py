@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from facesnap.checkpoints.detection import FamilyMatch, WeightsFile
+from facesnap.checkpoints.adapter import FamilyMatch, WeightsFile
 from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.known import BASES, advice, encoder_key

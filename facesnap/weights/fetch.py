@@ -8,9 +8,8 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from threading import Event
 
 from filelock import FileLock
 
@@ -47,6 +46,10 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+def _silent(_: Progress) -> None:
+    return None
+
+
 def target(file: File, folders: Folders) -> Path:
     """Where a file of the catalogue goes; for a zip the folder of its content."""
     first, *rest = PurePosixPath(file.to).parts
@@ -65,6 +68,7 @@ def fetch(
     progress: Report | None = None,
     *,
     mirror: str = "",
+    stop: Event | None = None,
 ) -> Path:
     """Fetch what is missing of an item. Any number of threads and processes may do so at once.
 
@@ -73,25 +77,31 @@ def fetch(
         accept: the user has read and accepted `item.licence`.
         progress: is called from this thread with every block.
         mirror: address that stands for https://huggingface.co, or for https://github.com of packs.
+        stop: set it to stop; what has arrived is kept.
 
     Returns:
         the first file of the item, or the folder of a pack.
 
     Raises:
         LicenceError: not accepted. ChecksumError: not the published file, or another one is in its place.
-        NotOnServerError, AccessError, ServerError, DiskFullError. DownloadError: the folder cannot be written to.
+        NotOnServerError, AccessError, ServerError, DiskFullError, StoppedError. DownloadError: the folder cannot be
+            written to.
     """
     require_consent(item, accept)
+    stop, report = stop or Event(), progress or _silent
     targets = [target(file, folders) for file in item.files]
     try:
         for n, (file, place) in enumerate(zip(item.files, targets, strict=True), 1):
-            advance = partial(_report, progress, file.name, n, len(item.files))
+
+            def advance(done: int, total: int, file: File = file, n: int = n) -> None:
+                report(Progress(file.name, n, len(item.files), done, total))
+
             with _lock(place, folders):
                 if _is_there(place, file):
                     _check_existing(place, file)
                     logger.info("%s is there", place)
                 else:
-                    _fetch(item, file, place, advance, mirror)
+                    _fetch(item, file, place, advance, mirror, stop)
                     logger.info("%s: done", place)
     except OSError as error:
         if error.errno in NO_ROOM:
@@ -102,11 +112,6 @@ def fetch(
             remedy="correct its permissions, or choose another folder with --folder",
         ) from error
     return targets[0].parent if item.kind == "pack" and not item.files[0].unpack else targets[0]
-
-
-def _report(progress: Report | None, *numbers: Any) -> None:
-    if progress is not None:
-        progress(Progress(*numbers))
 
 
 def require_consent(item: Item, accept: bool) -> None:
@@ -146,7 +151,7 @@ def _check_existing(place: Path, file: File) -> None:
             )
 
 
-def _fetch(item: Item, file: File, place: Path, advance: Callable[[int, int], None], mirror: str) -> None:
+def _fetch(item: Item, file: File, place: Path, advance: Callable[[int, int], None], mirror: str, stop: Event) -> None:
     remote = _remote(item, file, mirror)
     place.parent.mkdir(parents=True, exist_ok=True)
     archive = place.with_name(file.name)
@@ -157,11 +162,11 @@ def _fetch(item: Item, file: File, place: Path, advance: Callable[[int, int], No
         if old != part:
             old.unlink()
     _check_room(part, remote, file)
-    transfer.receive(remote, part, lambda done: advance(done, remote.size or 0))
+    transfer.receive(remote, part, lambda done: advance(done, remote.size or 0), stop)
     try:
-        _verify(part, file, remote)
+        _verify(part, file, remote, stop)
         if file.unpack:
-            unpack(part, place, file.inside)
+            unpack(part, place, file.inside, stop)
             part.unlink()
         else:
             part.rename(place)
@@ -193,11 +198,11 @@ def _check_room(part: Path, remote: Remote, file: File) -> None:
         raise transfer.full(part.parent, needed)
 
 
-def _verify(part: Path, file: File, remote: Remote) -> None:
+def _verify(part: Path, file: File, remote: Remote, stop: Event) -> None:
     size = part.stat().st_size
     expected_size = file.size if file.size is not None else remote.size
     expected = file.sha256 or remote.sha256
-    found = sha256_of(part) if expected else ""
+    found = sha256_of(part, stop) if expected else ""
     if found != expected or (expected_size is not None and size != expected_size):
         raise ChecksumError(
             f"What {remote.page} sent is not the published file ({size} bytes, sha256 {found[:16] or 'unknown'}).",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
-from functools import partial
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facesnap.errors import FaceSnapError
-from facesnap.faces.known import Item
-from facesnap.weights.catalogue import find
-from facesnap.weights.fetch import Progress, fetch, require_consent
+from facesnap.weights.catalogue import CATALOGUE, find
+from facesnap.weights.fetch import Progress, fetch, is_there, require_consent
 from facesnap.weights.folders import Folders
 
 logger = logging.getLogger(__name__)
@@ -25,12 +24,13 @@ class DownloadState:
 
     Attributes:
         name: of the item. state: "running", "done" or "failed". progress: of the file that is being fetched.
-        path: what was fetched. error: for people, where it failed.
+        seconds: since the start. path: what was fetched. error: for people, where it failed.
     """
 
     name: str
     state: str
     progress: Progress | None = None
+    seconds: float = 0.0
     path: Path | None = None
     error: str = ""
 
@@ -42,12 +42,34 @@ class DownloadState:
         return f"{p.file} ({p.number} of {p.files}): {p.done / 1e6:.0f} MB{share}"
 
 
+@dataclass(frozen=True)
+class CatalogueRow:
+    """A line of the catalogue for a table. there: whether it lies in its place. licence: to be shown and accepted."""
+
+    name: str
+    title: str
+    purpose: str
+    megabytes: float
+    licence: str
+    page: str
+    there: bool
+
+
+def table(folders: Folders) -> list[CatalogueRow]:
+    """The whole catalogue, in its order; nothing is opened."""
+    return [
+        CatalogueRow(one.name, one.title, one.purpose, one.megabytes, one.licence, one.page, is_there(one, folders))
+        for one in CATALOGUE
+    ]
+
+
 class Downloads:
     """Every download of one process, one thread for each."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._states: dict[str, DownloadState] = {}
+        self._stops: dict[str, threading.Event] = {}
         self._threads: dict[str, threading.Thread] = {}
 
     def start(self, name: str, folders: Folders, accept: bool, mirror: str = "") -> DownloadState:
@@ -65,13 +87,24 @@ class Downloads:
             running = self._states.get(item.name)
             if running is not None and running.state == RUNNING:
                 return running
+            stop = self._stops[item.name] = threading.Event()
             state = self._states[item.name] = DownloadState(item.name, RUNNING)
-            thread = threading.Thread(
-                target=self._run, args=(item, folders, mirror), name=f"facesnap-{item.name}", daemon=True
-            )
+            arguments = (item.name, folders, mirror, stop)
+            thread = threading.Thread(target=self._run, args=arguments, name=f"facesnap-{item.name}", daemon=True)
             self._threads[item.name] = thread
             thread.start()
             return state
+
+    def states(self) -> list[DownloadState]:
+        """Of all that were started, in that order."""
+        with self._lock:
+            return list(self._states.values())
+
+    def stop(self, name: str) -> None:
+        """Stop one; what has arrived is kept for the next start."""
+        with self._lock:
+            if event := self._stops.get(find(name).name):
+                event.set()
 
     def wait(self, name: str, seconds: float | None = None) -> DownloadState:
         """Wait for the end of one, at most so long. Raises KeyError where it was never started."""
@@ -81,20 +114,23 @@ class Downloads:
         with self._lock:
             return self._states[find(name).name]
 
-    def _run(self, item: Item, folders: Folders, mirror: str) -> None:
+    def _run(self, name: str, folders: Folders, mirror: str, stop: threading.Event) -> None:
+        started = time.monotonic()
+
+        def report(progress: Progress) -> None:
+            self._update(name, progress=progress, seconds=time.monotonic() - started)
+
         try:
-            path = fetch(item, folders, True, partial(self._update, item.name, RUNNING), mirror=mirror)
+            path = fetch(find(name), folders, True, report, mirror=mirror, stop=stop)
         except (FaceSnapError, OSError) as error:
-            logger.warning("%s: %s", item.name, error)
-            self._update(item.name, FAILED, error=str(error))
+            logger.warning("%s: %s", name, error)
+            self._update(name, state=FAILED, error=str(error), seconds=time.monotonic() - started)
         except BaseException as error:  # an interface that waits must hear of it
-            self._update(item.name, FAILED, error=f"{type(error).__name__}: {error}")
+            self._update(name, state=FAILED, error=f"{type(error).__name__}: {error}")
             raise
         else:
-            self._update(item.name, DONE, path=path)
+            self._update(name, state=DONE, path=path, seconds=time.monotonic() - started)
 
-    def _update(
-        self, name: str, state: str, progress: Progress | None = None, path: Path | None = None, error: str = ""
-    ) -> None:
+    def _update(self, name: str, **changes: object) -> None:
         with self._lock:
-            self._states[name] = DownloadState(name, state, progress, path, error)
+            self._states[name] = replace(self._states[name], **changes)  # type: ignore[arg-type]

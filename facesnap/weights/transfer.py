@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 import requests
 
-from facesnap.errors import AccessError, ChecksumError, DiskFullError, NotOnServerError, ServerError
+from facesnap.errors import AccessError, ChecksumError, DiskFullError, NotOnServerError, ServerError, StoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def locate(repository: str, name: str, revision: str, mirror: str = "") -> Remot
     except HfHubHTTPError as error:
         raise refusal(getattr(error.response, "status_code", 0), page) from error
     except _transport_errors() as error:
-        raise _unreachable(page, error) from error
+        raise ServerError(f"{page} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER) from error
     tag = found.etag or ""
     sha256 = tag if re.fullmatch(r"[0-9a-f]{64}", tag) else ""  # of files in LFS; of others it is git's own hash
     headers = build_hf_headers(token=token)
@@ -91,15 +91,17 @@ def probe(address: str) -> Remote:
         length, tag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
         return Remote(address, address, int(length) if length.isdigit() else None, tag)
     except requests.RequestException as error:
-        raise _unreachable(address, error) from error
+        raise ServerError(
+            f"{address} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER
+        ) from error
 
 
-def receive(remote: Remote, part: Path, advance: Advance) -> None:
+def receive(remote: Remote, part: Path, advance: Advance, stop: Event) -> None:
     """Bring `part` to the whole file, from where it is.
 
     Raises:
         NotOnServerError, AccessError, ServerError: the part is kept.
-        OSError (no room, no permission): the part is kept.
+        StoppedError, OSError (no room, no permission): the part is kept.
         ChecksumError: the server has more or fewer bytes than it announced; the part is removed.
     """
     failures = furthest = 0
@@ -111,7 +113,7 @@ def receive(remote: Remote, part: Path, advance: Advance) -> None:
         if before == remote.size and part.exists():
             return
         try:
-            whole = _stream(remote, part, before, advance)
+            whole = _stream(remote, part, before, advance, stop)
         except requests.RequestException as error:
             whole, reason = False, _short(error)
         else:
@@ -128,17 +130,21 @@ def receive(remote: Remote, part: Path, advance: Advance) -> None:
                 remedy=LATER,
             )
         logger.info("%s: %s after %d bytes, trying again", part.name, reason, after)
-        time.sleep(failures * PAUSE)
+        stop.wait(failures * PAUSE)
 
 
-def _stream(remote: Remote, part: Path, start: int, advance: Advance) -> bool:
+def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Event) -> bool:
     """Append what one answer brings; True where it came to its own end."""
     headers = _plain(remote.headers) | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(remote.address, headers=headers, timeout=TIMEOUT, stream=True) as answer:
         if answer.status_code == 416:  # the part is as long as the file, or longer
             part.unlink()
             if remote.size is not None:
-                raise _other_size(remote, f"has {start} bytes or fewer, not the {remote.size} that it announced")
+                raise ChecksumError(
+                    f"{remote.page} has {start} bytes or fewer, not the {remote.size} that it announced.",
+                    expected="as many as it announced",
+                    remedy="use another server (--mirror)",
+                )
             return False
         if answer.status_code >= 500 or answer.status_code == 429:
             raise requests.HTTPError(f"HTTP {answer.status_code}")  # passes, mostly
@@ -151,26 +157,23 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance) -> bool:
         arrived = start
         with part.open("ab" if start else "wb") as file:
             for block in answer.iter_content(BLOCK):
+                if stop.is_set():
+                    raise StoppedError(
+                        f"The download of {part.name} was stopped.", expected="the whole file",
+                        remedy="start it again: what has arrived is kept",
+                    )  # fmt: skip
                 arrived += len(block)
                 if arrived > most:
                     file.close()
                     part.unlink()
-                    raise _other_size(remote, f"sends more than {most} bytes")
+                    raise ChecksumError(
+                        f"{remote.page} sends more than {most} bytes.",
+                        expected="as many as it announced",
+                        remedy="use another server (--mirror)",
+                    )
                 file.write(block)
                 advance(arrived)
     return True
-
-
-def _unreachable(page: str, error: Exception) -> ServerError:
-    return ServerError(f"{page} cannot be reached ({_short(error)}).", expected="an answer", remedy=LATER)
-
-
-def _other_size(remote: Remote, what: str) -> ChecksumError:
-    return ChecksumError(
-        f"{remote.page} {what}.",
-        expected="as many as it announced",
-        remedy="use another server (--mirror)",
-    )
 
 
 def full(folder: Path, needed: int) -> DiskFullError:

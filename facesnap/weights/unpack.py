@@ -8,8 +8,10 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from threading import Event
+from typing import IO
 
-from facesnap.errors import ChecksumError
+from facesnap.errors import ChecksumError, StoppedError
 from facesnap.files import sha256_of
 from facesnap.weights.transfer import BLOCK, full
 
@@ -18,14 +20,14 @@ MOST_UNPACKED = 4 << 30
 SUFFIX = ".onnx"
 
 
-def unpack(archive: Path, folder: Path, inside: Mapping[str, str]) -> None:
+def unpack(archive: Path, folder: Path, inside: Mapping[str, str], stop: Event) -> None:
     """The ONNX files of a zip, wherever they lie in it, side by side in a new folder; all of them or none.
 
     Args:
         folder: does not exist, or is empty. inside: name -> sha256 of files that are known.
 
     Raises:
-        ChecksumError: damaged, unsafe, or not what was published. DiskFullError, OSError.
+        ChecksumError: damaged, unsafe, or not what was published. DiskFullError, OSError, StoppedError.
     """
     beside = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(beside, ignore_errors=True)
@@ -38,11 +40,9 @@ def unpack(archive: Path, folder: Path, inside: Mapping[str, str]) -> None:
             beside.mkdir(parents=True)
             for name, entry in entries.items():
                 with opened.open(entry) as source, (beside / name).open("wb") as target:
-                    shutil.copyfileobj(source, target, BLOCK)  # up to the announced size, and checks the CRC there
-                if (beside / name).stat().st_size != entry.file_size:
-                    raise zipfile.BadZipFile(f"{name} is shorter than {entry.file_size} bytes")
+                    _copy(source, target, entry.file_size, beside / name, stop)
         for name, expected in inside.items():
-            found = sha256_of(beside / name) if (beside / name).is_file() else "nothing"
+            found = sha256_of(beside / name, stop) if (beside / name).is_file() else "nothing"
             if found != expected:
                 raise _bad(archive, f"its {name} has the sha256 {found[:16]}, not {expected[:16]}")
         with contextlib.suppress(OSError):
@@ -75,6 +75,18 @@ def _checked(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
     if sum(entry.file_size for entry in found.values()) > MOST_UNPACKED:
         raise _bad(archive, f"it claims more than {MOST_UNPACKED >> 30} GB unpacked")
     return found
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int, path: Path, stop: Event) -> None:
+    """Python's zipfile stops at the announced size and compares the checksum there."""
+    copied = 0
+    while block := source.read(BLOCK):
+        if stop.is_set():
+            raise StoppedError(f"Unpacking {path.name} was stopped.", expected="all files", remedy="start it again")
+        copied += len(block)
+        target.write(block)
+    if copied != size:
+        raise zipfile.BadZipFile(f"{path.name} has {copied} of {size} bytes")
 
 
 def _bad(archive: Path, what: str) -> ChecksumError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from facesnap.world.head import HeadModel
-from facesnap.world.mesh import Material, Mesh, grid_faces, mesh, smoothstep, tube, unit, vertex_normals
+from facesnap.world.mesh import Material, Mesh, grid_faces, mesh, smoothstep, tube, unit
 
 _ROWS, _AROUND = 26, 65  # grid of the body
 # Where along the body (0 neck rim .. 1 below the picture) the skin ends, at the sides and in the middle of the front.
@@ -15,20 +15,16 @@ _RINGS = {"round": (0.0225, 0.0225, 1.0), "square": (0.0270, 0.0185, 0.45), "sun
 _WIRE = {"round": 0.0011, "square": 0.0015, "sunglasses": 0.0016}
 
 
-def _rim_vertices(model: HeadModel) -> np.ndarray:
-    """Skin vertices on an edge that only one triangle has, at the neck."""
-    edges = np.concatenate([model.faces[:, [0, 1]], model.faces[:, [1, 2]], model.faces[:, [2, 0]]])
-    edges, count = np.unique(np.sort(edges, axis=1), axis=0, return_counts=True)
-    open_ends = np.unique(edges[count == 1])
-    return open_ends[model.skin[open_ends]]
-
-
 class Wardrobe:
     """Builds the meshes around a head of the model."""
 
     def __init__(self, model: HeadModel) -> None:
         self._model = model
-        self._rim = _rim_vertices(model)
+        # Skin vertices on an edge that only one triangle has, at the neck.
+        edges = np.concatenate([model.faces[:, [0, 1]], model.faces[:, [1, 2]], model.faces[:, [2, 0]]])
+        edges, count = np.unique(np.sort(edges, axis=1), axis=0, return_counts=True)
+        open_ends = np.unique(edges[count == 1])
+        self._rim = open_ends[model.skin[open_ends]]
         self.angles = np.linspace(-np.pi, np.pi, _AROUND)
 
     def body(self, vertices: np.ndarray, garment: str, masculine: float, weight: float, yaw: float) -> list[Mesh]:
@@ -55,10 +51,9 @@ class Wardrobe:
         # The neck's own slanted rim turns into level shoulders.
         share = smoothstep(0.0, 0.30, place)[:, None, None]
         collar_of_rim = ring * (1 + 0.5 * place)[:, None, None] + np.stack([0 * drop, drop, 0 * drop], axis=-1)[:, None]
-        grid = base + collar_of_rim * (1 - share) + oval * share
+        grid = (base + collar_of_rim * (1 - share) + oval * share).reshape(-1, 3)
         coords = np.stack(np.broadcast_arrays(self.angles, place[:, None], 0.0), axis=-1).reshape(-1, 3)
-        faces = grid_faces(_ROWS, _AROUND)
-        parts = [_outwards(grid.reshape(-1, 3), faces, Material.BODY, coords, base)]
+        parts = [mesh(grid, grid_faces(_ROWS, _AROUND), Material.BODY, coords, (grid - base) * [1, 0, 1])]
         if garment == "turtleneck":
             parts.append(self._roll_collar(rim))
         if garment == "hoodie":
@@ -77,13 +72,12 @@ class Wardrobe:
         middle = rim.mean(0)
         out = unit((rim - middle) * [1, 0, 1])
         back = smoothstep(-0.2, 0.9, -np.cos(self.angles))[:, None]
-        rows = []
         profile = ((-0.030, 0.016), (-0.012, 0.012), (0.004, 0.009), (0.017, 0.0085), (0.021, 0.006), (0.019, 0.001))
-        for height, stand_off in profile:
-            rows.append(rim + out * stand_off + [0, -1, 0] * (height * (1 + 0.35 * back)))
+        rows = [rim + out * off + [0, -1, 0] * (height * (1 + 0.35 * back)) for height, off in profile]
         place = np.linspace(1.0, 0.45, len(rows))
         coords = np.stack(np.broadcast_arrays(self.angles, place[:, None], 0.0), axis=-1).reshape(-1, 3)
-        return _outwards(np.concatenate(rows), grid_faces(len(rows), _AROUND), Material.BODY, coords, middle)
+        vertices, faces = np.concatenate(rows), grid_faces(len(rows), _AROUND)
+        return mesh(vertices, faces, Material.BODY, coords, (vertices - middle) * [1, 0, 1])
 
     def _hood(self, rim: np.ndarray, turn: np.ndarray) -> Mesh:
         """A folded hood: a thick roll around the neck, open and thin in front."""
@@ -94,17 +88,11 @@ class Wardrobe:
             [0 * angles, 0.044 - 0.052 * behind, 0.004 + 0 * angles], axis=1)) @ turn.T  # fmt: skip
         sides = np.linspace(0, 2 * np.pi, 11)
         radius = (0.009 + 0.015 * behind)[:, None, None]
-        roll = line[:, None] + radius * (
-            np.cos(sides)[None, :, None] * (out @ turn.T)[:, None] + np.sin(sides)[None, :, None] * [0.0, -1.15, 0.0]
-        )
+        off = np.cos(sides)[None, :, None] * (out @ turn.T)[:, None] + np.sin(sides)[None, :, None] * [0.0, -1.15, 0.0]
+        roll = line[:, None] + radius * off
         coords = np.stack(np.broadcast_arrays(angles[:, None], 0.7 + 0.1 * np.cos(sides), 0.0), axis=-1).reshape(-1, 3)
         faces = grid_faces(len(angles), len(sides))
-        vertices = roll.reshape(-1, 3)
-        first = vertices[faces[0]]
-        normal = np.cross(first[1] - first[0], first[2] - first[0])
-        if normal @ (first.mean(0) - line[0]) < 0:
-            faces = faces[:, ::-1]
-        return mesh(vertices, faces, Material.HOOD, coords)
+        return mesh(roll.reshape(-1, 3), faces, Material.HOOD, coords, off.reshape(-1, 3))
 
     def teeth(self, neutral: np.ndarray, expressed: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Both rows of teeth as (vertices, faces, coords) in the frame of the unposed head.
@@ -157,11 +145,11 @@ def glasses(kind: str, points: np.ndarray, turn: np.ndarray) -> list[Mesh]:
     parts = []
     for side, centre, ear in ((-1, centres[0], points[0]), (1, centres[1], points[9])):
         ring = centre + x[:, None] * right + y[:, None] * down
-        parts.append(_wire(ring, wire))
+        parts.append(tube(ring, wire, Material.FRAME))
         hinge = centre + right * side * half_width - down * 0.45 * half_height
         bend = hinge + right * side * 0.006 + away * 0.010
         hook = ear + right * side * 0.006 - down * 0.004 - away * 0.004
-        parts.append(_wire(_polyline([hinge, bend, hook], 7), wire))
+        parts.append(tube(_polyline([hinge, bend, hook], 7), wire, Material.FRAME))
         if kind == "sunglasses":
             fan = np.stack([np.zeros(40, dtype=np.int64), np.arange(1, 41), np.arange(2, 42)], axis=1)
             disc = np.concatenate([centre[None], ring])
@@ -171,29 +159,14 @@ def glasses(kind: str, points: np.ndarray, turn: np.ndarray) -> list[Mesh]:
     inner = half_width * 0.97
     bridge = [centres[0] + right * inner, (centres[0] + centres[1]) / 2 - away * 0.003 - down * 0.003,
               centres[1] - right * inner]  # fmt: skip
-    parts.append(_wire(_polyline([b - down * 0.25 * half_height for b in bridge], 6), wire))
+    parts.append(tube(_polyline([b - down * 0.25 * half_height for b in bridge], 6), wire, Material.FRAME))
     return parts
-
-
-def _wire(line: np.ndarray, radius: float) -> Mesh:
-    vertices, faces = tube(line, radius)
-    return mesh(vertices, faces, Material.FRAME, np.zeros_like(vertices))
 
 
 def _polyline(stations: list[np.ndarray], steps: int) -> np.ndarray:
     """`steps` points a leg through stations."""
     u = np.linspace(0, len(stations) - 1, steps * (len(stations) - 1) + 1)
     return np.stack([np.interp(u, np.arange(len(stations)), [s[k] for s in stations]) for k in range(3)], axis=1)
-
-
-def _outwards(
-    vertices: np.ndarray, faces: np.ndarray, material: Material, coords: np.ndarray, middle: np.ndarray
-) -> Mesh:
-    """A mesh around an upright axis through `middle`, faces turned so that they look away from it."""
-    away = (vertices - middle) * [1, 0, 1]
-    if (vertex_normals(vertices, faces) * away).sum() < 0:
-        faces = faces[:, ::-1]
-    return mesh(vertices, faces, material, coords)
 
 
 def garment_begins(garment: str, angle: np.ndarray) -> np.ndarray:

@@ -53,13 +53,7 @@ COLOURLESS = ("sketch",)  # styles that show no colours, so that their captions 
 
 
 def caption(look: Look, *, expression: bool = True, pose: bool = True) -> str:
-    """Say in words what a prompt controls.
-
-    Args:
-        look: the picture's look.
-        expression: name the expression.
-        pose: name the direction of the head.
-    """
+    """Say in words what a prompt controls; the expression and the direction of the head may be left out."""
     coloured = look.style not in COLOURLESS
     wears = [_worded(HAIR[look.hair], look.hair_colour if coloured else "")]
     if look.glasses != "none":

@@ -25,7 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from facesnap.errors import SettingsError
@@ -80,10 +82,7 @@ class Dataset:
         return {
             "format": FORMAT,
             "split": split_of(self.first),
-            "first": self.first,
-            "people": self.people,
-            "pictures": self.pictures,
-            "size": self.size,
+            **vars(self),
             "regions": list(REGIONS),
             "anny": version("anny"),
         }
@@ -194,25 +193,15 @@ def members(picture: Picture, key: str) -> list[tuple[str, bytes]]:
 
 def mosaic(people: Iterable[int], pictures: int, *, size: int = 128) -> Image.Image:
     """A row of pictures for each person, enlarged."""
-    world = _world()
-    rows: list[list[np.ndarray]] = []
-    for seed in people:
-        person = SyntheticPerson.sample(seed)
-        rows.append([world.render(person, Look.sample(number, person), size).image for number in range(pictures)])
-    return tiled(rows)
+    world, chosen = _world(), map(SyntheticPerson.sample, people)
+    return tiled([[world.render(one, Look.sample(n, one), size).image for n in range(pictures)] for one in chosen])
 
 
-@lru_cache(maxsize=1)
-def _world() -> World:
-    """The one world of this process."""
-    return World()
+_world = lru_cache(maxsize=1)(World)  # the one of this process
 
 
 def _one_thread() -> None:
     """Workers share the machine by processes, not by threads."""
-    import cv2
-    import torch
-
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 

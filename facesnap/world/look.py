@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from facesnap.world import palette
 from facesnap.world.expressions import CameraView
 from facesnap.world.person import SyntheticPerson
@@ -100,9 +98,3 @@ class Look:
     def attributes(self) -> dict[str, Any]:
         """The look as plain data, without the view."""
         return {name: value for name, value in asdict(self).items() if name != "view"}
-
-
-def frequencies(looks: list[Look], attribute: str) -> dict[str, float]:
-    """Share of each value of an attribute among looks."""
-    names, counts = np.unique([getattr(look, attribute) for look in looks], return_counts=True)
-    return {str(name): float(count) / len(looks) for name, count in zip(names, counts, strict=True)}

@@ -16,23 +16,10 @@ from facesnap.world.person import SyntheticPerson
 from facesnap.world.render import World
 from facesnap.world.splits import SPLITS
 
-
-def _as_sampled(look: Look) -> Look:
-    return look
-
-
-def _photo(look: Look) -> Look:
-    return replace(look, style="photo", glasses="none")
-
-
-def _photo_with_glasses(look: Look) -> Look:
-    return replace(look, style="photo", glasses=("round", "square")[look.seed % 2])
-
-
 SETS: dict[str, Callable[[Look], Look]] = {
-    "as sampled": _as_sampled,
-    "photos without glasses": _photo,
-    "photos, all with glasses": _photo_with_glasses,
+    "as sampled": lambda look: look,
+    "photos without glasses": lambda look: replace(look, style="photo", glasses="none"),
+    "photos, all with glasses": lambda look: replace(look, style="photo", glasses=("round", "square")[look.seed % 2]),
 }
 
 
@@ -93,7 +80,6 @@ def measure(
     """Render held-out people and look at them through a face pack.
 
     Args:
-        analyser: a real detector and recogniser.
         people, pictures: how many, and pictures of each.
         progress: wraps the loop over people, e.g. tqdm.
 

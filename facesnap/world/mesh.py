@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 import numpy as np
@@ -50,30 +50,24 @@ class Mesh:
     openness: np.ndarray
 
 
-def mesh(vertices: np.ndarray, faces: np.ndarray, material: Material, coords: np.ndarray) -> Mesh:
-    """An object of one material with smooth normals."""
+def mesh(
+    vertices: np.ndarray, faces: np.ndarray, material: Material, coords: np.ndarray, away: np.ndarray | None = None
+) -> Mesh:
+    """An object of one material with smooth normals, its faces turned to look along `away` (N, 3) where given."""
     vertices = vertices.astype(np.float32)
-    return Mesh(
-        vertices,
-        faces,
-        np.full(len(faces), material, dtype=np.int64),
-        coords.astype(np.float32),
-        vertex_normals(vertices, faces),
-        np.ones(len(vertices), dtype=np.float32),
-    )
+    normals = vertex_normals(vertices, faces)
+    if away is not None and (normals * away).sum() < 0:
+        faces = faces[:, ::-1]
+        normals = vertex_normals(vertices, faces)
+    materials, openness = np.full(len(faces), material, dtype=np.int64), np.ones(len(vertices), dtype=np.float32)
+    return Mesh(vertices, faces, materials, coords.astype(np.float32), normals, openness)
 
 
 def merge(parts: Sequence[Mesh]) -> Mesh:
     """All objects as one mesh."""
     starts = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
-    return Mesh(
-        np.concatenate([p.vertices for p in parts]),
-        np.concatenate([p.faces + start for p, start in zip(parts, starts, strict=True)]),
-        np.concatenate([p.material for p in parts]),
-        np.concatenate([p.coords for p in parts]),
-        np.concatenate([p.normals for p in parts]),
-        np.concatenate([p.openness for p in parts]),
-    )
+    moved = [replace(part, faces=part.faces + start) for part, start in zip(parts, starts, strict=True)]
+    return Mesh(*(np.concatenate([getattr(part, one.name) for part in moved]) for one in fields(Mesh)))
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -93,19 +87,16 @@ def grid_faces(rows: int, columns: int) -> np.ndarray:
     return np.concatenate([np.stack([a, c, b], axis=1), np.stack([b, c, d], axis=1)])
 
 
-def tube(line: np.ndarray, radius: float, sides: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and outward faces of a tube along a line (N, 3)."""
+def tube(line: np.ndarray, radius: float, material: Material, sides: int = 6) -> Mesh:
+    """A tube along a line (N, 3)."""
     forward = unit(np.gradient(line, axis=0))
     helper = np.where(np.abs(forward[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
     across = unit(np.cross(forward, helper))
     up = np.cross(forward, across)
     turn = np.linspace(0, 2 * np.pi, sides + 1)[None, :, None]
     ring = np.cos(turn) * across[:, None] + np.sin(turn) * up[:, None]  # (N, sides + 1, 3)
-    vertices = (line[:, None] + radius * ring).reshape(-1, 3)
-    faces = grid_faces(len(line), sides + 1)
-    a, b, c = vertices[faces[0]]
-    outwards = np.dot(np.cross(b - a, c - a), (a + b + c) / 3 - line[0]) > 0
-    return vertices, faces if outwards else faces[:, ::-1]
+    vertices, away = (line[:, None] + radius * ring).reshape(-1, 3), ring.reshape(-1, 3)
+    return mesh(vertices, grid_faces(len(line), sides + 1), material, np.zeros_like(vertices), away)
 
 
 def f32(values: ArrayLike) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from facesnap.landmarks.anny_heads import Head, random_head
 from facesnap.world import palette
+from facesnap.world.head import head_model
 from facesnap.world.seeds import stream
 from facesnap.world.splits import split_of
 
@@ -66,14 +66,10 @@ class SyntheticPerson:
 
     @staticmethod
     def sample(seed: int) -> SyntheticPerson:
-        """The person of a seed.
-
-        Raises:
-            SettingsError: the seed belongs to no split.
-        """
+        """The person of a seed; SettingsError where the seed belongs to no split."""
         split_of(seed)
         rng = stream("person", seed)
-        head = random_head(_sliders(), rng)
+        head = random_head(head_model().sliders, rng)
         african, asian, caucasian = (head.phenotypes[k] for k in ("african", "asian", "caucasian"))
         tone = float(np.clip(5.6 * african + 2.0 * asian + 0.9 * caucasian + rng.normal(0, 0.9), 0, 7))
         skin = _between_tones(tone) * (1 + rng.normal(0, 0.03, 3))
@@ -118,13 +114,6 @@ class SyntheticPerson:
             "brow_colour": self.brows.colour,
             "masculine": round(self.masculine, 3),
         }
-
-
-@lru_cache(maxsize=1)
-def _sliders() -> tuple[str, ...]:
-    from facesnap.world.head import head_model
-
-    return tuple(head_model().sliders)
 
 
 def _between_tones(tone: float) -> np.ndarray:

@@ -6,15 +6,12 @@ Points are (x, y, depth) in pixels, y down, smaller depths nearer; the centre of
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 FAR = np.float32(1e9)
 _SIDES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024, 2048)  # boxes that triangles are sorted into
-
-KeepTest = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (triangle, weights) -> keep
 
 
 class Fragments(NamedTuple):
@@ -40,7 +37,7 @@ def rasterise(
     *,
     two_sided: np.ndarray,
     tested: np.ndarray | None = None,
-    keep: KeepTest | None = None,
+    keep: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Fragments:
     """Find the nearest triangle in each pixel.
 
@@ -83,13 +80,28 @@ def _candidates(
     shown = (right >= left) & (bottom >= top) & (np.abs(area) > 1e-9) & ((area < 0) | two_sided)
     triangles = np.flatnonzero(shown)
     extent = np.maximum(right - left, bottom - top)[triangles] + 1
+
+    def inside(chosen: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The candidates of triangles whose boxes fit `side` x `side` pixels."""
+        rows, columns = (axis.ravel() for axis in np.mgrid[0:side, 0:side].astype(np.float32))
+        columns, rows = left[chosen, None] + columns, top[chosen, None] + rows  # (C, side * side)
+        X, Y, scale = x[chosen], y[chosen], 1 / area[chosen, None]
+        dx, dy = columns + 0.5 - X[:, :1], rows + 0.5 - Y[:, :1]
+        first = (dx * (Y[:, 2:] - Y[:, :1]) - (X[:, 2:] - X[:, :1]) * dy) * scale
+        second = ((X[:, 1:2] - X[:, :1]) * dy - dx * (Y[:, 1:2] - Y[:, :1])) * scale
+        hit = (first >= -1e-6) & (second >= -1e-6) & (first + second <= 1 + 1e-6) & (columns < size) & (rows < size)
+        row, column = np.nonzero(hit)
+        pixel = rows[row, column].astype(np.int64) * size + columns[row, column].astype(np.int64)
+        first, second = first[row, column], second[row, column]
+        return chosen[row], pixel, np.stack([1 - first - second, first, second], axis=1)
+
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.float32))]
     smaller = 0
     for side in _SIDES:
         chosen = triangles[(extent > smaller) & (extent <= side)]
         smaller = side
         if len(chosen):
-            found.append(_inside(chosen, x, y, area, left, top, side, size))
+            found.append(inside(chosen, side))
     triangle, pixel, weights = (np.concatenate(part) for part in zip(*found, strict=True))
     return triangle, pixel, weights
 
@@ -99,33 +111,3 @@ def _extent(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     a, b, c = values.T
     low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
     return np.ceil(low - 0.5).clip(0), np.floor(high - 0.5).clip(None, size - 1)
-
-
-def _inside(
-    chosen: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    area: np.ndarray,
-    left: np.ndarray,
-    top: np.ndarray,
-    side: int,
-    size: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The candidates of triangles whose boxes fit `side` x `side` pixels."""
-    across, down = _box(side)
-    columns, rows = left[chosen, None] + across, top[chosen, None] + down  # (C, side * side)
-    X, Y, scale = x[chosen], y[chosen], 1 / area[chosen, None]
-    dx, dy = columns + 0.5 - X[:, :1], rows + 0.5 - Y[:, :1]
-    first = (dx * (Y[:, 2:] - Y[:, :1]) - (X[:, 2:] - X[:, :1]) * dy) * scale
-    second = ((X[:, 1:2] - X[:, :1]) * dy - dx * (Y[:, 1:2] - Y[:, :1])) * scale
-    inside = (first >= -1e-6) & (second >= -1e-6) & (first + second <= 1 + 1e-6) & (columns < size) & (rows < size)
-    row, column = np.nonzero(inside)
-    pixel = rows[row, column].astype(np.int64) * size + columns[row, column].astype(np.int64)
-    first, second = first[row, column], second[row, column]
-    return chosen[row], pixel, np.stack([1 - first - second, first, second], axis=1)
-
-
-@lru_cache(maxsize=len(_SIDES))
-def _box(side: int) -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32)
-    return columns.ravel(), rows.ravel()

@@ -36,11 +36,7 @@ _HIDDEN_BEHIND = 0.006  # m that a surface may lie in front of a point that stil
 
 
 class World:
-    """Renders portraits. Building one takes seconds; a process needs one only.
-
-    Raises:
-        MissingDependencyError: anny is not installed.
-    """
+    """Renders portraits; MissingDependencyError where anny is not installed. Building one takes seconds."""
 
     def __init__(self) -> None:
         self.model: HeadModel = head_model()
@@ -50,20 +46,18 @@ class World:
     def render(self, person: SyntheticPerson, look: Look, size: int = 128) -> Picture:
         """One portrait.
 
-        Args:
-            person: who.
-            look: how, including pose and expression.
-            size: side of the picture in pixels, 32..512.
+        The same arguments give the same bytes.
 
-        Returns:
-            The picture and everything known about it. The same arguments give the same bytes.
+        Args:
+            size: side of the picture in pixels.
 
         Raises:
-            SettingsError: `size` is out of range.
+            SettingsError: it is not in 32..512.
         """
         checked_size(size)
         if self._prepared is None or self._prepared.person != person:
-            self._prepared = self._stage.prepared(person)
+            marks = skin.draw_marks(person, self.model)
+            self._prepared = PreparedPerson(person, self.model.neutral(person.head), marks)
         scene = self._stage.scene(self._prepared, look)
         big = size * SUPERSAMPLING
         camera = _Camera.of(scene, look.view)
@@ -79,7 +73,9 @@ class World:
         regions, lens = np.zeros((big, big), dtype=np.uint8), np.zeros((big, big), dtype=bool)
         regions.ravel()[fragments.pixel] = paint.region
         lens.ravel()[fragments.pixel] = surface.material == Material.LENS
-        shown = styles.stylise(_displayed(linear), look.style, regions, lens, rng)
+        linear = np.clip(linear, 0, 4)
+        rolled_off = np.clip(linear / (1 + 0.18 * linear) * 1.12, 0, 1) ** np.float32(1 / palette.GAMMA)
+        shown = styles.stylise(rolled_off, look.style, regions, lens, rng)
         shown = cv2.resize(shown.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         image = (np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
         return Picture(image, self._truth(person, look, camera.project(scene.head, big), fragments, regions))
@@ -130,11 +126,7 @@ class World:
 
 
 def checked_size(size: int) -> int:
-    """`size` if pictures can have it.
-
-    Raises:
-        SettingsError: it is not in 32..512.
-    """
+    """`size` if pictures can have it; SettingsError where it is not in 32..512."""
     if not 32 <= size <= 512:
         raise SettingsError(f"Pictures of {size} pixels.", expected="32 to 512.", remedy="change the size.")
     return size
@@ -199,9 +191,3 @@ def _seen(points: np.ndarray, depths: np.ndarray) -> np.ndarray:
             around = depths[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
             seen[i] = around.max() > depth - _HIDDEN_BEHIND
     return seen
-
-
-def _displayed(linear: np.ndarray) -> np.ndarray:
-    """Linear light as display values in 0..1, highlights rolled off."""
-    linear = np.clip(linear, 0, 4)
-    return np.clip(linear / (1 + 0.18 * linear) * 1.12, 0, 1) ** np.float32(1 / palette.GAMMA)

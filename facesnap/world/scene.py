@@ -55,10 +55,6 @@ class Stage:
         self._grid = HairGrid(model)
         self._wardrobe = Wardrobe(model)
 
-    def prepared(self, person: SyntheticPerson) -> PreparedPerson:
-        """The part of a person's scenes that no look changes."""
-        return PreparedPerson(person, self._model.neutral(person.head), skin.draw_marks(person, self._model))
-
     def scene(self, prepared: PreparedPerson, look: Look) -> Scene:
         """Everything that the camera may see."""
         model, view, person = self._model, look.view, prepared.person

@@ -64,13 +64,15 @@ def draw_marks(person: SyntheticPerson, model: HeadModel) -> Marks:
     mottle = cv2.GaussianBlur(rng.normal(size=SHEET).astype(np.float32), (0, 0), 9)
     cheeks = _blank()
     for middle, radius in ((points[[1, 31, 4]].mean(0), 34), (points[[10, 35, 13]].mean(0), 34), (points[30], 14)):
-        cv2.circle(cheeks, _pixel(middle), radius, 1.0, -1)
+        cv2.circle(cheeks, middle.astype(int).tolist(), radius, 1.0, -1)
     cheeks = cv2.GaussianBlur(cheeks, (0, 0), 16)
+    small = (rng.rand(SHEET[0] // 3, SHEET[1] // 3) < 0.05 * person.freckles).astype(np.float32)
+    freckles = cv2.resize(cv2.GaussianBlur(small, (0, 0), 0.7), SHEET[::-1])
     return Marks(
         brows=_brows(person, points) * np.clip(0.85 + 0.2 * grain, 0, 1),
         lashes=_lashes(points),
         blush=cheeks,
-        freckles=_freckles(person.freckles, rng) * np.clip(2 * cheeks, 0, 1),
+        freckles=freckles * np.clip(2 * cheeks, 0, 1),
         mottle=mottle / mottle.std() * 0.025,
     )
 
@@ -84,10 +86,10 @@ def _brows(person: SyntheticPerson, points: np.ndarray) -> np.ndarray:
     for line in (points[17:22], points[26:21:-1]):
         columns = np.interp(along, np.linspace(0, 1, 5), line[:, 0])
         rows = np.polyval(np.polyfit(line[:, 0], line[:, 1], 3), columns) - lift * _PER_MM
+        fine = np.rint(np.stack([columns, rows], axis=1) * _SUB).astype(int).tolist()
         for i in range(len(along) - 1):
             width = max(1, round(2 * brows.thickness * shape[i] * _PER_MM))
-            start, end = _fine([columns[i], rows[i]]), _fine([columns[i + 1], rows[i + 1]])
-            cv2.line(sheet, start, end, 1.0, width, cv2.LINE_AA, 3)
+            cv2.line(sheet, fine[i], fine[i + 1], 1.0, width, cv2.LINE_AA, 3)
     return cv2.GaussianBlur(sheet, (0, 0), 1.7) * (0.55 + 0.45 * brows.density)
 
 
@@ -99,11 +101,6 @@ def _lashes(points: np.ndarray) -> np.ndarray:
             line = np.round((points[list(chosen)] + [0, down]) * _SUB).astype(np.int32)
             cv2.polylines(sheet, [line], False, strength, width, cv2.LINE_AA, 3)
     return cv2.GaussianBlur(sheet, (0, 0), 0.9)
-
-
-def _freckles(strength: float, rng: np.random.RandomState) -> np.ndarray:
-    small = (rng.rand(SHEET[0] // 3, SHEET[1] // 3) < 0.05 * strength).astype(np.float32)
-    return cv2.resize(cv2.GaussianBlur(small, (0, 0), 0.7), SHEET[::-1])
 
 
 def draw_beard(kind: str, model: HeadModel, rng: np.random.RandomState) -> np.ndarray:
@@ -209,14 +206,6 @@ def _mixed(base: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray
 
 def _blank() -> np.ndarray:
     return np.zeros(SHEET, dtype=np.float32)
-
-
-def _pixel(point: np.ndarray) -> tuple[int, int]:
-    return int(point[0]), int(point[1])
-
-
-def _fine(point: list[float]) -> tuple[int, int]:
-    return round(point[0] * _SUB), round(point[1] * _SUB)
 
 
 def _fill(sheet: np.ndarray, outline: list, value: float) -> None:

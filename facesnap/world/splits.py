@@ -14,11 +14,7 @@ SPLITS: dict[str, range] = {
 
 
 def split_of(seed: int) -> str:
-    """The split that a person's seed belongs to.
-
-    Raises:
-        SettingsError: no split holds this seed.
-    """
+    """The split that a person's seed belongs to; SettingsError where none holds it."""
     for name, seeds in SPLITS.items():
         if seed in seeds:
             return name
@@ -30,11 +26,7 @@ def split_of(seed: int) -> str:
 
 
 def people(first: int, count: int) -> range:
-    """`count` people from seed `first` on, all of one split.
-
-    Raises:
-        SettingsError: no people, or the range leaves its split.
-    """
+    """`count` people from seed `first` on, all of one split; SettingsError where there are none or they leave it."""
     if count < 1:
         raise SettingsError(f"{count} people.", expected="at least one.", remedy="ask for more people.")
     wanted = range(first, first + count)

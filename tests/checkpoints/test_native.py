@@ -79,9 +79,9 @@ def _set(d, **values):
 
 KEY = "mixer.stage1.perceiver_resampler.layers.2.0.to_kv.weight"
 DAMAGES = {
-    "missing tensor": (lambda t, s, m: t.pop(KEY), r"1 tensors missing: stage1\.perceiver.*\(128, 64\)"),
+    "missing tensor": (lambda t, s, m: t.pop(KEY), r"1 missing: stage1\.perceiver.*\(128, 64\)"),
     "missing site half": (lambda t, s, m: t.pop("projections.sites.input_1_1_0.id.to_v.weight"), "missing"),
-    "extra tensor": (lambda t, s, m: _set(t, **{"mixer.stage1.more": torch.ones(3)}), r"extra: stage1\.more \(3,\)"),
+    "extra tensor": (lambda t, s, m: _set(t, **{"mixer.stage1.more": torch.ones(3)}), r"network: stage1\.more \(3,\)"),
     "foreign part": (lambda t, s, m: _set(t, **{"unet.x": torch.ones(3)}), r"unet\.x"),
     "wrong shape": (lambda t, s, m: _set(t, **{KEY: torch.ones(128, 63)}), r"\(128, 63\) instead of \(128, 64\)"),
     "wrong dims": (lambda t, s, m: _set(t, **{"mixer.stage1.norm.weight": torch.ones(8, 8)}), r"\(8, 8\)"),
@@ -221,8 +221,8 @@ def test_the_mixers_last_stage_is_what_ffrnet_sees_by_default() -> None:
 
 ZERO = "ffrnet.controlnet_down_blocks.3.weight"
 FFRNET_DAMAGES = {
-    "missing tensor": (lambda t, s: t.pop(ZERO), r"ffrnet\.\* has 1 tensors missing: controlnet_down_blocks\.3"),
-    "extra tensor": (lambda t, s: _set(t, **{"ffrnet.more": torch.ones(3)}), r"extra: more \(3,\)"),
+    "missing tensor": (lambda t, s: t.pop(ZERO), r"the ffrnet of .* 1 missing: controlnet_down_blocks\.3"),
+    "extra tensor": (lambda t, s: _set(t, **{"ffrnet.more": torch.ones(3)}), r"of the network: more \(3,\)"),
     "wrong shape": (lambda t, s: _set(t, **{ZERO: torch.ones(32, 33, 1, 1)}), r"\(32, 33, 1, 1\) instead of"),
     "NaN": (lambda t, s: t[ZERO].view(-1)[7].fill_(float("nan")), r"ffrnet\.controlnet_down_blocks\.3.*NaN"),
     "no level": (lambda t, s: [t.pop(k) for k in list(t) if "ffrnet.down_blocks.3" in k], "ffrnet"),

@@ -264,7 +264,7 @@ def test_ffrnet_gets_exactly_the_points_that_are_asked_for(
     with pytest.raises(LandmarkError, match="No landmarks"):
         shapes.shape(None, Pose(), (64, 64))  # type: ignore[arg-type]
     case = people[0].cases[0]
-    shapes.ask(case)
+    shapes.case = case
     assert case.points is not None
     found = shapes.shape(None, Pose(), (64, 128))  # type: ignore[arg-type]
     assert np.allclose(found.landmarks.points * [64, 128], case.points)
@@ -311,8 +311,8 @@ def photo_folder(folder: Path, astronaut: np.ndarray) -> tuple[Path, Path]:
 def test_photos_of_ones_own_are_measured_by_what_can_be(
     world: SimpleNamespace, astronaut: np.ndarray, tmp_path: Path
 ) -> None:
-    people, prompts = photo_folder(tmp_path, astronaut)
-    people = folder_people(people, prompts)
+    folder, prompts = photo_folder(tmp_path, astronaut)
+    people = folder_people(folder, prompts)
     assert [person.name for person in people] == ["größer", "one"] and len(people[0].cases) == 2
     assert people[0].cases[0].truth is None and people[1].cases[0].truth is not None
     judges = Judges(world.analyser, ByColour())
@@ -321,7 +321,7 @@ def test_photos_of_ones_own_are_measured_by_what_can_be(
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "NME72" not in text and "no face found" in text
     with pytest.raises(SettingsError, match="at least 2"):
-        folder_people(people, prompts, references=2)
+        folder_people(folder, prompts, references=2)
     with pytest.raises(SettingsError, match="0 people"):
         folder_people(tmp_path / "nowhere", prompts)
 

@@ -170,7 +170,7 @@ def test_what_is_no_tower_is_refused(state, tmp_path: Path) -> None:
     good = eva.official(state)
     for name, content, words in (
         ("less", {k: v for k, v in good.items() if k != key}, "missing"),
-        ("more", good | {"visual.extra": torch.ones(2)}, "extra"),
+        ("more", good | {"visual.extra": torch.ones(2)}, "not part of the network"),
         ("shape", good | {key: torch.ones(3, 3)}, r"\(3, 3\)"),
         ("nan", good | {key: good[key] * float("nan")}, "no finite numbers"),
         ("whole", good | {key: torch.ones(good[key].shape, dtype=torch.int32)}, "no finite numbers"),

@@ -12,7 +12,7 @@ from PIL import Image
 from facesnap.bench import landmarks as bench
 from facesnap.bench import orl as orl_bench
 from facesnap.cli import landmarks as command
-from facesnap.errors import FaceSnapError, LandmarkError
+from facesnap.errors import FaceSnapError
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import SIGMA, Detection
 from tests.landmarks.faces import coefficients, project
@@ -74,7 +74,7 @@ def test_contact_sheet(call):
 
 @pytest.mark.parametrize("options", [("--yaw", "120"), ("--expression", "grin"), ("--expression-gain", "3")])
 def test_wrong_values_are_named(call, options):
-    with pytest.raises(LandmarkError):
+    with pytest.raises(FaceSnapError):
         call(*options)
 
 

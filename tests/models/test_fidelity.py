@@ -14,6 +14,7 @@ from facesnap.errors import AttachError, CheckpointError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.fidelity_lite import SDXL_LITE, lite_state_dict
+from facesnap.models.tensors import load_strictly
 
 TOLERANCE = 3e-5  # float32; in float64 the two agree to 1e-10
 SD15 = dict(
@@ -168,7 +169,7 @@ def test_configuration_is_read_off_the_state_dict():
     [
         FFRNetConfig.sd15(),
         FFRNetConfig.sdxl(),
-        FFRNetConfig.sdxl(deep=2, landmark_hint=True),
+        replace(FFRNetConfig.sdxl(deep=2), landmark_hint_channels=(3, 16, 32, 96, 256), donor_picture="five_points"),
         replace(FFRNetConfig.sdxl(), mid_depth=0),
     ],
 )
@@ -298,7 +299,7 @@ def test_damaged_state_dicts_are_refused_before_any_change(layout, data):
     net = FFRNet(FFRNetConfig.from_state_dict(STATE[layout]))
     before = {k: v.clone() for k, v in net.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
-        net.load_strictly(state)
+        load_strictly(net, state, network="FFRNet")
     assert name in str(caught.value)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 

@@ -6,8 +6,8 @@ import json
 import re
 import threading
 
-from facesnap.faces.analysed import ReferenceFace
 from facesnap.faces.face import Quality
+from facesnap.faces.identity import ReferenceFace
 from facesnap.settings import infotext
 from facesnap.settings.model import Settings
 from facesnap.webui.generation.results import KEY, PersonFound, Results

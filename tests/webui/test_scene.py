@@ -16,7 +16,7 @@ from facesnap.errors import FaceSnapError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.basis import Basis
-from facesnap.landmarks.presets import nearest_mix
+from facesnap.landmarks.recombination import nearest_mix
 from facesnap.landmarks.scheme import POINT_COUNT
 from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes

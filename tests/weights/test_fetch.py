@@ -24,6 +24,7 @@ from facesnap.errors import (
     LicenceError,
     NotOnServerError,
     ServerError,
+    StoppedError,
 )
 from facesnap.faces.known import File, Item
 from facesnap.weights import fetch as fetching
@@ -89,12 +90,9 @@ def test_a_server_that_is_busy_is_asked_again(server: Server, folders: Folders) 
 
 def test_a_later_call_goes_on_where_the_first_was_stopped(server: Server, folders: Folders) -> None:
     server.hub(REPOSITORY, "sub/adapter.bin", Content(BODY))
-
-    def interrupt(progress: Progress) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch(_item(), folders, True, interrupt, mirror=server.address)
+    stop = threading.Event()
+    with pytest.raises(StoppedError, match="is kept"):
+        fetch(_item(), folders, True, lambda progress: stop.set(), mirror=server.address, stop=stop)
     (part,) = folders.own.glob("*.part")
     size = part.stat().st_size
     assert 0 < size < len(BODY) and not _place(folders).exists()
@@ -282,7 +280,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from facesnap.faces.known import File, Item
-from facesnap.weights.fetch import Progress, fetch
+from facesnap.weights.fetch import fetch
 from facesnap.weights.folders import Folders
 file = File("sub/adapter.bin", "FaceSnap/renamed.bin", 3)
 item = Item("a", "an adapter", "tests", "adapter", "tests", (file,), "somebody/Adapters")

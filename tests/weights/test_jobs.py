@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from facesnap.cli import download, main
+from facesnap.cli import main
 from facesnap.errors import LicenceError, SettingsError
 from facesnap.faces.known import File, Item
-from facesnap.weights import catalogue
-from facesnap.weights.fetch import is_there
+from facesnap.weights import catalogue, jobs
 from facesnap.weights.folders import Folders
-from facesnap.weights.jobs import DONE, FAILED, RUNNING, Downloads
+from facesnap.weights.jobs import DONE, FAILED, RUNNING, Downloads, table
 from tests.weights.server import Content, Server
 
 BODY = bytes(range(256)) * 4000
@@ -37,7 +36,7 @@ def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
         Item("good-one", "good", "tests", "adapter", "licence of good", good, "some/Good"),
         Item("bad", "bad", "tests", "adapter", "licence of bad", (File("a.bin", "x/a.bin", 1, 5),), "some/Bad"),
     )
-    for module in (catalogue, download):
+    for module in (catalogue, jobs):
         monkeypatch.setattr(module, "CATALOGUE", items)
     server.hub("some/Good", "a.bin", Content(BODY))
     server.hub("some/Good", "b.bin", Content(BODY[::-1]))
@@ -48,18 +47,18 @@ def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 def test_a_download_is_started_watched_and_done(server: Server, folders: Folders) -> None:
     hold = server.files["/some/Good/resolve/main/b.bin"].hold = threading.Event()
     downloads = Downloads()
-    assert [is_there(item, folders) for item in catalogue.CATALOGUE] == [False, False]
+    assert downloads.states() == [] and [row.there for row in table(folders)] == [False, False]
     assert downloads.start("good-one", folders, True, server.address).state == RUNNING
     assert downloads.start("GOOD_ONE", folders, True, server.address).state == RUNNING  # the same one goes on
     end = time.monotonic() + 60
-    while (state := downloads.wait("good-one", 0)).progress is None and time.monotonic() < end:
+    while (state := downloads.states()[0]).progress is None and time.monotonic() < end:
         time.sleep(0.01)
     assert state.progress is not None and "(1 of 2)" in str(state) and "%" in str(state)
     hold.set()
     state = downloads.wait("good-one", 60)
     assert (state.state, state.path) == (DONE, folders.own / "a.bin") and str(state) == "done"
     assert (folders.models / "clip_vision" / "b.bin").read_bytes() == BODY[::-1]
-    assert [is_there(item, folders) for item in catalogue.CATALOGUE] == [True, False]
+    assert [row.there for row in table(folders)] == [True, False]
     assert len(server.ranges) == 2
 
 
@@ -73,6 +72,17 @@ def test_a_download_that_fails_says_why_and_can_be_started_again(server: Server,
         downloads.start("bad", folders, False)
     with pytest.raises(SettingsError, match="good-one, bad"):
         downloads.start("nothing", folders, True)
+
+
+def test_a_download_can_be_stopped(server: Server, folders: Folders) -> None:
+    hold = server.files["/some/Good/resolve/main/a.bin"].hold = threading.Event()
+    downloads = Downloads()
+    downloads.start("good-one", folders, True, server.address)
+    downloads.stop("good-one")
+    hold.set()
+    assert downloads.wait("good-one", 60).state == FAILED and "stopped" in str(downloads.states()[0])
+    downloads.start("good-one", folders, True, server.address)
+    assert downloads.wait("good-one", 60).state == DONE
 
 
 class _Terminal(io.StringIO):

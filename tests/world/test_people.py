@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -27,7 +28,7 @@ from facesnap.world import (
     split_of,
 )
 from facesnap.world.expressions import EXPRESSIONS
-from facesnap.world.look import BEARD_FROM, BEARDS, GARMENTS, GLASSES, HAIR, HAIR_COLOURS, LIGHTS, STYLES, frequencies
+from facesnap.world.look import BEARD_FROM, BEARDS, GARMENTS, GLASSES, HAIR, HAIR_COLOURS, LIGHTS, STYLES
 
 pytestmark = pytest.mark.usefixtures("portraits")  # sampling a person needs the head's sliders
 
@@ -62,6 +63,10 @@ def test_a_seed_is_a_person_whatever_came_before(cast):
     first = Look.sample(2, again)
     assert first == Look.sample(2, again)
     assert first != Look.sample(3, again) and first != Look.sample(2, cast[4])
+
+
+def frequencies(looks, attribute):
+    return {name: count / len(looks) for name, count in Counter(getattr(look, attribute) for look in looks).items()}
 
 
 def test_people_differ_as_much_as_is_natural(cast):

@@ -14,11 +14,10 @@ import numpy as np
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
-from facesnap.faces.analysed import AnalysedIdentity
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face_encoder import FaceEncoder
-from facesnap.faces.identity import Identity
+from facesnap.faces.identity import AnalysedIdentity, Identity
 from facesnap.faces.known import advice
 from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
 from facesnap.faces.recognisers import RECOGNISERS, require_named

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from facesnap.faces.analysed import ReferenceFace
+from facesnap.faces.identity import ReferenceFace
 from facesnap.settings.infotext import NAME, SHORT
 
 KEY = f"{NAME} result"

@@ -23,8 +23,7 @@ from facesnap.errors import FaceSnapError
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Fit
-from facesnap.landmarks.presets import nearest_mix
-from facesnap.landmarks.recombination import head_extent
+from facesnap.landmarks.recombination import head_extent, nearest_mix
 from facesnap.landmarks.render import DOT_RADIUS
 from facesnap.landmarks.scheme import IBUG68, PART_COLOURS, PARTS
 from facesnap.pipeline.shape import Shapes
