@@ -18,14 +18,15 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach import Row
 from facesnap.errors import AttachError, HostError
 from facesnap.hosts.generation import Generation, rows_of
+from facesnap.hosts.host import Host, require_model
 from facesnap.hosts.memory import OwnPlacement, Stay
-from facesnap.hosts.webui import WebUI, require_model
+from facesnap.hosts.webui import WebUI
 
 
 class A1111Generation(Generation):
     """The rows of one `p`."""
 
-    def __init__(self, host: WebUI, p: Any) -> None:
+    def __init__(self, host: Host, p: Any) -> None:
         super().__init__(host, p)
         self._rows: tuple[Row, ...] = ()
         self._cursor = 0
@@ -100,7 +101,7 @@ class A1111(WebUI):
     computation only, before the UNet's first block; it comes as a whole, 0.7 GB for SD1.5 and 2.5 GB for SDXL.
     """
 
-    kind = A1111Generation
+    kind, shared = A1111Generation, shared
 
     def __init__(self) -> None:
         super().__init__(OwnPlacement(_stay, lambda: getattr(devices, "dtype_unet", None)))

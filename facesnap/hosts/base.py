@@ -14,7 +14,7 @@ class Parts:
     """Everything attached to a UNet in one sampling; see `facesnap.attach.attach`.
 
     All of it lies on the CPU: keys, values and LoRAs follow the UNet's tensors at the call, networks are placed by
-    the host (`WebUI.placement`).
+    the host (`Host.placement`).
 
     Attributes:
         owners: for each control the index of its person; without it, controls come in the order of the people.

@@ -17,14 +17,15 @@ from facesnap.attach import Row
 from facesnap.errors import AttachError
 from facesnap.hosts.forge_memory import ForgePlacement
 from facesnap.hosts.generation import Generation
+from facesnap.hosts.host import Host, require_model
 from facesnap.hosts.memory import Stay
-from facesnap.hosts.webui import WebUI, require_model
+from facesnap.hosts.webui import WebUI
 
 
 class ForgeGeneration(Generation):
     """The rows of one `p`."""
 
-    def __init__(self, host: WebUI, p: Any) -> None:
+    def __init__(self, host: Host, p: Any) -> None:
         super().__init__(host, p)
         self._pictures = 0
 
@@ -51,7 +52,7 @@ class ForgeGeneration(Generation):
 class Forge(WebUI):
     """Forge (backend/), reForge and Forge-Classic (ldm_patched): every host whose model has `forge_objects`."""
 
-    kind = ForgeGeneration
+    kind, shared = ForgeGeneration, shared
 
     def __init__(self) -> None:
         super().__init__(ForgePlacement(_stay, lambda: shared.sd_model.forge_objects))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,10 +21,8 @@ from facesnap.errors import AttachError, FaceSnapError, refusal
 from facesnap.hosts import face_pass
 from facesnap.hosts.base import Parts, Prepare
 from facesnap.hosts.face_pass import is_face_pass
+from facesnap.hosts.host import Host
 from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
-
-if TYPE_CHECKING:
-    from facesnap.hosts.webui import WebUI
 
 
 class Generation(ABC):
@@ -38,7 +36,7 @@ class Generation(ABC):
         left_alone: whether the host has switched to a model that the people do not fit.
     """
 
-    def __init__(self, host: WebUI, p: Any) -> None:
+    def __init__(self, host: Host, p: Any) -> None:
         self.host, self.p = host, p
         self.prepare: Prepare | None = None
         self.passes = "both"

@@ -20,6 +20,7 @@ class Option:
 
     Attributes:
         key: in config.json. kind: what it may be (None: several lines of text). reload: it needs a reload of the UI.
+        whole: whole numbers only.
     """
 
     key: str
@@ -28,11 +29,12 @@ class Option:
     label: str
     info: str
     reload: bool = False
+    whole: bool = False
 
 
 OPTIONS = (
     Option(MOST_PEOPLE_KEY, Number(1, MOST_PEOPLE, 1), PEOPLE, "People",
-           "How many people the accordion has room for.", reload=True),
+           "How many people the accordion has room for.", reload=True, whole=True),
     Option("facesnap_on_error", Choice(("stop", "skip")), "stop", "If FaceSnap cannot act",
            "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext."),
     Option("facesnap_pack", Text(), "buffalo_l", "Face-analysis pack",
@@ -95,5 +97,6 @@ def values(data: Mapping[str, Any] | Any) -> dict[str, Any]:
         elif option.kind is None:
             found[option.key] = str(given)
         else:
-            found[option.key] = option.kind.read(given, f"the setting '{option.label}'")
-    return {**found, MOST_PEOPLE_KEY: round(found[MOST_PEOPLE_KEY])}
+            value = option.kind.read(given, f"the setting '{option.label}'")
+            found[option.key] = round(value) if option.whole else value
+    return found

@@ -212,5 +212,9 @@ def test_what_does_not_suit_is_refused(xl, tmp_path: Path, capsys) -> None:
     other = Identity.from_faces([dataclasses.replace(face, alias="buffalo_l")])
     with pytest.raises(SettingsError, match="adapter of PuLID"):
         FaceSnapPipeline(load_adapter(faceid)).conditioning(other, settings=Settings(pulid_mode="style"))
+    options = ["--base", "x", "--reference", "a.png", "--prompt", "a portrait", "--out", str(tmp_path / "out")]
+    for mode in ("style", "fidelity"):  # what is asked for explicitly and cannot act is refused
+        assert main(["generate", "--adapter", str(faceid), *options, "--pulid-mode", mode]) == 1
+        assert f"The mode '{mode}'" in capsys.readouterr().err
     with pytest.raises(SettingsError, match="s_struct"):
         FaceSnapPipeline(adapter).conditioning(person, Person(s_struct=0.5))

@@ -18,8 +18,8 @@ from facesnap.attach import Conditioning, ControlConditioning, Tile
 from facesnap.errors import CheckpointError
 from facesnap.hosts.base import Parts
 from facesnap.hosts.face_pass import join, owners
+from facesnap.hosts.host import NOTE
 from facesnap.hosts.tiles import crop_of, inside, pass_piece
-from facesnap.hosts.webui import NOTE
 from tests.hosts.test_webui import Recorder, prepare, processing, sampled
 
 LEFT, RIGHT = torch.zeros(2, 8, 16)

@@ -21,8 +21,8 @@ from facesnap.errors import (
     PackError,
 )
 from facesnap.hosts.base import Parts
+from facesnap.hosts.host import NOTE
 from facesnap.hosts.tiles import TileWalk, pass_piece
-from facesnap.hosts.webui import NOTE
 from tests.networks import CONTEXT
 from tests.webui.standin.sampling import Processing
 
