@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FaceSnapError(Exception):
     """Base of every error that FaceSnap raises on purpose.
@@ -114,13 +117,16 @@ class StoppedError(DownloadError):
     """The user stopped the download."""
 
 
-def not_importable(what: str, expected: str) -> MissingDependencyError:
-    """The error for a package that cannot be imported, whose remedy `facesnap doctor` knows."""
-    return MissingDependencyError(
-        what,
-        expected=expected,
-        remedy="run `facesnap doctor`: it names the command that installs what is missing.",
-    )
+DOCTOR = "run `facesnap doctor`: it names the command that installs what is missing."
+
+
+@contextmanager
+def importing(what: str, expected: str, remedy: str = DOCTOR) -> Iterator[None]:
+    """Raise a MissingDependencyError with these words where an import inside fails. what: without a full stop."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(f"{what} ({error}).", expected=expected, remedy=remedy) from error
 
 
 UNAVAILABLE = (PackError, EncoderError, MissingWeightsError, MissingDependencyError, DownloadError)

@@ -124,6 +124,8 @@ def literals() -> Iterator[list[str]]:
         for node in ast.walk(ast.parse(text(file))):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importing":  # adds the reason to its words
+                parts = [*ast.unparse(node.args[0]).strip("'"), " (", "\0", ")."]
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 parts = [node.value]
             else:

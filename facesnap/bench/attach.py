@@ -20,7 +20,7 @@ from facesnap.attach import Attachment, RowPlan, attach, read_topology
 from facesnap.attach.topology import ip_adapter_order
 from facesnap.bench.timing import Variant, ratio, rounds, timed
 from facesnap.checkpoints.adapter import Adapter, AdapterSpec
-from facesnap.errors import MissingDependencyError
+from facesnap.errors import importing
 from facesnap.faces.align import ARCFACE_TEMPLATE
 from facesnap.faces.face import Face, Quality
 from facesnap.faces.identity import Identity
@@ -109,14 +109,12 @@ def installed(attachment: Attachment) -> Iterator[None]:
 
 def sd15_unet(channels: int, device: str, dtype: torch.dtype) -> Any:
     """diffusers' UNet in SD1.5's shape with random weights of magnitude 1."""
-    try:
+    with importing(
+        "diffusers, the reference of this measurement, cannot be imported",
+        "diffusers",
+        'pip install "facesnap[diffusers]"',
+    ):
         from diffusers import UNet2DConditionModel
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"diffusers, the reference of this measurement, cannot be imported ({error}).",
-            expected="diffusers",
-            remedy='pip install "facesnap[diffusers]"',
-        ) from error
     unet: Any = UNet2DConditionModel(
         block_out_channels=(channels, 2 * channels, 4 * channels, 4 * channels), attention_head_dim=8,
         cross_attention_dim=CONTEXT, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),

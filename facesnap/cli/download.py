@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,10 +12,9 @@ from tqdm import tqdm
 from facesnap.errors import SettingsError
 from facesnap.faces.known import Item
 from facesnap.faces.packs import webui_roots
-from facesnap.weights.catalogue import find
-from facesnap.weights.fetch import Progress, describe_state, fetch
+from facesnap.weights.catalogue import CATALOGUE, find
+from facesnap.weights.fetch import Progress, describe_state, fetch, is_there
 from facesnap.weights.folders import Folders
-from facesnap.weights.jobs import table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,14 +54,16 @@ def _folders(args: argparse.Namespace, needed: bool) -> Folders:
 
 
 def _list(items: list[Item], folders: Folders, as_json: bool) -> None:
-    rows = [row for row in table(folders) if not items or row.name in {item.name for item in items}]
+    listed = [item for item in CATALOGUE if not items or item in items]
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
+        keys = ("name", "title", "purpose", "megabytes", "licence", "page")
+        rows = [{key: getattr(item, key) for key in keys} | {"there": is_there(item, folders)} for item in listed]
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    for row in rows:
-        state = describe_state(find(row.name), folders) if items else ("there" if row.there else "")
-        print(f"{row.name:<28} {row.megabytes:6.0f} MB  {row.title}; {row.purpose}{f' [{state}]' if state else ''}")
-        print(f"{'':<28}            licence: {row.licence}; {row.page}")
+    for item in listed:
+        state = describe_state(item, folders) if items else ("there" if is_there(item, folders) else "")
+        print(f"{item.name:<28} {item.megabytes:6.0f} MB  {item.title}; {item.purpose}{f' [{state}]' if state else ''}")
+        print(f"{'':<28}            licence: {item.licence}; {item.page}")
 
 
 def _fetch(item: Item, folders: Folders, args: argparse.Namespace) -> Path:
@@ -72,9 +72,8 @@ def _fetch(item: Item, folders: Folders, args: argparse.Namespace) -> Path:
 
     def show(progress: Progress) -> None:
         if progress.file not in bars:
-            total = progress.total or None
             bars[progress.file] = tqdm(
-                total=total, unit="B", unit_scale=True, desc=progress.file, initial=progress.done
+                total=progress.total or None, unit="B", unit_scale=True, desc=progress.file, initial=progress.done
             )
         bars[progress.file].update(progress.done - bars[progress.file].n)
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from facesnap.errors import IdentityMismatchError, MissingDependencyError, PackError
+from facesnap.errors import IdentityMismatchError, PackError, importing
 from facesnap.faces.align import aligned_crop
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.files import sha256_of
@@ -50,14 +50,10 @@ class DlibRecogniser:
     scale = "1 - distance of the vectors; dlib calls photos above 0.4 the same person"
 
     def __init__(self, folder: Path) -> None:
-        try:
+        with importing(
+            "dlib cannot be imported", "dlib", "pip install dlib-bin, or give another face pack as --recogniser"
+        ):
             import dlib
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"dlib cannot be imported ({error}).",
-                expected="dlib",
-                remedy="pip install dlib-bin, or give another face pack as --recogniser",
-            ) from error
         self._dlib: Any = dlib
         files = [folder / DLIB_POINTS, folder / DLIB_NETWORK]
         try:

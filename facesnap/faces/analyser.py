@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from facesnap.errors import MissingDependencyError, NoFaceError, PackError, SettingsError, not_importable
+from facesnap.errors import MissingDependencyError, NoFaceError, PackError, SettingsError, importing
 from facesnap.faces.align import aligned_crop, misfit
 from facesnap.faces.face import Choice, Face, choose_face, quality_of
 from facesnap.faces.ladder import Hits, Size, Step, climb
@@ -173,13 +173,10 @@ class FaceAnalyser:
 
 
 def _import_model_zoo() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of scikit-image and albumentations, about themselves
-            import insightface.model_zoo as model_zoo
-    except ImportError as error:
-        expected = "insightface 0.7.3 or newer with onnx, onnxruntime and OpenCV."
-        raise not_importable(f"insightface cannot be imported ({error}).", expected) from error
+    expected = "insightface 0.7.3 or newer with onnx, onnxruntime and OpenCV."
+    with importing("insightface cannot be imported", expected), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-image and albumentations, about themselves
+        import insightface.model_zoo as model_zoo
     return model_zoo
 
 

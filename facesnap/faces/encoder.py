@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from facesnap.errors import EncoderError, not_importable
+from facesnap.errors import EncoderError, importing
 from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.encoder_files import StateDict, VisionConfig, fill, read_config, read_tensors, vision_tensors
 from facesnap.faces.face import Face
@@ -168,12 +168,9 @@ def preprocess(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> torch.Ten
 
 def _build(config: VisionConfig) -> Any:
     """The empty model on the meta device: no time or memory for weights that the file replaces."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-    except ImportError as error:
-        raise not_importable(f"transformers cannot be imported ({error}).", "transformers 4.30 or newer.") from error
+    with importing("transformers cannot be imported", "transformers 4.30 or newer."), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     settings = CLIPVisionConfig(
         hidden_size=config.width,
         intermediate_size=config.intermediate,

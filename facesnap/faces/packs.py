@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from facesnap.errors import PackError, not_importable
+from facesnap.errors import PackError, importing
 from facesnap.faces.known import PACK_LICENCES, PACK_SOURCES, advice
 from facesnap.files import cached_sha256
 
@@ -154,12 +154,9 @@ def kind_of(file: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
-    try:
+    with importing("The package onnx cannot be imported", "insightface with its dependencies."):
         import onnx
         from google.protobuf.message import DecodeError
-    except ImportError as error:
-        what = f"The package onnx cannot be imported ({error})."
-        raise not_importable(what, "insightface with its dependencies.") from error
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
     except (DecodeError, ValueError) as error:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from facesnap.attach import Conditioning, ControlConditioning, LoraPart, RowPlan, Speed, attach, read_topology
 from facesnap.attach.topology import Topology
-from facesnap.errors import FaceSnapError, HostError, MissingDependencyError, SettingsError
+from facesnap.errors import FaceSnapError, HostError, SettingsError, importing
 
 # name -> (diffusers class, its settings)
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -219,14 +219,8 @@ class DiffusersHost:
 
 
 def _diffusers() -> Any:
-    try:
+    with importing("diffusers cannot be imported", "diffusers and accelerate", 'pip install "facesnap[diffusers]"'):
         import diffusers
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"diffusers cannot be imported ({error}).",
-            expected="diffusers and accelerate",
-            remedy='pip install "facesnap[diffusers]"',
-        ) from error
     return diffusers
 
 

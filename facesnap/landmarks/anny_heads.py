@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from facesnap.errors import MissingDependencyError
+from facesnap.errors import importing
 from facesnap.landmarks.anny_points import point_weights
 
 SLIDER_SIGMA = 0.45
@@ -72,15 +72,13 @@ class AnnyHeads:
     """
 
     def __init__(self) -> None:
-        try:
+        with importing(
+            "The head model cannot be loaded",
+            "the packages anny==0.6.2 and torch==2.13.0.",
+            "Run: pip install anny==0.6.2 torch==2.13.0",
+        ):
             anny = importlib.import_module("anny")
             self._torch: Any = importlib.import_module("torch")
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"The head model cannot be loaded ({error}).",
-                expected="the packages anny==0.6.2 and torch==2.13.0.",
-                remedy="Run: pip install anny==0.6.2 torch==2.13.0",
-            ) from error
         self._model: Any = anny.Anny(
             rig="makehuman-head",
             topology="head",

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from facesnap.errors import LandmarkError, PackError, not_importable
+from facesnap.errors import LandmarkError, PackError, importing
 from facesnap.landmarks.dense68 import Dense68
 from facesnap.landmarks.fitting import Observation
 from facesnap.landmarks.scheme import (
@@ -210,12 +210,9 @@ def _checked_input(picture: np.ndarray, box: np.ndarray, kps: np.ndarray) -> tup
 
 
 def _import(name: str) -> Any:
-    try:
+    what = f"Landmark detection needs {name}, which cannot be imported"
+    with importing(what, "onnxruntime, OpenCV and insightface, installed once each."):
         return importlib.import_module(name)
-    except ImportError as error:
-        expected = "onnxruntime, OpenCV and insightface, installed once each."
-        what = f"Landmark detection needs {name}, which cannot be imported ({error})."
-        raise not_importable(what, expected) from error
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:

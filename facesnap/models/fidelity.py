@@ -291,11 +291,6 @@ class FFRNet(nn.Module):
         net.load_state_dict({**fresh, **donor}, strict=True)
         return net
 
-    def unfilled(self) -> FFRNet:
-        """A network of this very shape on the meta device."""
-        with torch.device("meta"):
-            return FFRNet(self.config)
-
     def _check_inputs(self, x: Tensor, hint: Tensor, y: Tensor | None) -> None:
         width = None if y is None else y.shape[-1]
         if width != self.config.adm_dim:

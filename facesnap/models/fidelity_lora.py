@@ -135,10 +135,6 @@ class LoraFFRNet(FFRNet):
         for owner, key, _ in self.borrowed.values():
             owner.__dict__.pop(key, None)
 
-    def unfilled(self) -> LoraFFRNet:
-        with torch.device("meta"):
-            return LoraFFRNet(self.config, self.rank)
-
 
 def _add(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output + layer.lora(args[0])  # type: ignore[operator]

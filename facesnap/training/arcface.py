@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facesnap.errors import MissingDependencyError, PackError
+from facesnap.errors import PackError, importing
 
 Attributes = dict[str, Any]
 
@@ -60,14 +60,10 @@ class TorchRecogniser(nn.Module):
         Raises:
             PackError: not readable, or not an ArcFace network. MissingDependencyError: onnx is missing.
         """
-        try:
+        with importing(
+            "onnx is needed to train with the identity loss", "onnx 1.13 or newer", 'pip install "facesnap[train]"'
+        ):
             import onnx
-        except ImportError as error:
-            raise MissingDependencyError(
-                "onnx is needed to train with the identity loss.",
-                expected="onnx 1.13 or newer",
-                remedy='pip install "facesnap[train]"',
-            ) from error
         try:
             model = onnx.load(str(file))
         except Exception as error:  # protobuf raises kinds of its own

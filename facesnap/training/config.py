@@ -6,17 +6,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from facesnap.errors import MissingDependencyError, SettingsError
+from facesnap.errors import SettingsError, importing
 
-try:
+with importing(
+    "Training cannot start",
+    "pydantic 2 and PyYAML",
+    'pip install "facesnap[train]" in an environment of its own, not in the WebUI\'s',
+):  # pydantic 1, which some WebUIs pin, lacks ConfigDict
     import yaml
     from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
-except ImportError as error:  # pydantic 1, which some WebUIs pin, lacks ConfigDict
-    raise MissingDependencyError(
-        f"Training cannot start ({error}).",
-        expected="pydantic 2 and PyYAML",
-        remedy='pip install "facesnap[train]" in an environment of its own, not in the WebUI\'s',
-    ) from error
 
 Part = Literal["mixer", "projections", "ffrnet"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.errors import CheckpointError, MissingDependencyError
+from facesnap.errors import CheckpointError, importing
 from facesnap.training.network_files import save_tensors
 
 STATE, WEIGHTS, EMA, MOMENTS = "state.json", "weights.safetensors", "ema.safetensors", "moments.pt"
@@ -87,7 +87,11 @@ class RunLog:
         self.file = folder / "log.jsonl"
         self._forget(step)
         self._add: Any = None
-        try:
+        with importing(
+            f"The log {kind!r} was asked for, and it cannot be imported",
+            kind,
+            f"pip install {kind}, or set log to jsonl",
+        ):
             if kind == "tensorboard":
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -98,12 +102,6 @@ class RunLog:
 
                 run = wandb.init(dir=str(folder), id=folder.name, resume="allow")
                 self._add = lambda at, values: run.log(values, step=at)
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"The log {kind!r} was asked for, and it cannot be imported ({error}).",
-                expected=kind,
-                remedy=f"pip install {kind}, or set log to jsonl",
-            ) from error
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
         with self.file.open("a", encoding="utf-8") as stream:

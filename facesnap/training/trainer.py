@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from facesnap.errors import CheckpointError, HostError, MissingDependencyError, SettingsError
+from facesnap.errors import CheckpointError, HostError, SettingsError, importing
 from facesnap.hosts.diffusers import DiffusersHost
 from facesnap.training import runs
 from facesnap.training.config import StageConfig, TrainingConfig
@@ -244,14 +244,8 @@ def learning_rate(stage: StageConfig, rate: float, done: int) -> float:
 
 
 def _accelerator(config: TrainingConfig) -> Any:
-    try:
+    with importing("accelerate cannot be imported", "accelerate 0.27 or newer", 'pip install "facesnap[train]"'):
         from accelerate import Accelerator, DistributedDataParallelKwargs
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"accelerate cannot be imported ({error}).",
-            expected="accelerate 0.27 or newer",
-            remedy='pip install "facesnap[train]"',
-        ) from error
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a donor may hold tensors that nothing reads
     return Accelerator(
         mixed_precision=config.precision,
@@ -265,14 +259,12 @@ def _optimiser(config: TrainingConfig, groups: list[dict[str, Any]]) -> Any:
     settings = {"betas": (0.9, 0.999), "eps": o.eps, "weight_decay": o.weight_decay}
     if o.kind == "adamw":
         return torch.optim.AdamW(groups, **settings)  # type: ignore[arg-type]
-    try:
+    with importing(
+        "The optimiser adamw8bit was asked for, and bitsandbytes cannot be imported",
+        "bitsandbytes and a CUDA card",
+        "pip install bitsandbytes, or set optimiser.kind to adamw",
+    ):
         import bitsandbytes
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The optimiser adamw8bit was asked for, and bitsandbytes cannot be imported ({error}).",
-            expected="bitsandbytes and a CUDA card",
-            remedy="pip install bitsandbytes, or set optimiser.kind to adamw",
-        ) from error
     return bitsandbytes.optim.AdamW8bit(groups, **settings)
 
 

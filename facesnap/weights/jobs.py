@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facesnap.errors import FaceSnapError
-from facesnap.weights.catalogue import CATALOGUE, find
-from facesnap.weights.fetch import Progress, fetch, is_there, require_consent
+from facesnap.weights.catalogue import find
+from facesnap.weights.fetch import Progress, fetch, require_consent
 from facesnap.weights.folders import Folders
 
 logger = logging.getLogger(__name__)
@@ -40,27 +40,6 @@ class DownloadState:
         p = self.progress
         share = f", {p.done / p.total:.0%}" if p.total else ""
         return f"{p.file} ({p.number} of {p.files}): {p.done / 1e6:.0f} MB{share}"
-
-
-@dataclass(frozen=True)
-class CatalogueRow:
-    """A line of the catalogue for a table. there: whether it lies in its place. licence: to be shown and accepted."""
-
-    name: str
-    title: str
-    purpose: str
-    megabytes: float
-    licence: str
-    page: str
-    there: bool
-
-
-def table(folders: Folders) -> list[CatalogueRow]:
-    """The whole catalogue, in its order; nothing is opened."""
-    return [
-        CatalogueRow(one.name, one.title, one.purpose, one.megabytes, one.licence, one.page, is_there(one, folders))
-        for one in CATALOGUE
-    ]
 
 
 class Downloads:

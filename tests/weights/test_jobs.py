@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from facesnap.cli import main
+from facesnap.cli import download, main
 from facesnap.errors import LicenceError, SettingsError
 from facesnap.faces.known import File, Item
-from facesnap.weights import catalogue, jobs
+from facesnap.weights import catalogue
+from facesnap.weights.fetch import is_there
 from facesnap.weights.folders import Folders
-from facesnap.weights.jobs import DONE, FAILED, RUNNING, Downloads, table
+from facesnap.weights.jobs import DONE, FAILED, RUNNING, Downloads
 from tests.weights.server import Content, Server
 
 BODY = bytes(range(256)) * 4000
@@ -36,7 +37,7 @@ def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
         Item("good-one", "good", "tests", "adapter", "licence of good", good, "some/Good"),
         Item("bad", "bad", "tests", "adapter", "licence of bad", (File("a.bin", "x/a.bin", 1, 5),), "some/Bad"),
     )
-    for module in (catalogue, jobs):
+    for module in (catalogue, download):
         monkeypatch.setattr(module, "CATALOGUE", items)
     server.hub("some/Good", "a.bin", Content(BODY))
     server.hub("some/Good", "b.bin", Content(BODY[::-1]))
@@ -47,7 +48,7 @@ def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 def test_a_download_is_started_watched_and_done(server: Server, folders: Folders) -> None:
     hold = server.files["/some/Good/resolve/main/b.bin"].hold = threading.Event()
     downloads = Downloads()
-    assert downloads.states() == [] and [row.there for row in table(folders)] == [False, False]
+    assert downloads.states() == [] and [is_there(item, folders) for item in catalogue.CATALOGUE] == [False, False]
     assert downloads.start("good-one", folders, True, server.address).state == RUNNING
     assert downloads.start("GOOD_ONE", folders, True, server.address).state == RUNNING  # the same one goes on
     end = time.monotonic() + 60
@@ -58,7 +59,7 @@ def test_a_download_is_started_watched_and_done(server: Server, folders: Folders
     state = downloads.wait("good-one", 60)
     assert (state.state, state.path) == (DONE, folders.own / "a.bin") and str(state) == "done"
     assert (folders.models / "clip_vision" / "b.bin").read_bytes() == BODY[::-1]
-    assert [row.there for row in table(folders)] == [True, False]
+    assert [is_there(item, folders) for item in catalogue.CATALOGUE] == [True, False]
     assert len(server.ranges) == 2
 
 

@@ -11,10 +11,13 @@ import gradio as gr
 from modules.ui_components import FormRow
 
 from facesnap.errors import FaceSnapError
+from facesnap.faces.known import Item
 from facesnap.webui import process
 from facesnap.webui.ui import html
 from facesnap.webui.ui.events import on_server
-from facesnap.weights.jobs import DONE, FAILED, RUNNING, CatalogueRow, Downloads, DownloadState, table
+from facesnap.weights.catalogue import CATALOGUE
+from facesnap.weights.fetch import is_there
+from facesnap.weights.jobs import DONE, FAILED, RUNNING, Downloads, DownloadState
 
 MARK = ": "  # between an item's name and its title
 STEP = 1.0  # s between two looks at a download
@@ -28,13 +31,12 @@ def downloads() -> Downloads:
 
 def build(tab: str) -> None:
     """Make the section inside the current Gradio context. tab: "txt2img" or "img2img"."""
-    rows = table(process.folders())
     css = ["facesnap-html"]
     with gr.Accordion("Models", open=False, elem_id=f"facesnap_{tab}_models"):
         folder = f"Adapters, packs and encoders lie in {process.folders().own}; other extensions' folders are used too."
         gr.HTML(html.status([folder]), elem_id=f"facesnap_{tab}_folder", elem_classes=css)
         choice = gr.Dropdown(
-            choices=[_title(row) for row in rows], value=None, label="FaceSnap download",
+            choices=list(map(_title, CATALOGUE)), value=None, label="FaceSnap download",
             elem_id=f"facesnap_{tab}_download", tooltip="Public weights that FaceSnap can use, from their publishers.",
         )  # fmt: skip
         licence = gr.HTML("", elem_id=f"facesnap_{tab}_licence", elem_classes=css)
@@ -53,9 +55,8 @@ def build(tab: str) -> None:
 
 def show(title: str | None) -> list[Any]:
     """Description of an item, and the consent taken back: it was for another licence."""
-    name = _name(title)
-    row = next((row for row in table(process.folders()) if row.name == name), None)
-    return ["" if row is None else _details(row), gr.update(value=False)]
+    item = next((item for item in CATALOGUE if item.name == _name(title)), None)
+    return ["" if item is None else _details(item), gr.update(value=False)]
 
 
 def fetch(title: str | None, accept: bool) -> Iterator[str]:
@@ -81,18 +82,18 @@ def _state(state: DownloadState) -> str:
     return html.status([f"{state.name}: {state}"], kind)
 
 
-def _title(row: CatalogueRow) -> str:
-    there = " · there already" if row.there else ""
-    return f"{row.name}{MARK}{row.title} ({row.megabytes:,.0f} MB){there}"
+def _title(item: Item) -> str:
+    there = " · there already" if is_there(item, process.folders()) else ""
+    return f"{item.name}{MARK}{item.title} ({item.megabytes:,.0f} MB){there}"
 
 
 def _name(title: str | None) -> str:
     return (title or "").partition(MARK)[0]  # Gradio 3 knows no titles apart from values
 
 
-def _details(row: CatalogueRow) -> str:
-    page = f'<a href="{escape(row.page)}" target="_blank" rel="noreferrer">{escape(row.page)}</a>'
+def _details(item: Item) -> str:
+    page = f'<a href="{escape(item.page)}" target="_blank" rel="noreferrer">{escape(item.page)}</a>'
     return (
-        f'<div class="facesnap-note facesnap-{html.WARNING}"><p>{escape(row.purpose)}</p>'
-        f"<p><b>Licence:</b> {escape(row.licence)}</p><p>{page}</p></div>"
+        f'<div class="facesnap-note facesnap-{html.WARNING}"><p>{escape(item.purpose)}</p>'
+        f"<p><b>Licence:</b> {escape(item.licence)}</p><p>{page}</p></div>"
     )
