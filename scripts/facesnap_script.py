@@ -5,6 +5,7 @@ from pathlib import Path
 from modules import script_callbacks, scripts, shared
 
 from facesnap.hosts import face_pass
+from facesnap.hosts.base import is_face_pass
 from facesnap.webui import api as routes
 from facesnap.webui import options
 from facesnap.webui.generation import job, xyz
@@ -27,7 +28,7 @@ class FaceSnapScript(scripts.Script):
         return made.components
 
     def process(self, p, *args):
-        if face_pass.is_face_pass(p):
+        if is_face_pass(p):
             if shared.opts.facesnap_adetailer:
                 HOST.adopt(p)
             return
@@ -36,7 +37,7 @@ class FaceSnapScript(scripts.Script):
         job.begin(HOST, loader(), p, args, shared.opts)
 
     def postprocess_image(self, p, pp, *args):
-        if not face_pass.is_face_pass(p):
+        if not is_face_pass(p):
             job.after_picture(p, pp.image)
 
     def postprocess(self, p, processed, *args):

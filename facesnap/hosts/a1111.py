@@ -17,8 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError, HostError
+from facesnap.hosts.base import Host, require_model
 from facesnap.hosts.generation import Generation, rows_of
-from facesnap.hosts.host import Host, require_model
 from facesnap.hosts.memory import OwnPlacement, Stay
 from facesnap.hosts.webui import WebUI
 

@@ -23,11 +23,6 @@ LEAST = 0.25  # share of a face that a person must cover to be taken for its own
 MARGIN = 0.25  # landmarks end at the brows, a detector's box holds the forehead
 
 
-def is_face_pass(p: Any) -> bool:
-    """Whether a processing object is one of ADetailer's own."""
-    return bool(getattr(p, "_ad_inner", False))
-
-
 def join(opts: Any, script: str) -> None:
     """Name our script in ADetailer's list, where ADetailer is there and does not name it yet.
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from facesnap.attach import Row
 from facesnap.errors import AttachError
+from facesnap.hosts.base import Host, require_model
 from facesnap.hosts.forge_memory import ForgePlacement
 from facesnap.hosts.generation import Generation
-from facesnap.hosts.host import Host, require_model
 from facesnap.hosts.memory import Stay
 from facesnap.hosts.webui import WebUI
 

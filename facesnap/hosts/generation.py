@@ -19,9 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
 from facesnap.errors import AttachError, FaceSnapError, refusal
 from facesnap.hosts import face_pass
-from facesnap.hosts.base import Parts, Prepare
-from facesnap.hosts.face_pass import is_face_pass
-from facesnap.hosts.host import Host
+from facesnap.hosts.base import Host, Parts, Prepare, is_face_pass
 from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
 
 

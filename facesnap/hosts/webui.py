@@ -12,10 +12,8 @@ import torch
 
 from facesnap.attach import read_topology
 from facesnap.errors import FaceSnapError
-from facesnap.hosts.base import Prepare
-from facesnap.hosts.face_pass import is_face_pass
+from facesnap.hosts.base import Host, Prepare, is_face_pass
 from facesnap.hosts.generation import Generation
-from facesnap.hosts.host import Host
 
 
 class WebUI(Host):

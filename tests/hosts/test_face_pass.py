@@ -16,9 +16,8 @@ from PIL import Image
 
 from facesnap.attach import Conditioning, ControlConditioning, Tile
 from facesnap.errors import CheckpointError
-from facesnap.hosts.base import Parts
+from facesnap.hosts.base import NOTE, Parts
 from facesnap.hosts.face_pass import join, owners
-from facesnap.hosts.host import NOTE
 from facesnap.hosts.tiles import crop_of, inside, pass_piece
 from tests.hosts.test_webui import Recorder, prepare, processing, sampled
 

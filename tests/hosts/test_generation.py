@@ -16,7 +16,7 @@ from facesnap.errors import CheckpointError, NoFaceError, PackError, SettingsErr
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
-from facesnap.hosts.host import NOTE
+from facesnap.hosts.base import NOTE
 from facesnap.models.mixer import FacialAttributeMixer
 from facesnap.pipeline.cache import content_digest
 from facesnap.settings.infotext import SKIPPED, VERSION

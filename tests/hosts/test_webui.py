@@ -20,8 +20,7 @@ from facesnap.errors import (
     NoFaceError,
     PackError,
 )
-from facesnap.hosts.base import Parts
-from facesnap.hosts.host import NOTE
+from facesnap.hosts.base import NOTE, Parts
 from facesnap.hosts.tiles import TileWalk, pass_piece
 from tests.networks import CONTEXT
 from tests.webui.standin.sampling import Processing

@@ -11,8 +11,7 @@ from typing import Any
 
 from facesnap.attach import Topology, read_topology
 from facesnap.errors import FaceSnapError
-from facesnap.hosts.base import Parts
-from facesnap.hosts.host import NOTE
+from facesnap.hosts.base import NOTE, Parts
 from facesnap.hosts.webui import WebUI
 from facesnap.pipeline.portrait import facts_of, resolved
 from facesnap.settings import infotext
