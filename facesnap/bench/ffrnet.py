@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -153,12 +153,9 @@ def _time(
     x, t, context = batch(latent, unet.device, unet.dtype)
     results: dict[str, Tensor] = {}
 
-    def step(name: str) -> Callable[[], None]:
-        @torch.no_grad()
-        def call() -> None:
-            results[name] = unet(x, t, context).sample
-
-        return call
+    @torch.no_grad()
+    def step(name: str) -> None:
+        results[name] = unet(x, t, context).sample
 
     pictures = bench.picture.expand(2, -1, -1, -1)
 
@@ -169,7 +166,7 @@ def _time(
             x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=middle
         ).sample
 
-    variants = {"bare": Variant(step("bare")), "diffusers": Variant(theirs)}
+    variants = {"bare": Variant(partial(step, "bare")), "diffusers": Variant(theirs)}
     topology = read_topology(unet)
     for speed in Speed:
         person = Attachment(unet, topology, [], RowPlan.classifier_free(), [bench.person], speed)
@@ -179,8 +176,8 @@ def _time(
             if n == 0:
                 continue
             name = f"{speed.value} {kind}"
-            variants[name] = Variant(step(name), partial(_installed, attachment, x if primed else None))
-    variants["again"] = Variant(step("again"))
+            variants[name] = Variant(partial(step, name), partial(_installed, attachment, x if primed else None))
+    variants["again"] = Variant(partial(step, "again"))
     with tqdm(total=count + 1, desc="rounds", unit="round") as bar:
         seconds = rounds(variants, count, on_round=bar.update)
     return seconds, results

@@ -20,7 +20,8 @@ def caption(look: Look, *, expression: bool = True, pose: bool = True) -> str:
     if look.beard != "none":
         wears.append(BEARDS[look.beard])
     dress = _worded(f"a {{}} {look.garment}", look.clothing_colour if coloured else "")
-    parts = [f"{STYLES[look.style][1]} with {_joined(wears)}", f"wearing {dress}"]
+    worn = wears[0] if len(wears) == 1 else f"{', '.join(wears[:-1])} and {wears[-1]}"
+    parts = [f"{STYLES[look.style][1]} with {worn}", f"wearing {dress}"]
     if coloured:
         parts.append(f"{look.background} background")
     parts.append(LIGHTS[look.light][1])
@@ -29,10 +30,6 @@ def caption(look: Look, *, expression: bool = True, pose: bool = True) -> str:
     if pose:
         parts.append(DIRECTIONS[look.view.direction])
     return ", ".join(parts)
-
-
-def _joined(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _worded(template: str, colour: str) -> str:

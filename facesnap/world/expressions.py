@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from facesnap.landmarks.anny_heads import random_actions
-from facesnap.landmarks.build_basis import PRESETS
+from facesnap.landmarks.build_basis import PRESETS, both_sides
 from facesnap.world.seeds import pick
 
 # Frequency of the named expressions, and how a caption says them (they are the landmark predictor's presets).
@@ -24,13 +24,7 @@ EXPRESSIONS: dict[str, tuple[float, str]] = {
     "wink_right": (0.02, "winking"),
 }
 # A resting face: brows relaxed, the corners of the mouth just up. Without it anny's mean head looks stern.
-RESTING = {
-    "browInnerUp": 0.6,
-    "browOuterUpLeft": 0.12,
-    "browOuterUpRight": 0.12,
-    "mouthSmileLeft": 0.1,
-    "mouthSmileRight": 0.1,
-}
+RESTING = {"browInnerUp": 0.6, **both_sides(browOuterUp=0.12, mouthSmile=0.1)}
 _STRAY = 0.12  # size of the random movements beside the preset
 # Movements that must not stray: the lids would meet, or a mouth would hang open for no reason.
 _STILL = ("eyeBlink", "jawOpen", "mouthClose", "mouthFunnel", "browDown", "mouthFrown", "cheekPuff")
