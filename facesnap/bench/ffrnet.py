@@ -73,7 +73,10 @@ def run(
     bench = make(channels, latent, device, dtype)
     schedule = {speed: count_steps(speed, steps, window) for speed in Speed}
     seconds, results = _time(bench, count, latent, schedule)
-    mean = {speed: _mean_step(seconds, speed, schedule[speed]) for speed in Speed}
+    mean = {}  # step time of each schedule, (rounds,)
+    for speed, counts in schedule.items():
+        parts = [n * seconds[f"{speed.value} {kind}"] for n, kind in zip(counts, KINDS, strict=True) if n]
+        mean[speed] = np.sum(parts, axis=0) / sum(counts)
     parameters = sum(p.numel() for p in bench.unet.parameters())
     cpu = f"cpu, {torch.get_num_threads()} threads"
     report = {
@@ -196,12 +199,6 @@ def _installed(attachment: Attachment, x: Tensor | None) -> Iterator[None]:
         yield
         if x is not None and attachment.residuals.reuse.reused == 0:
             raise AssertionError("the step that was timed as reused was computed")
-
-
-def _mean_step(seconds: dict[str, np.ndarray], speed: Speed, schedule: tuple[int, int, int]) -> np.ndarray:
-    """Mean step time of a schedule in each round, (rounds,)."""
-    parts = [n * seconds[f"{speed.value} {kind}"] for n, kind in zip(schedule, KINDS, strict=True) if n]
-    return np.sum(parts, axis=0) / sum(schedule)
 
 
 def differences(

@@ -130,8 +130,9 @@ def decide(options: Sequence[str], source: WeightsFile, names: Iterable[str] = (
     """
     name = source.path.name
     if not options:
-        known = next((kind for mark, kind in OTHER_KINDS if any(mark in one for one in names)), None)
-        kind = known or f"its tensors begin with {', '.join(one[:60] for one in sorted(names)[:3])}"
+        listed = sorted(names)
+        known = next((kind for mark, kind in OTHER_KINDS if any(mark in one for one in listed)), None)
+        kind = known or f"its tensors begin with {', '.join(one[:60] for one in listed[:3])}"
         raise CheckpointError(
             f"{name} is no adapter that FaceSnap knows: {kind}.",
             expected="FaceSnap's own, or " + ", ".join(one.title for one in PUBLIC),
