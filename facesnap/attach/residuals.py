@@ -172,7 +172,9 @@ class ResidualInjection:
         control = self.controls[index]
         net = self.networks.at(control.net, inputs.x)
         if isinstance(net, LoraFFRNet):
-            net.borrow(self._encoder())
+            assert self.unet is not None
+            lent: dict[str, Tensor] = dict(self.unet.named_parameters())  # as they are now: a host may have moved them
+            net.borrow(lent if self.topology.layout == "diffusers" else to_diffusers_names(lent))
         latent = (inputs.x.shape[-2], inputs.x.shape[-1])
         tile = rows[0].tile or Tile(latent, 0, 0)
         crop = _crop_of(control, latent, tile) if self.speed is Speed.FAST else None
@@ -186,12 +188,6 @@ class ResidualInjection:
         if control.region is not None:
             maps = [r * self._region(index, latent, tile, r) for r in maps]
         return tuple(maps if control.strength == 1.0 else (r * control.strength for r in maps))
-
-    def _encoder(self) -> dict[str, Tensor]:
-        """The UNet's tensors where they are now, under diffusers' names: a host may have moved them since."""
-        assert self.unet is not None
-        tensors: dict[str, Tensor] = dict(self.unet.named_parameters())
-        return tensors if self.topology.layout == "diffusers" else to_diffusers_names(tensors)
 
     def _hint(self, index: int, net: FFRNet, latent: tuple[int, int], tile: Tile, crop: Crop | None) -> Tensor:
         """The hint embedding of a piece of the picture, kept: it depends on the landmark picture only."""

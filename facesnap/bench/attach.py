@@ -7,6 +7,7 @@ import gc
 import tempfile
 import types
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,8 @@ def run(
     results: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def bare(name: str) -> None:
+    def sample(name: str) -> None:
         results[name] = unet(*call).sample
-
-    @torch.no_grad()
-    def id_tokens() -> None:
-        results["id_tokens"] = unet(*call).sample
 
     @torch.no_grad()
     def ip_adapter() -> None:
@@ -68,15 +65,15 @@ def run(
 
     attachment = Attachment(unet, read_topology(unet), [conditioning], RowPlan.classifier_free())
     variants = {
-        "bare": Variant(lambda: bare("bare")),
-        "id_tokens": Variant(id_tokens, lambda: installed(attachment)),
-        "bare_again": Variant(lambda: bare("again")),
+        "bare": Variant(partial(sample, "bare")),
+        "id_tokens": Variant(partial(sample, "id_tokens"), partial(installed, attachment)),
+        "bare_again": Variant(partial(sample, "again")),
         "diffusers": Variant(ip_adapter),
     }
     with tqdm(total=count + 1, desc="rounds", unit="round") as bar:
         seconds = rounds(variants, count, on_round=bar.update)
     with installed(attachment):
-        id_tokens()
+        sample("id_tokens")
         live = projection_bytes(attachment, unet, adapter.projections)
     cpu = f"cpu, {torch.get_num_threads()} threads"
     return {

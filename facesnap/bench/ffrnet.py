@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -73,7 +73,10 @@ def run(
     bench = make(channels, latent, device, dtype)
     schedule = {speed: count_steps(speed, steps, window) for speed in Speed}
     seconds, results = _time(bench, count, latent, schedule)
-    mean = {speed: _mean_step(seconds, speed, schedule[speed]) for speed in Speed}
+    mean = {}  # step time of each schedule, (rounds,)
+    for speed, counts in schedule.items():
+        parts = [n * seconds[f"{speed.value} {kind}"] for n, kind in zip(counts, KINDS, strict=True) if n]
+        mean[speed] = np.sum(parts, axis=0) / sum(counts)
     parameters = sum(p.numel() for p in bench.unet.parameters())
     cpu = f"cpu, {torch.get_num_threads()} threads"
     report = {
@@ -153,12 +156,9 @@ def _time(
     x, t, context = batch(latent, unet.device, unet.dtype)
     results: dict[str, Tensor] = {}
 
-    def step(name: str) -> Callable[[], None]:
-        @torch.no_grad()
-        def call() -> None:
-            results[name] = unet(x, t, context).sample
-
-        return call
+    @torch.no_grad()
+    def step(name: str) -> None:
+        results[name] = unet(x, t, context).sample
 
     pictures = bench.picture.expand(2, -1, -1, -1)
 
@@ -169,7 +169,7 @@ def _time(
             x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=middle
         ).sample
 
-    variants = {"bare": Variant(step("bare")), "diffusers": Variant(theirs)}
+    variants = {"bare": Variant(partial(step, "bare")), "diffusers": Variant(theirs)}
     topology = read_topology(unet)
     for speed in Speed:
         person = Attachment(unet, topology, [], RowPlan.classifier_free(), [bench.person], speed)
@@ -179,8 +179,8 @@ def _time(
             if n == 0:
                 continue
             name = f"{speed.value} {kind}"
-            variants[name] = Variant(step(name), partial(_installed, attachment, x if primed else None))
-    variants["again"] = Variant(step("again"))
+            variants[name] = Variant(partial(step, name), partial(_installed, attachment, x if primed else None))
+    variants["again"] = Variant(partial(step, "again"))
     with tqdm(total=count + 1, desc="rounds", unit="round") as bar:
         seconds = rounds(variants, count, on_round=bar.update)
     return seconds, results
@@ -199,12 +199,6 @@ def _installed(attachment: Attachment, x: Tensor | None) -> Iterator[None]:
         yield
         if x is not None and attachment.residuals.reuse.reused == 0:
             raise AssertionError("the step that was timed as reused was computed")
-
-
-def _mean_step(seconds: dict[str, np.ndarray], speed: Speed, schedule: tuple[int, int, int]) -> np.ndarray:
-    """Mean step time of a schedule in each round, (rounds,)."""
-    parts = [n * seconds[f"{speed.value} {kind}"] for n, kind in zip(schedule, KINDS, strict=True) if n]
-    return np.sum(parts, axis=0) / sum(schedule)
 
 
 def differences(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from facesnap.bench import orl, synthetic
 from facesnap.bench.make_heads import load
+from facesnap.bench.timing import timed
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.fitting import Observation, fit
 from facesnap.landmarks.recombination import recombine
@@ -74,9 +74,4 @@ def timings(basis: Basis, seed: int = 0) -> dict[str, float]:
 
 
 def _median_ms(calls: list[Callable[[], Any]]) -> float:
-    times = []
-    for call in calls:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return round(1e3 * float(np.median(times)), 3)
+    return round(1e3 * float(np.median([timed(call) for call in calls])), 3)

@@ -153,7 +153,9 @@ class _Claims(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "collections":
             return collections.OrderedDict
-        return {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": _parameter}.get(name) or _Dummy(name)
+        if name == "_rebuild_parameter":
+            return lambda tensor, *_: tensor
+        return _tensor if name == "_rebuild_tensor_v2" else _Dummy(name)
 
     def persistent_load(self, pid: Any) -> Outline:
         _, storage, key, _, count = pid
@@ -171,11 +173,6 @@ def _tensor(storage: Outline, offset: int, shape: tuple[int, ...], *_: object) -
     if any(type(n) is not int or not 0 <= n < 2**40 for n in (offset, *shape)):
         raise ValueError("a tensor of an impossible size")
     return Outline(storage.kind, shape)
-
-
-def _parameter(tensor: Outline, *_: object) -> Outline:
-    """In the place of torch._utils._rebuild_parameter."""
-    return tensor
 
 
 class _Dummy:

@@ -16,13 +16,13 @@ from facesnap.faces.drawing import save_png
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
 from facesnap.landmarks.fitting import Fit, fit
-from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
+from facesnap.landmarks.predictor import LandmarkPredictor
 from facesnap.landmarks.recombination import PoseSpec
 from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.sheet import contact_sheet
 from facesnap.pipeline.shape import pose_spec
 from facesnap.settings import arguments
-from facesnap.settings.model import POSE, Pose
+from facesnap.settings.model import POSE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,17 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet:
         picture = contact_sheet(predictor.basis, source, faces[0].picture)
     else:
-        landmarks = _predict(args, pose, analyser, predictor, source, report)
+        spec = pose_spec(pose)
+        driver: Fit | PoseSpec = source if pose.source == "reference" else spec
+        if args.driver:
+            detection = predictor.detect(_face(analyser, str(args.driver), args.choose))
+            driver = fit(predictor.basis, detection.observation)
+            report["driver"] = describe([str(args.driver)], [detection], driver)
+        override = spec if isinstance(driver, Fit) else None
+        gain, framing = pose.expression_gain, pose.framing
+        landmarks = predictor.predict(
+            source, driver, args.size, override=override, expression_gain=gain, framing=framing
+        )
         picture = render_landmarks(landmarks.points, args.size, draw_point_49=not args.no_point_49)
         if args.five:
             save_png(Image.fromarray(render_five_points(landmarks.five, args.size)), args.five)
@@ -79,32 +89,6 @@ def run(args: argparse.Namespace) -> int:
     save_png(Image.fromarray(picture), args.out)
     print(json.dumps(report, indent=1) if args.json else _text(report))
     return 0
-
-
-def _predict(
-    args: argparse.Namespace,
-    pose: Pose,
-    analyser: FaceAnalyser,
-    predictor: LandmarkPredictor,
-    source: Fit,
-    report: dict[str, Any],
-) -> Landmarks:
-    spec = pose_spec(pose)
-    driver: Fit | PoseSpec = spec
-    if args.driver:
-        detection = predictor.detect(_face(analyser, str(args.driver), args.choose))
-        driver = fit(predictor.basis, detection.observation)
-        report["driver"] = describe([str(args.driver)], [detection], driver)
-    elif pose.source == "reference":
-        driver = source
-    return predictor.predict(
-        source,
-        driver,
-        args.size,
-        override=spec if isinstance(driver, Fit) else None,
-        expression_gain=pose.expression_gain,
-        framing=pose.framing,
-    )
 
 
 def describe(photos: list[str], found: list[Detection], result: Fit) -> dict[str, Any]:

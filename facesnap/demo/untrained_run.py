@@ -53,6 +53,7 @@ def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, 
     rows, pictures = _pictures(out, host, pipeline, identity, seed)
     shape_row, shapes = _shapes(out, host, pipeline, identity, seed)
     before, after = _bare(host, seed), _bare(host, seed)
+    keys = list(pipeline.conditioning(identity).cond.values())[-1]  # of the last site, (1, tokens, width) each
     report = {
         "facesnap": __version__,
         "note": UNTRAINED,
@@ -62,7 +63,7 @@ def run_untrained(out: Path, analyser: FaceAnalyser, photo: Path | None = None, 
             "quality": round(face.quality.score, 3), "recogniser": face.recogniser, "provider": analyser.provider,
         },
         "identity": {"references": identity.references, "digest": identity.digest, "seconds": round(analysed, 3)},
-        "tokens": _token_shapes(pipeline, identity),
+        "tokens": {n: list(kv.k.shape) for n, kv in zip(pipeline.adapter.projections.groups, keys, strict=True)},
         "sites": len(host.topology.sites),
         "pictures": pictures,
         "landmarks": identity.landmarks and {"kind": identity.landmarks.kind, "model": identity.landmarks.model},
@@ -155,11 +156,3 @@ def _mean_change(a: Image.Image, b: Image.Image) -> float:
 
 def _bare(host: DiffusersHost, seed: int) -> np.ndarray:
     return np.asarray(host.sample(Sampling(PROMPTS[0], seed=seed, steps=4, size=(128, 128)), [])[0])
-
-
-def _token_shapes(pipeline: FaceSnapPipeline, identity: Identity) -> dict[str, list[int]]:
-    """Keys of the last site: (tokens, width) of each token group."""
-    conditioning = pipeline.conditioning(identity)
-    site = list(conditioning.cond)[-1]
-    names = list(pipeline.adapter.projections.groups)
-    return {name: list(kv.k.shape) for name, kv in zip(names, conditioning.cond[site], strict=True)}

@@ -130,8 +130,11 @@ def decide(options: Sequence[str], source: WeightsFile, names: Iterable[str] = (
     """
     name = source.path.name
     if not options:
+        listed = sorted(names)
+        known = next((kind for mark, kind in OTHER_KINDS if any(mark in one for one in listed)), None)
+        kind = known or f"its tensors begin with {', '.join(one[:60] for one in listed[:3])}"
         raise CheckpointError(
-            f"{name} is no adapter that FaceSnap knows: {_other_kind(sorted(names))}.",
+            f"{name} is no adapter that FaceSnap knows: {kind}.",
             expected="FaceSnap's own, or " + ", ".join(one.title for one in PUBLIC),
             remedy="choose an adapter file; see `facesnap inspect FILE`",
         )
@@ -171,8 +174,3 @@ def _choice(options: Sequence[Family], source: WeightsFile) -> tuple[str, str]:
         if beside is not None:
             return one.key, f"its {one.companion} lies beside it ({beside.name})"
     return "", ""
-
-
-def _other_kind(names: list[str]) -> str:
-    known = next((kind for mark, kind in OTHER_KINDS if any(mark in name for name in names)), None)
-    return known or f"its tensors begin with {', '.join(name[:60] for name in names[:3])}"

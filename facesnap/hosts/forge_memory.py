@@ -68,7 +68,9 @@ class ForgePlacement(Placement):
     def expect(self, networks: Sequence[FFRNet], shape: Sequence[int]) -> None:
         objects = self._objects()
         known = {id(patcher) for patcher in objects.unet.extra_model_patchers_during_sampling}
-        dtype = _unet_dtype(objects.unet)
+        model = objects.unet.model
+        declared = [getattr(model, name, None) for name in ("computation_dtype", "manual_cast_dtype")]
+        dtype = computing(*declared, model.get_dtype() if hasattr(model, "get_dtype") else None)
         carriers = [self._carrier(net, dtype) for net in networks]
         new = [carrier for carrier in carriers if id(carrier.patcher) not in known]
         if not new:
@@ -134,13 +136,6 @@ def _tools() -> tuple[Any, Any]:
         expected="one of the modules " + ", ".join(management for management, _ in ROOTS),
         remedy="set the structure strength to 0 to use the ID tokens alone, and report the fork's name",
     )
-
-
-def _unet_dtype(unet: Any) -> torch.dtype:
-    """The dtype that the UNet computes in, by the host's own account."""
-    model = unet.model
-    declared = [getattr(model, name, None) for name in ("computation_dtype", "manual_cast_dtype")]
-    return computing(*declared, model.get_dtype() if hasattr(model, "get_dtype") else None)
 
 
 def _needed(carrier: FFRNetCarrier, shape: Sequence[int], device: torch.device) -> int:

@@ -80,7 +80,10 @@ class Generation(ABC):
         if self.prepare is None or self in self.host.running:  # released, or a wrapper around our wrapper
             return inner(*args, **kwargs)
         try:
-            self._start()
+            self._failure, self._calls, self._wanted, self.left_alone = None, 0, 0, False
+            self._parts, self._unet = Parts(), None
+            self.host.running.append(self)
+            self._attach(self.host.live_unet())
             result = inner(*args, **kwargs)
             self._check_called()
             return result
@@ -101,12 +104,6 @@ class Generation(ABC):
         """The hosts swallow what is raised in ADetailer's pass, and go on with the picture as it was."""
         if is_face_pass(self.p):
             self.host.note(self.p, f"ADetailer's face pass was left out: {getattr(error, 'what', error)}")
-
-    def _start(self) -> None:
-        self._failure, self._calls, self._wanted, self.left_alone = None, 0, 0, False
-        self._parts, self._unet = Parts(), None
-        self.host.running.append(self)
-        self._attach(self.host.live_unet())
 
     def _attach(self, unet: nn.Module) -> None:
         assert self.prepare is not None

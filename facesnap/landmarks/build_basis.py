@@ -28,7 +28,7 @@ SOURCE = (
 )
 
 
-def _both(**actions: float) -> dict[str, float]:
+def both_sides(**actions: float) -> dict[str, float]:
     return {name + side: amount for name, amount in actions.items() for side in ("Left", "Right")}
 
 
@@ -36,27 +36,27 @@ def _both(**actions: float) -> dict[str, float]:
 # Left and right are the person's own.
 PRESETS: dict[str, dict[str, float]] = {
     "neutral": {},
-    "smile": _both(mouthSmile=0.75, cheekSquint=0.4, eyeSquint=0.15, mouthDimple=0.2),
+    "smile": both_sides(mouthSmile=0.75, cheekSquint=0.4, eyeSquint=0.15, mouthDimple=0.2),
     "laugh": {
-        **_both(mouthSmile=0.85, cheekSquint=0.6, eyeSquint=0.4, mouthUpperUp=0.35, mouthLowerDown=0.3),
+        **both_sides(mouthSmile=0.85, cheekSquint=0.6, eyeSquint=0.4, mouthUpperUp=0.35, mouthLowerDown=0.3),
         "jawOpen": 0.4,
     },
     "open_mouth": {"jawOpen": 0.6},
     "surprise": {
-        **_both(browOuterUp=0.85, eyeWide=0.8),
+        **both_sides(browOuterUp=0.85, eyeWide=0.8),
         "browInnerUp": 0.9,
         "jawOpen": 0.4,
         "mouthFunnel": 0.2,
     },
     "sadness": {
-        **_both(mouthFrown=2.2, eyeSquint=0.1, browDown=0.15, eyeBlink=0.3),
+        **both_sides(mouthFrown=2.2, eyeSquint=0.1, browDown=0.15, eyeBlink=0.3),
         "browInnerUp": 1.6,
         "mouthShrugLower": 0.6,
     },
     "wink_left": {"eyeBlinkLeft": 0.85, "cheekSquintLeft": 0.5, "browDownLeft": 0.25},
     "wink_right": {"eyeBlinkRight": 0.85, "cheekSquintRight": 0.5, "browDownRight": 0.25},
-    "eyes_closed": _both(eyeBlink=0.85),
-    "frown": _both(browDown=1.5, noseSneer=0.5, eyeSquint=0.6, mouthFrown=1.2, mouthPress=0.3),
+    "eyes_closed": both_sides(eyeBlink=0.85),
+    "frown": both_sides(browDown=1.5, noseSneer=0.5, eyeSquint=0.6, mouthFrown=1.2, mouthPress=0.3),
 }
 # (upper lid, lower lid) points that meet when an eye is shut.
 _LID_PAIRS = ((37, 43), (38, 42), (39, 41), (45, 51), (46, 50), (47, 49))

@@ -36,14 +36,9 @@ def exponential(vector: np.ndarray) -> np.ndarray:
     angle = float(np.linalg.norm(vector))
     if angle < 1e-12:
         return np.eye(3)
-    cross = cross_matrix(vector / angle)
+    x, y, z = vector / angle
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])  # cross @ v = (x, y, z) x v
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-def cross_matrix(vector: np.ndarray) -> np.ndarray:
-    """(3, 3) matrix X with X v = vector x v."""
-    x, y, z = vector
-    return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
 
 
 def rigid_alignment(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -15,7 +15,6 @@ from facesnap.faces.recognisers import require_named
 from facesnap.families.base import OfficialPreprocessing
 from facesnap.families.registry import BY_KEY, find
 from facesnap.models.layers import TokenGroup
-from facesnap.models.mixers import Mixer
 
 
 def check_identity(adapter: Adapter, identity: Identity) -> None:
@@ -89,12 +88,9 @@ def mix(
         control: those that FFRNet sees, by the adapter's `control_mixer` where it has one.
     """
     family, official = find(adapter.spec.family), official or OfficialPreprocessing()
-    mixer = _in_float32(adapter.ffrnet_mixer if control else adapter.mixer)
+    mixer = adapter.ffrnet_mixer if control else adapter.mixer
+    if next(mixer.parameters()).dtype != torch.float32:
+        mixer = copy.deepcopy(mixer).float()  # a copy: another thread may be using the adapter's own
     if identity is None:
         return family.unconditional(mixer, encoder, adapter.spec, s_struct, official, references)
     return family.tokens(mixer, identity, adapter.spec, s_struct, official)
-
-
-def _in_float32(mixer: Mixer) -> Mixer:
-    """The mixer itself, or a copy where it computes in less: another thread may be using the adapter's own."""
-    return mixer if next(mixer.parameters()).dtype == torch.float32 else copy.deepcopy(mixer).float()

@@ -90,9 +90,6 @@ class Workspace:
     say: Say = print
     _opened: dict[str, Portraits] = field(default_factory=dict)
 
-    def budget(self, stage: str) -> Budget:
-        return BUDGETS[stage] if self.steps is None else replace(BUDGETS[stage], steps=self.steps)
-
     def portraits(self, split: str) -> Portraits:
         if split not in self._opened:
             found = Portraits.load(self.state / "data" / split)
@@ -108,7 +105,8 @@ class Workspace:
     def loop(self, stage: str, module: nn.Module, context: str = "") -> Loop:
         train = self.portraits("train")
         seen = f"{len(train)} pictures of people {train.people[0]}..{train.people[-1]} {context}"
-        loop = Loop(self.state / stage, stage, module, self.budget(stage), seed=self.seed, context=seen)
+        budget = BUDGETS[stage] if self.steps is None else replace(BUDGETS[stage], steps=self.steps)
+        loop = Loop(self.state / stage, stage, module, budget, seed=self.seed, context=seen)
         if loop.step:
             self.say(f"{stage}: goes on from step {loop.step} of {loop.budget.steps}")
         return loop

@@ -65,15 +65,12 @@ class Samples(Dataset[Sample]):
         row = self.shards.rows[target]
         sample |= {name: self.shards.tensor(target, name) for name in ("box", "matrix", "crop")}
         if self._compares_people:
-            sample["photos"] = self._photos(row["person"], target)
+            # The crops (112, 112, 3) uint8 of the target and of the person's first other photos.
+            others = [other for other in self.shards.people[row["person"]] if other != target]
+            chosen = sorted([target, *others[: MOST_PHOTOS - 1]])
+            sample["photos"] = [(number, self.shards.tensor(number, "crop")) for number in chosen]
         return sample | {"caption": "" if drop_text else row["caption"], "key": row["key"], "target": target,
                          "reference": reference}  # fmt: skip
-
-    def _photos(self, person: str, target: int) -> list[tuple[int, Tensor]]:
-        """Numbers and crops (112, 112, 3) uint8 of a person's photos, the target's and the first others'."""
-        others = [row for row in self.shards.people[person] if row != target]
-        rows = sorted([target, *others[: MOST_PHOTOS - 1]])
-        return [(row, self.shards.tensor(row, "crop")) for row in rows]
 
     def _reference(self, target: int, rng: np.random.Generator) -> tuple[int, int]:
         """Another photo of the person with the probability that is asked for, else the same; and its variant."""

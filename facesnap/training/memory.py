@@ -50,12 +50,11 @@ class MemoryPlan:
 
     def lines(self, card_gb: float | None = None) -> list[str]:
         """For people; with a card's size, what is left of it."""
-        names = ("frozen", "weights", "gradients", "moments", "averages", "activations", "total")
-        out = [f"{name}: {getattr(self, name) / 2**30:.2f} GiB" for name in names]
+        sizes = {name: size for name, size in vars(self).items() if name != "base"} | {"total": self.total}
+        out = [f"{name}: {size / 2**30:.2f} GiB" for name, size in sizes.items()]
         if card_gb is not None:
             left = card_gb - self.total / 2**30
-            verdict = f"{left:.2f} GiB left" if left > 0 else "does not fit"
-            out.append(f"{card_gb:g} GiB: {verdict}")
+            out.append(f"{card_gb:g} GiB: {f'{left:.2f} GiB left' if left > 0 else 'does not fit'}")
         return out
 
 

@@ -207,11 +207,14 @@ class Preparer:
     def _tensors(self, one: AnalysedPhoto, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
         """Tensors kept of one photo; coordinates are fractions of the training picture, the matrix is in pixels."""
         size, matrix = self.settings.size, similarity(one.placed.kps, template(RECOGNISER_SIDE))
+        l, t, r, b = Landmarks(one.points).box
+        box = one.placed.box / size  # widened to the landmarks where these reach further, inside the picture
+        joined = np.array([min(l, box[0]), min(t, box[1]), max(r, box[2]), max(b, box[3])]).clip(0, 1)
         out = {
             "mean": mean.half(), "std": std.half(),  # (C, size / f, size / f)
             "f_id": torch.from_numpy(one.face.embedding.astype(np.float32)),
             "points": torch.from_numpy(one.points.astype(np.float32)),  # (72, 2)
-            "box": torch.from_numpy(np.asarray(_head_box(one.points, one.placed.box / size), np.float32)),
+            "box": torch.from_numpy(joined.astype(np.float32)),
             "matrix": torch.from_numpy(matrix.astype(np.float32)),  # (2, 3)
             "crop": torch.from_numpy(one.face.crop(RECOGNISER_SIDE)),  # (112, 112, 3) RGB uint8
         }  # fmt: skip
@@ -256,13 +259,6 @@ def square_around(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int
     corner = [(box[axis] + box[axis + 2]) / 2 - side / 2 for axis in (0, 1)]
     left, top = (int(np.clip(round(float(c)), 0, size[axis] - side)) for axis, c in enumerate(corner))
     return left, top, side
-
-
-def _head_box(points: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The face box, widened to the landmarks where these reach further, inside the picture; fractions."""
-    l, t, r, b = Landmarks(points).box
-    joined = np.array([min(l, box[0]), min(t, box[1]), max(r, box[2]), max(b, box[3])])
-    return joined.clip(0, 1)
 
 
 def _is_of(folder: Path, number: int, photos: Sequence[Photo]) -> bool:

@@ -85,7 +85,10 @@ class RunLog:
     def __init__(self, folder: Path, kind: str, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "log.jsonl"
-        self._forget(step)
+        if self.file.is_file():  # drop what an interrupted run logged after the checkpoint that is gone on from
+            lines = self.file.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) < step]
+            self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._add: Any = None
         with importing(
             f"The log {kind!r} was asked for, and it cannot be imported",
@@ -108,13 +111,6 @@ class RunLog:
             stream.write(json.dumps({"step": step} | values) + "\n")
         if self._add is not None:
             self._add(step, values)
-
-    def _forget(self, step: int) -> None:
-        """Drop what an interrupted run logged after the checkpoint that is gone on from."""
-        if self.file.is_file():
-            lines = self.file.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) < step]
-            self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

@@ -82,11 +82,9 @@ def _from_folder(root: Path) -> Iterator[Photo]:
         if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file():
             key = file.relative_to(root).as_posix()
             person = key.split("/")[0] if "/" in key else key
-            yield Photo(key, person, _caption(file.with_suffix(".txt")), file)
-
-
-def _caption(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8", errors="replace").strip() or None if file.is_file() else None
+            text = file.with_suffix(".txt")
+            caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+            yield Photo(key, person, caption or None, file)
 
 
 def _from_list(file: Path) -> Iterator[Photo]:

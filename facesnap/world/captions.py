@@ -2,52 +2,11 @@
 
 from __future__ import annotations
 
-from facesnap.world.look import Look
+from facesnap.world.expressions import EXPRESSIONS
+from facesnap.world.look import HAIR, LIGHTS, STYLES, Look
 
-STYLES = {
-    "photo": "a photo of a person",
-    "painting": "an oil painting of a person",
-    "comic": "a comic drawing of a person",
-    "poster": "a poster of a person",
-    "sketch": "a pencil sketch of a person",
-}
-# {} takes the colour. An article stands before what can be counted.
-HAIR = {
-    "bald": "a bald head",
-    "buzz cut": "a {} buzz cut",
-    "short": "short {} hair",
-    "side parting": "{} hair with a side parting",
-    "quiff": "a {} quiff",
-    "bob": "a {} bob",
-    "short with fringe": "short {} hair with a fringe",
-    "long": "long {} hair",
-    "long with fringe": "long {} hair with a fringe",
-    "afro": "a {} afro",
-    "bun": "{} hair in a bun",
-}
 GLASSES = {"round": "round glasses", "square": "square glasses", "sunglasses": "sunglasses"}
 BEARDS = {"stubble": "stubble", "moustache": "a moustache", "goatee": "a goatee", "full": "a full beard"}
-LIGHTS = {
-    "soft": "soft light",
-    "left": "light from the left",
-    "right": "light from the right",
-    "top": "light from above",
-    "warm": "warm light",
-    "cool": "cool light",
-    "dramatic": "dramatic light",
-}
-EXPRESSIONS = {
-    "neutral": "neutral face",
-    "smile": "smiling",
-    "laugh": "laughing",
-    "open_mouth": "open mouth",
-    "surprise": "surprised",
-    "sadness": "sad",
-    "frown": "frowning",
-    "eyes_closed": "eyes closed",
-    "wink_left": "winking",
-    "wink_right": "winking",
-}
 DIRECTIONS = {"front": "facing the camera", "left": "turned to the left", "right": "turned to the right"}
 COLOURLESS = ("sketch",)  # styles that show no colours, so that their captions name none
 
@@ -55,25 +14,22 @@ COLOURLESS = ("sketch",)  # styles that show no colours, so that their captions 
 def caption(look: Look, *, expression: bool = True, pose: bool = True) -> str:
     """Say in words what a prompt controls; the expression and the direction of the head may be left out."""
     coloured = look.style not in COLOURLESS
-    wears = [_worded(HAIR[look.hair], look.hair_colour if coloured else "")]
+    wears = [_worded(HAIR[look.hair][1], look.hair_colour if coloured else "")]
     if look.glasses != "none":
         wears.append(GLASSES[look.glasses])
     if look.beard != "none":
         wears.append(BEARDS[look.beard])
     dress = _worded(f"a {{}} {look.garment}", look.clothing_colour if coloured else "")
-    parts = [f"{STYLES[look.style]} with {_joined(wears)}", f"wearing {dress}"]
+    worn = wears[0] if len(wears) == 1 else f"{', '.join(wears[:-1])} and {wears[-1]}"
+    parts = [f"{STYLES[look.style][1]} with {worn}", f"wearing {dress}"]
     if coloured:
         parts.append(f"{look.background} background")
-    parts.append(LIGHTS[look.light])
+    parts.append(LIGHTS[look.light][1])
     if expression:
-        parts.append(EXPRESSIONS[look.view.expression])
+        parts.append(EXPRESSIONS[look.view.expression][1])
     if pose:
         parts.append(DIRECTIONS[look.view.direction])
     return ", ".join(parts)
-
-
-def _joined(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _worded(template: str, colour: str) -> str:

@@ -7,29 +7,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from facesnap.landmarks.anny_heads import random_actions
-from facesnap.landmarks.build_basis import PRESETS
+from facesnap.landmarks.build_basis import PRESETS, both_sides
+from facesnap.world.seeds import pick
 
-# Frequency of the named expressions (they are the landmark predictor's presets).
-EXPRESSIONS: dict[str, float] = {
-    "neutral": 0.29,
-    "smile": 0.29,
-    "laugh": 0.13,
-    "open_mouth": 0.07,
-    "surprise": 0.06,
-    "sadness": 0.04,
-    "frown": 0.05,
-    "eyes_closed": 0.03,
-    "wink_left": 0.02,
-    "wink_right": 0.02,
+# Frequency of the named expressions, and how a caption says them (they are the landmark predictor's presets).
+EXPRESSIONS: dict[str, tuple[float, str]] = {
+    "neutral": (0.29, "neutral face"),
+    "smile": (0.29, "smiling"),
+    "laugh": (0.13, "laughing"),
+    "open_mouth": (0.07, "open mouth"),
+    "surprise": (0.06, "surprised"),
+    "sadness": (0.04, "sad"),
+    "frown": (0.05, "frowning"),
+    "eyes_closed": (0.03, "eyes closed"),
+    "wink_left": (0.02, "winking"),
+    "wink_right": (0.02, "winking"),
 }
 # A resting face: brows relaxed, the corners of the mouth just up. Without it anny's mean head looks stern.
-RESTING = {
-    "browInnerUp": 0.6,
-    "browOuterUpLeft": 0.12,
-    "browOuterUpRight": 0.12,
-    "mouthSmileLeft": 0.1,
-    "mouthSmileRight": 0.1,
-}
+RESTING = {"browInnerUp": 0.6, **both_sides(browOuterUp=0.12, mouthSmile=0.1)}
 _STRAY = 0.12  # size of the random movements beside the preset
 # Movements that must not stray: the lids would meet, or a mouth would hang open for no reason.
 _STILL = ("eyeBlink", "jawOpen", "mouthClose", "mouthFunnel", "browDown", "mouthFrown", "cheekPuff")
@@ -64,7 +59,7 @@ class CameraView:
     @staticmethod
     def sample(rng: np.random.RandomState) -> CameraView:
         """A random view: two thirds face the camera within about 15 degrees, one third turn up to 38."""
-        name = str(rng.choice(list(EXPRESSIONS), p=list(EXPRESSIONS.values())))
+        name = pick(rng, EXPRESSIONS)
         strength = rng.uniform(0.45, 0.8) if name in _GRIM else rng.uniform(0.6, 1.0)
         actions = express(name, float(strength), rng)
         yaw = rng.normal(0, 9) if rng.uniform() < 2 / 3 else rng.uniform(-38, 38)

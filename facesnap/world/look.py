@@ -8,20 +8,22 @@ from typing import Any
 from facesnap.world import palette
 from facesnap.world.expressions import CameraView
 from facesnap.world.person import SyntheticPerson
-from facesnap.world.seeds import stream
+from facesnap.world.seeds import pick, stream
 
-HAIR: dict[str, float] = {
-    "bald": 0.06,
-    "buzz cut": 0.08,
-    "short": 0.13,
-    "side parting": 0.11,
-    "quiff": 0.09,
-    "bob": 0.11,
-    "short with fringe": 0.09,
-    "long": 0.13,
-    "long with fringe": 0.08,
-    "afro": 0.06,
-    "bun": 0.06,
+# How often each value is drawn and, in most tables, how a caption says it; {} takes the colour, and an article stands
+# before what can be counted.
+HAIR: dict[str, tuple[float, str]] = {
+    "bald": (0.06, "a bald head"),
+    "buzz cut": (0.08, "a {} buzz cut"),
+    "short": (0.13, "short {} hair"),
+    "side parting": (0.11, "{} hair with a side parting"),
+    "quiff": (0.09, "a {} quiff"),
+    "bob": (0.11, "a {} bob"),
+    "short with fringe": (0.09, "short {} hair with a fringe"),
+    "long": (0.13, "long {} hair"),
+    "long with fringe": (0.08, "long {} hair with a fringe"),
+    "afro": (0.06, "a {} afro"),
+    "bun": (0.06, "{} hair in a bun"),
 }
 HAIR_COLOURS: dict[str, float] = {
     "black": 0.19,
@@ -38,16 +40,22 @@ GLASSES: dict[str, float] = {"none": 0.8, "round": 0.08, "square": 0.08, "sungla
 BEARDS: dict[str, float] = {"none": 0.52, "stubble": 0.12, "moustache": 0.12, "goatee": 0.12, "full": 0.12}
 BEARD_FROM = 0.5  # gender slider from which a beard may grow
 GARMENTS: dict[str, float] = {"t-shirt": 0.3, "v-neck": 0.2, "turtleneck": 0.25, "hoodie": 0.25}
-LIGHTS: dict[str, float] = {
-    "soft": 0.34,
-    "left": 0.13,
-    "right": 0.13,
-    "top": 0.1,
-    "warm": 0.12,
-    "cool": 0.12,
-    "dramatic": 0.06,
+LIGHTS: dict[str, tuple[float, str]] = {
+    "soft": (0.34, "soft light"),
+    "left": (0.13, "light from the left"),
+    "right": (0.13, "light from the right"),
+    "top": (0.1, "light from above"),
+    "warm": (0.12, "warm light"),
+    "cool": (0.12, "cool light"),
+    "dramatic": (0.06, "dramatic light"),
 }
-STYLES: dict[str, float] = {"photo": 0.62, "painting": 0.13, "comic": 0.11, "poster": 0.11, "sketch": 0.03}
+STYLES: dict[str, tuple[float, str]] = {
+    "photo": (0.62, "a photo of a person"),
+    "painting": (0.13, "an oil painting of a person"),
+    "comic": (0.11, "a comic drawing of a person"),
+    "poster": (0.11, "a poster of a person"),
+    "sketch": (0.03, "a pencil sketch of a person"),
+}
 BACKDROPS = ("plain", "gradient", "halo", "bokeh")  # a prompt does not name these
 
 
@@ -76,21 +84,17 @@ class Look:
     def sample(picture: int, person: SyntheticPerson) -> Look:
         """The look of a person's `picture`-th picture (0, 1, ...)."""
         rng = stream("look", person.seed, picture)
-
-        def pick(odds: dict[str, float]) -> str:
-            return str(rng.choice(list(odds), p=list(odds.values())))
-
         return Look(
-            hair=pick(HAIR),
-            hair_colour=pick(HAIR_COLOURS),
-            glasses=pick(GLASSES),
-            beard=pick(BEARDS) if person.masculine >= BEARD_FROM else "none",
-            garment=pick(GARMENTS),
+            hair=pick(rng, HAIR),
+            hair_colour=pick(rng, HAIR_COLOURS),
+            glasses=pick(rng, GLASSES),
+            beard=pick(rng, BEARDS) if person.masculine >= BEARD_FROM else "none",
+            garment=pick(rng, GARMENTS),
             clothing_colour=str(rng.choice(list(palette.CLOTHES))),
             background=str(rng.choice(list(palette.BACKGROUNDS))),
             backdrop=str(rng.choice(BACKDROPS)),
-            light=pick(LIGHTS),
-            style=pick(STYLES),
+            light=pick(rng, LIGHTS),
+            style=pick(rng, STYLES),
             view=CameraView.sample(rng),
             seed=int(rng.randint(1 << 30)),
         )

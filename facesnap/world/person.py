@@ -72,7 +72,10 @@ class SyntheticPerson:
         head = random_head(head_model().sliders, rng)
         african, asian, caucasian = (head.phenotypes[k] for k in ("african", "asian", "caucasian"))
         tone = float(np.clip(5.6 * african + 2.0 * asian + 0.9 * caucasian + rng.normal(0, 0.9), 0, 7))
-        skin = _between_tones(tone) * (1 + rng.normal(0, 0.03, 3))
+        low = min(int(tone), len(palette.SKIN_TONES) - 2)
+        share = tone - low
+        between = palette.SKIN_TONES[low] * (1 - share) + palette.SKIN_TONES[low + 1] * share
+        skin = between * (1 + rng.normal(0, 0.03, 3))
         odds = _EYES_OF_DARK_SKIN if tone > 3 else _EYES_OF_LIGHT_SKIN
         eye_colour = str(rng.choice(_EYE_COLOURS, p=odds))
         eye = palette.EYES[eye_colour] * (1 + 0.1 * rng.normal(size=3))
@@ -114,12 +117,6 @@ class SyntheticPerson:
             "brow_colour": self.brows.colour,
             "masculine": round(self.masculine, 3),
         }
-
-
-def _between_tones(tone: float) -> np.ndarray:
-    low = min(int(tone), len(palette.SKIN_TONES) - 2)
-    share = tone - low
-    return palette.SKIN_TONES[low] * (1 - share) + palette.SKIN_TONES[low + 1] * share
 
 
 def _triple(values: np.ndarray | list[float]) -> tuple[float, float, float]:

@@ -29,11 +29,6 @@ def identities() -> IdentityStore:
     return IdentityStore(process.folders().identities)
 
 
-def identity_names() -> list[str]:
-    """Names of the saved identities."""
-    return [entry.name for entry in identities().entries()]
-
-
 def identity_choices() -> list[str]:
     """For the dropdowns."""
-    return [NO_IDENTITY, *identity_names()]
+    return [NO_IDENTITY, *(entry.name for entry in identities().entries())]
