@@ -34,7 +34,7 @@ def test_a_public_file_makes_pictures(
         report = json.loads(capsys.readouterr().out)
         with Image.open(report["pictures"][0]["file"]) as image:
             pictures[name] = np.asarray(image, int)
-            assert ("LoRA: 0.0" in image.info["parameters"]) == ("--lora" in options)
+            assert ("FaceSnap lora: 0," in image.info["parameters"]) == ("--lora" in options)
     assert np.abs(pictures["on"] - pictures["no lora"]).mean() > 1
     assert np.abs(pictures["no lora"] - pictures["off"]).mean() > 1
     assert main(["generate", *common, "--pack", str(face_pack), "--out", str(tmp_path / "x")]) == 1
