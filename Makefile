@@ -60,7 +60,7 @@ nightly: test
 lint: $(VENV)/.tested
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy facesnap
+	$(RUN) -m mypy facesnap scripts
 
 format: $(VENV)/.tested
 	$(RUN) -m ruff check --fix .

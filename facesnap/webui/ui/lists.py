@@ -29,6 +29,11 @@ def identities() -> IdentityStore:
     return IdentityStore(process.folders().identities)
 
 
+def identity_names() -> list[str]:
+    """Names for the identity axis."""
+    return [entry.name for entry in identities().entries()]
+
+
 def identity_choices() -> list[str]:
     """For the dropdowns."""
-    return [NO_IDENTITY, *(entry.name for entry in identities().entries())]
+    return [NO_IDENTITY, *identity_names()]
