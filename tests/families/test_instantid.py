@@ -146,7 +146,11 @@ def test_a_controlnet_of_another_kind_is_refused(folder: Path, tmp_path: Path) -
     for name, change, word in (
         ("nan", lambda s: s["mid_block.resnets.0.conv1.weight"].fill_(float("nan")), "NaN"),
         ("less", lambda s: s.pop("conv_in.weight"), "conv_in"),
-        ("none", lambda s: [s.pop(k) for k in list(s) if k != "conv_in.bias"], r"none\.safetensors.*no cross-attention"),
+        (
+            "none",
+            lambda s: [s.pop(k) for k in list(s) if k != "conv_in.bias"],
+            r"none\.safetensors.*no cross-attention",
+        ),
     ):
         changed = {k: v.clone() for k, v in state.items()}
         change(changed)
