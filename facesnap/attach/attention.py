@@ -42,28 +42,63 @@ def stack_rows(groups: Sequence[GroupKV], zero_tokens: int, like: Tensor) -> Row
     return RowsKV(F.pad(k, (0, 0, 0, zero_tokens)), F.pad(v, (0, 0, 0, zero_tokens)), bias, groups[0].gate)
 
 
-def id_output(q: Tensor, text: Tensor, groups: Sequence[RowsKV], heads: int, rule: Rule) -> Tensor:
+class Joined:
+    """The text output of a site, to which people's ID outputs are added.
+
+    Where it may, it adds in place: rows that concern no person are then neither copied nor read, and a person in
+    contiguous rows costs one kernel beside the attention. It may not where a backward pass, a later person's rule or
+    an overlapping layout needs the text as it was.
+
+    Args:
+        text: (B, N, width), the attention's output before to_out.
+        expendable: whether no rule of the call reads the text again.
+
+    Attributes:
+        text: as given. out: (B, N, width), the text with what has been added so far.
+    """
+
+    def __init__(self, text: Tensor, expendable: bool) -> None:
+        self.text = self.out = text
+        sealed = text.is_inference() and not torch.is_inference_mode_enabled()
+        self._in_place = expendable and text.is_contiguous() and not torch.is_grad_enabled() and not sealed
+
+    def add(self, o: Tensor, at: slice | Tensor, weight: float) -> None:
+        """Add weight * o, (b, N, width), to the b rows at an index."""
+        o = o.to(self.out.dtype)
+        if len(o) == len(self.out):  # an index holds every row once: all rows are a slice in their order
+            self.out = torch.add(self.out, o, alpha=weight)
+            return
+        if self.out is self.text and not self._in_place:
+            self.out = self.text.clone()
+        if isinstance(at, slice):
+            self.out[at].add_(o, alpha=weight)
+        else:
+            self.out.index_add_(0, at, o, alpha=weight)
+
+
+def id_output(q: Tensor, text: Tensor | None, groups: Sequence[RowsKV], heads: int, rule: Rule) -> Tensor:
     """The addition, before its weight, to the text output of a site.
 
     Args:
-        q: (B, N, width) queries of the site. text: (B, N, width), its attention output before to_out.
+        q: (B, N, width) queries of the site.
+        text: (B, N, width), its attention output before to_out; None for ADD, which does not read it.
         groups: the person's token groups, each with a softmax of its own.
 
     Returns:
-        (B, N, width) in text's dtype.
+        (B, N, width).
     """
     out: Tensor | None = None
     for group in groups:
         o = attend(q, group.k, group.v, heads, group.bias)
-        if rule is Rule.ORTHO_V2:
-            o = _orthogonal(o, text, _attention_to_first(q, group, heads) - 1)
-        elif rule is Rule.ORTHO:
-            o = _orthogonal(o, text, -1.0)
+        if rule is not Rule.ADD:
+            assert text is not None
+            factor = -1.0 if rule is Rule.ORTHO else _attention_to_first(q, group, heads) - 1
+            o = _orthogonal(o, text, factor)
         if group.gate != 1.0:
             o = o * group.gate
         out = o if out is None else out + o
     assert out is not None
-    return out.to(text.dtype)
+    return out
 
 
 def _orthogonal(o: Tensor, text: Tensor, factor: Tensor | float) -> Tensor:

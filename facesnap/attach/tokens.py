@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from facesnap.attach.attention import RowsKV, id_output, stack_rows
+from facesnap.attach.attention import Joined, RowsKV, id_output, stack_rows
 from facesnap.attach.call import Query, UNetCall
-from facesnap.attach.conditioning import Conditioning
+from facesnap.attach.conditioning import Conditioning, Rule
 from facesnap.attach.region import token_weights
 from facesnap.attach.rows import Row, Tile
 from facesnap.attach.topology import Site, Topology
@@ -40,6 +40,7 @@ class TokenInjection:
             _check_fit(topology, person)
         self._stacks: dict[tuple[Any, ...], list[RowsKV]] = {}
         self._maps: dict[tuple[Any, ...], Tensor] = {}
+        self._indices: dict[tuple[Any, ...], Tensor] = {}
         self.call: UNetCall | None = None
 
     @property
@@ -66,6 +67,7 @@ class TokenInjection:
         """Forget what lies on the UNet's device; the people's own keys and values stay where they are."""
         self._stacks.clear()
         self._maps.clear()
+        self._indices.clear()
 
     def expected_sites(self, call: UNetCall) -> set[str]:
         """The sites that must fire in a call: those where a person in it has weight."""
@@ -100,42 +102,45 @@ class TokenInjection:
                 return None
             query = call.queries.pop(site.name)
             call.fired.add(site.name)
-            out = text = args[0]
-            rows: tuple[Row, ...] | None = None
-            for index, person in enumerate(self.people):
-                weight = person.weight(site.name)
-                if weight == 0.0 or not person.active(call.progress):
-                    continue
-                rows = call.rows_of(site, query) if rows is None else rows
-                out = self._add(out, text, query.q, site, rows, index, weight, call.latent)
-            return None if out is text else (out, *args[1:])
+            active = [
+                index
+                for index, person in enumerate(self.people)
+                if person.weight(site.name) != 0.0 and person.active(call.progress)
+            ]
+            if not active:
+                return None
+            text = args[0]
+            joined = Joined(text, all(self.people[index].rule is Rule.ADD for index in active))
+            rows = call.rows_of(site, query)
+            for index in active:
+                self._add(joined, query.q, site, rows, index, call.latent)
+            return None if joined.out is text else (joined.out, *args[1:])
 
         return hook
 
     def _add(
-        self,
-        out: Tensor,
-        text: Tensor,
-        q: Tensor,
-        site: Site,
-        rows: tuple[Row, ...],
-        index: int,
-        weight: float,
-        latent: tuple[int, int],
-    ) -> Tensor:
-        """out + weight * region * ID output of one person, on the rows that concern the person."""
+        self, joined: Joined, q: Tensor, site: Site, rows: tuple[Row, ...], index: int, latent: tuple[int, int]
+    ) -> None:
+        """Add weight * region * ID output of one person to the rows that concern the person."""
         person = self.people[index]
         for picked in _row_sets(person, rows, site.name):
             mask = self._region(person, index, latent, rows[picked[0]].tile, q)
             stack = self._stack(site.name, index, tuple(rows[i] for i in picked), q)
-            if len(picked) == len(rows):
-                o = id_output(q, text, stack, site.heads, person.rule)
-                out = torch.add(out, o if mask is None else o * mask, alpha=weight)
-                continue
-            at = torch.tensor(picked, device=q.device)
-            o = id_output(q[at], text[at], stack, site.heads, person.rule)  # (len(picked), N, width)
-            out = out.index_add(0, at, (o if mask is None else o * mask).to(out.dtype), alpha=weight)
-        return out
+            at = self._at(picked, q.device)
+            h = None if person.rule is Rule.ADD else joined.text[at]
+            o = id_output(q[at], h, stack, site.heads, person.rule)  # (len(picked), N, width)
+            joined.add(o if mask is None else o * mask, at, person.weight(site.name))
+
+    def _at(self, picked: Sequence[int], device: torch.device) -> slice | Tensor:
+        """An index of these rows: a slice, whose rows are a view, or a tensor, made once: making it waits for the
+        device."""
+        first, last = picked[0], picked[-1] + 1
+        if last - first == len(picked):
+            return slice(first, last)
+        key = (tuple(picked), device)
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(picked, device=device)
+        return self._indices[key]
 
     def prepare(self, site: str, rows: tuple[Row, ...], like: Tensor) -> None:
         """Stack all people's keys and values at a site for these rows, in the dtype and on the device of a tensor."""

@@ -125,7 +125,7 @@ class TokenWiring:
         text, q = args[0], self._queries.pop(site.name)
         self.fired.add(site.name)
         groups = [RowsKV(g.k.to(q.dtype), g.v.to(q.dtype), g.bias, 1.0) for g in self.rows[site.name]]
-        return (text + id_output(q, text, groups, site.heads, Rule.ADD), *args[1:])
+        return (text + id_output(q, None, groups, site.heads, Rule.ADD).to(text.dtype), *args[1:])
 
 
 def project(projections: IDProjections, groups: Mapping[str, TokenGroup]) -> dict[str, tuple[RowsKV, ...]]:
