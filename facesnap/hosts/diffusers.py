@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,13 @@ class DiffusersHost:
         pipe = self.pipeline
         kind, settings = SAMPLERS[sampling.sampler]
         pipe.scheduler = getattr(_diffusers(), kind).from_config(self._scheduler_config, **settings)
-        plan = RowPlan.classifier_free(sampling.count, guidance=sampling.cfg > 1.0, uncond_first=True)
+        plan = RowPlan(())
         plan.steps = sampling.steps  # distinct sigmas; second-order samplers call the UNet more often
+
+        def before_unet(_unet: Any, _args: Any) -> None:
+            # The pipeline decides: a UNet that is given the guidance as an embedding (LCM) sees cond rows only.
+            guidance = bool(pipe.do_classifier_free_guidance)
+            plan.rows = RowPlan.classifier_free(sampling.count, guidance=guidance, uncond_first=True).rows
 
         def after_step(_pipe: Any, step: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             total = len(pipe.scheduler.timesteps)
@@ -202,7 +208,10 @@ class DiffusersHost:
 
         pipe.set_progress_bar_config(disable=True)
         generators = [torch.Generator("cpu").manual_seed(sampling.seed + i) for i in range(sampling.count)]
-        with attach(self.unet, people, plan, controls, speed, loras) as attachment:
+        with (
+            _hooked(self.unet, before_unet),  # before the attachment's own hooks: they read the rows
+            attach(self.unet, people, plan, controls, speed, loras) as attachment,
+        ):
             out = pipe(
                 prompt=sampling.prompt,
                 negative_prompt=sampling.negative_prompt,
@@ -216,6 +225,16 @@ class DiffusersHost:
             )
         attachment.require_called()
         return list(out.images)
+
+
+@contextmanager
+def _hooked(module: torch.nn.Module, hook: Callable[[Any, Any], None]) -> Iterator[None]:
+    """A forward pre-hook for the time of a `with`."""
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _diffusers() -> Any:

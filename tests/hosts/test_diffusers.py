@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,6 @@ def test_one_sampler_does_not_leak_into_the_next(host) -> None:
 @pytest.mark.parametrize("cfg", (1.0, 7.0))
 def test_a_batch_is_its_pictures_one_by_one(host, person, cfg: float) -> None:
     """Also with a person in the second picture only; with and without uncond rows."""
-    from dataclasses import replace
-
     batch = _pixels(host, [replace(person, pictures=frozenset({1}))], count=3, seed=5, cfg=cfg)
     for i, people in enumerate(([], [person], [])):
         alone = _pixels(host, people, seed=5 + i, cfg=cfg)[0]
@@ -73,8 +72,6 @@ def test_a_batch_is_its_pictures_one_by_one(host, person, cfg: float) -> None:
 
 
 def test_window(host, person) -> None:
-    from dataclasses import replace
-
     bare, full = _pixels(host, [])[0], _pixels(host, [person])[0]
     assert np.array_equal(_pixels(host, [replace(person, start=0.9, end=0.95)])[0], bare)  # between two of four steps
     early = _pixels(host, [replace(person, end=0.5)])[0]
@@ -164,6 +161,32 @@ def test_an_inpaint_model_is_refused(folder: Path, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "inpaint")
     with pytest.raises(HostError, match=r"inpaint is a StableDiffusion.* takes 9 channels"):
         DiffusersHost.load(tmp_path / "inpaint", device="cpu")
+
+
+@pytest.mark.parametrize("base", ("sd15", "sdxl"))
+def test_a_unet_with_a_guidance_embedding_sees_cond_rows_only(folder: Path, tmp_path: Path, base: str) -> None:
+    """LCM: the guidance enters the UNet as an embedding, at every CFG scale; the pipeline makes no uncond rows."""
+    path = folder if base == "sd15" else save_sdxl_pipeline(folder, tmp_path / "xl")
+    pipeline = DiffusersHost.load(path, device="cpu").pipeline
+    guided = type(pipeline.unet).from_config({**pipeline.unet.config, "time_cond_proj_dim": 32})
+    pipeline.unet = redraw(guided, 3)
+    pipeline.save_pretrained(tmp_path / "lcm")
+    lcm = DiffusersHost.load(tmp_path / "lcm", device="cpu")
+    width = untrained.CONTEXT if base == "sd15" else CONTEXT["sdxl"]
+    cond, uncond = (projections_for(lcm.unet, width).keys_values(token_groups(width, seed=s)) for s in (1, 2))
+    people = [replace(Conditioning(cond, uncond), pictures=frozenset({1}))]
+    by_cfg = {}
+    for cfg in (1.0, 1.5, 7.0):
+        bare = _pixels(lcm, [], cfg=cfg, count=2, sampler="LCM")
+        made = _pixels(lcm, people, cfg=cfg, count=2, sampler="LCM")
+        assert np.array_equal(made[0], bare[0])
+        assert np.abs(made[1] - bare[1]).mean() > 2
+        by_cfg[cfg] = made[1]
+    assert np.abs(by_cfg[1.5] - by_cfg[7.0]).max() > 0  # the embedding is read
+    only_uncond = Conditioning({site: () for site in cond}, uncond)
+    assert np.array_equal(
+        _pixels(lcm, [only_uncond], cfg=7.0, sampler="LCM")[0], _pixels(lcm, [], cfg=7.0, sampler="LCM")[0]
+    )
 
 
 def test_latents_of_16_channels(folder: Path, tmp_path: Path) -> None:
