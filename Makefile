@@ -16,6 +16,8 @@ LAB_TESTS := $(addprefix tests/,training tiny evaluation world demo bench landma
 # What meets the WebUIs' own versions. Their diffusers cannot load a LoRA of FaceID by itself: no reference for that.
 OLD_TESTS := $(addprefix tests/,faces models checkpoints settings weights webui attach/test_removal.py \
 	families/test_families.py families/test_instantid.py test_requirements.py)
+# What meets torch alone, which is the same everywhere, and the recogniser's accuracy.
+SAME_TESTS := tests/checkpoints/test_hostile.py tests/faces/test_orl.py
 # In a real Chromium, where Gradio is; in runs of their own, for Playwright keeps the thread's event loop.
 PAGE_TESTS := $(addprefix tests/webui/,page test_canvas.py test_scene.py)
 
@@ -44,7 +46,7 @@ test-lab: $(VENV)/.tested components
 
 # transformers 4.30, numpy 1.26, Pillow 9.5, Gradio 3, pydantic 1, and the insightface that many users have.
 test-old: $(OLD)/.tested components
-	$(RUN_OLD) -m pytest $(OLD_TESTS) -k "not own_loader" $(addprefix --ignore=,$(PAGE_TESTS))
+	$(RUN_OLD) -m pytest $(OLD_TESTS) -k "not own_loader" $(addprefix --ignore=,$(PAGE_TESTS) $(SAME_TESTS))
 
 test-pages: $(OLD)/.tested components
 	$(RUN_OLD) -m pytest $(PAGE_TESTS)

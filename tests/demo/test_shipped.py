@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from facesnap.checkpoints import native
 from facesnap.cli import main
-from facesnap.demo import shipped, trained, untrained, untrained_run
+from facesnap.demo import shipped, trained, untrained
 from facesnap.demo.ship import ship
 from facesnap.errors import CheckpointError, IdentityMismatchError, SettingsError
 from facesnap.faces.encoder import ImageEncoder
@@ -109,6 +109,7 @@ def test_the_demo_takes_the_shipped_weights(
 ) -> None:
     monkeypatch.setattr(trained, "STEPS", 2)
     monkeypatch.setattr(trained, "PROMPTS", dict(list(trained.PROMPTS.items())[:1]))
+    monkeypatch.setattr(trained, "POSES", dict(list(trained.POSES.items())[:1]))
     loaded = shipped.load(world.analyser, weights)
     assert {p.dtype for p in loaded.host.unet.parameters()} == {torch.float32}
     assert {p.dtype for p in loaded.pipeline.adapter.mixer.parameters()} == {torch.float32}
@@ -124,10 +125,17 @@ def test_the_demo_takes_the_shipped_weights(
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == report
 
 
+@pytest.mark.parametrize("prompts, poses", [(1, 1), pytest.param(None, None, marks=pytest.mark.thorough)])
 def test_the_package_brings_a_trained_miniature_that_keeps_identity(
-    world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What `make demo` does: the shipped weights, whole, on people that they were not trained on."""
+    world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    prompts: int | None, poses: int | None,
+) -> None:  # fmt: skip
+    """What `make demo` does: the shipped weights, on people that they were not trained on.
+
+    prompts, poses: how many of the demo's are made; None: all.
+    """
+    monkeypatch.setattr(trained, "PROMPTS", dict(list(trained.PROMPTS.items())[:prompts]))
+    monkeypatch.setattr(trained, "POSES", dict(list(trained.POSES.items())[:poses]))
     sizes = [file.stat().st_size for file in shipped.WEIGHTS.rglob("*") if file.is_file()]
     assert sum(sizes) <= shipped.LIMIT
     assert main(["demo", "--pack", str(world.pack), "--out", str(tmp_path)]) == 0
@@ -139,15 +147,6 @@ def test_the_package_brings_a_trained_miniature_that_keeps_identity(
     assert means["with"] > means["without"] + 0.1, means
     assert all(entry["found"] >= 0.7 * entry["of"] for entry in found.values()), found
     assert all((tmp_path / entry["file"]).is_file() for entry in report["pictures"])
-
-
-def test_the_untrained_demo_says_so(world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(untrained_run, "SIZE", (64, 64))
-    monkeypatch.setattr(untrained_run, "PROMPTS", untrained_run.PROMPTS[:1])
-    monkeypatch.setattr(untrained_run, "POSES", dict(list(untrained_run.POSES.items())[:1]))
-    report = untrained_run.run_untrained(tmp_path / "out", world.analyser)
-    assert "untrained" in report["note"] and report["unet_unchanged_afterwards"]
-    assert [entry["strength"] for entry in report["pictures"]] == [0.0, 0.5, 1.0]
 
 
 def test_weights_of_another_recogniser_are_refused(weights: Path, world: SimpleNamespace, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from facesnap.attach import RowPlan, attach
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.cli import main
-from facesnap.demo import untrained
+from facesnap.demo import untrained, untrained_run
 from facesnap.errors import CheckpointError, EncoderError, IdentityMismatchError, PackError, SettingsError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
@@ -194,7 +194,10 @@ def test_wrong_usage(world, tmp_path: Path, wrong: list[str]) -> None:
     assert stop.value.code == 2
 
 
-def test_untrained_demo(world, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_untrained_demo(
+    world, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(untrained_run, "SIZE", (128, 128))
     assert main(["demo", "--untrained", "--pack", str(world.pack), "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert "untrained" in report["note"] and "untrained" in capsys.readouterr().out
