@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import pickletools
 import zipfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,23 +21,32 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from facesnap.checkpoints import pickles
+from facesnap.checkpoints import float8, pickles
+from facesnap.checkpoints.layout import PARTS
 from facesnap.errors import CheckpointError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of weights, lower case
 MOST_BYTES = 64 << 30
 MOST_HEADER_BYTES = 32 << 20
 MOST_SHARED_BYTES = 16 << 20  # by which views of one storage may exceed a file: EVA-CLIP saves its tables per block
+MOST_NAMES = 2  # of one tensor: IP-Adapter's trainers save each processor below the UNet and below adapter_modules
 MOST_TENSORS = 50_000
+MOST_ENTRIES = 200_000  # of nested dictionaries, whatever they hold
 LONGEST_NAME = 400
 DEEPEST = 4  # dictionaries inside dictionaries
+STATE_DICT = "state_dict."
 FETCH_AGAIN = "the download was cut short, or the file is damaged or of another kind; fetch it again"
+SAVE_AGAIN = (
+    "take the .safetensors file of the same weights, or save the weights alone in the program that made it (a WebUI's "
+    "checkpoint merger writes .safetensors)"
+)
 # Of the elements in pickles (keys of pickles.STORAGES) and in safetensors, as each names them.
 DTYPES = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64,
           "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
           "Bool": torch.bool, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-          "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # fmt: skip
+          "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+          "float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}  # fmt: skip
 
 Leaf = TypeVar("Leaf")
 
@@ -45,7 +56,8 @@ class TensorFile:
     """The content of a file.
 
     Attributes:
-        tensors: by name; names of nested dictionaries are joined by dots.
+        tensors: by name; names of nested dictionaries are joined by dots. What else a training checkpoint holds
+            beside them (counters, settings, lists) is left out.
         metadata: of a .safetensors file; empty for pickles.
         kind: "safetensors" or "pickle", by content and not by suffix.
     """
@@ -56,20 +68,20 @@ class TensorFile:
 
 
 def read_file(path: Path | str) -> TensorFile:
-    """Read a file of tensors, on the CPU, in the dtypes that it has.
+    """Read a file of tensors, on the CPU, in the dtypes that it has; float8 is raised (see `float8.raised`).
 
     Args:
         path: .safetensors, or .bin, .pt, .pth, .ckpt as torch.save has written it since 1.6.
 
     Raises:
-        CheckpointError: missing, truncated, damaged, of another kind; a pickle that holds or does anything but
-            dictionaries of tensors; tensors that claim more than the file has.
+        CheckpointError: missing, truncated, damaged, of another kind; a pickle that needs Python objects or holds no
+            dictionary of tensors; tensors that claim more than the file has.
     """
     return _read(Path(path), data=True)
 
 
 def read_outline(path: Path | str) -> TensorFile:
-    """The same as `read_file`, with tensors on the meta device: names, shapes and dtypes, no data.
+    """The same as `read_file`, with tensors on the meta device: names, shapes and the file's dtypes, no data.
 
     It takes milliseconds and a few kilobytes for files of any size: only the header, or a pickle's list, is read.
 
@@ -91,7 +103,7 @@ def _read(path: Path, data: bool) -> TensorFile:
         raise _unreadable(path, f"it has {size} bytes")
     file = _read_pickle(path, data) if _kind(path, size) == "pickle" else _read_safetensors(path, data)
     _check_tensors(path, file.tensors, size, "cpu" if data else "meta")
-    return file
+    return replace(file, tensors=float8.raised(file.tensors, path.name))
 
 
 def _kind(path: Path, size: int) -> str:
@@ -152,39 +164,38 @@ def _read_pickle(path: Path, data: bool) -> TensorFile:
         content = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, *pickles.DAMAGE) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # whose advice is to run whatever is in the file
+            first = f"torch {torch.__version__} does not read this pickle"
         raise _unreadable(path, first) from error
     return TensorFile({name: tensor.detach() for name, tensor in _flat(path, content, Tensor).items()}, {}, "pickle")
 
 
 def _flat(path: Path, content: Any, leaf: type[Leaf]) -> dict[str, Leaf]:
-    """The leaves of nested dictionaries by name, and nothing else in them."""
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]  # of a training checkpoint; its counters and such are of no use here
+    """The leaves of nested dictionaries by name; of a training checkpoint, those of its state dict."""
     if not isinstance(content, dict):
         raise _unreadable(path, f"it holds a {type(content).__name__}")
     found: dict[str, Leaf] = {}
-    for name, value in _leaves(path, content, leaf, "", DEEPEST):
+    for name, value in _leaves(path, content, leaf):
         if name in found or len(found) >= MOST_TENSORS:
             raise _unreadable(path, f"it holds {name[:80]} twice, or more than {MOST_TENSORS} tensors")
         found[name] = value
-    return found
+    inside = {name.removeprefix(STATE_DICT): value for name, value in found.items() if name.startswith(STATE_DICT)}
+    beside = {name.split(".")[0] for name in found}
+    return found if not inside or beside & PARTS.keys() else inside
 
 
-def _leaves(
-    path: Path, content: Mapping[Any, Any], leaf: type[Leaf], prefix: str, depth: int
-) -> Iterator[tuple[str, Leaf]]:
-    if depth == 0 or not content:
-        raise _unreadable(path, f"its dictionary {prefix[:80]} is empty or nested too deeply")
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if not isinstance(key, (str, int)) or len(name) > LONGEST_NAME:
-            raise _unreadable(path, f"it has an entry named {name[:80]!r}")
-        if isinstance(value, leaf):
-            yield name, value
-        elif isinstance(value, dict):
-            yield from _leaves(path, value, leaf, f"{name}.", depth - 1)
-        else:
-            raise _unreadable(path, f"its entry {name} is a {type(value).__name__}")
+def _leaves(path: Path, content: Mapping[Any, Any], leaf: type[Leaf]) -> Iterator[tuple[str, Leaf]]:
+    waiting, seen = deque([("", content, DEEPEST)]), 0
+    while waiting:
+        prefix, inner, depth = waiting.popleft()
+        for key, value in inner.items():
+            name, seen = f"{prefix}{key}", seen + 1
+            if not isinstance(key, (str, int)) or len(name) > LONGEST_NAME or seen > MOST_ENTRIES:
+                raise _unreadable(path, f"it has an entry named {name[:80]!r}, or more than {MOST_ENTRIES}")
+            if isinstance(value, leaf):
+                yield name, value
+            elif isinstance(value, dict) and depth > 1:  # deeper ones hold no part of an adapter
+                waiting.append((f"{name}.", value, depth - 1))
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device: str) -> None:
@@ -194,19 +205,22 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device:
     total = 0
     for name, tensor in tensors.items():
         plain = tensor.layout is torch.strided and tensor.device.type == device and not tensor.is_quantized
-        if not plain or tensor.numel() == 0 or len(name) > LONGEST_NAME:
+        if not plain or (tensor.numel() == 0 and not float8.is_marker(name)) or len(name) > LONGEST_NAME:
             raise _unreadable(path, f"its tensor {name[:80]} is {tuple(tensor.shape)}, {tensor.layout}, not plain")
         nbytes = tensor.numel() * tensor.element_size()
         total += nbytes
-        if nbytes > tensor.untyped_storage().nbytes() or total > size + MOST_SHARED_BYTES:
+        if nbytes > tensor.untyped_storage().nbytes() or total > MOST_NAMES * size + MOST_SHARED_BYTES:
             raise _unreadable(path, f"its tensor {name} {tuple(tensor.shape)} claims more than the file's {size} bytes")
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:
+    objects = reason.startswith(pickles.OBJECTS)
     return CheckpointError(
         f"{path.name} cannot be used: {reason[:300]}.",
-        expected="a whole file of tensors: safetensors, or a pickle of dictionaries of tensors alone",
-        remedy=FETCH_AGAIN,
+        expected="tensors alone, since objects of a pickle can run any program"
+        if objects
+        else "a whole file of tensors: safetensors, or a pickle of dictionaries of tensors alone",
+        remedy=SAVE_AGAIN if objects else FETCH_AGAIN,
     )
 
 

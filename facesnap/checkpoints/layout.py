@@ -27,10 +27,18 @@ PARTS = {  # names of the two parts in the wild -> ours
     "adapter_modules": "processors",
     "id_adapter_attn_layers": "processors",
 }
+DEEPEST = 4  # names above a part
+WRAPPED = "module"  # what data-parallel training puts before every name
+_AVERAGE = {"ema", "ema_model", "model_ema", "state_dict_ema", "ema_state_dict", "shadow", "shadow_params"}
 KEYS = {"to_k_ip": "to_k", "id_to_k": "to_k", "to_v_ip": "to_v", "id_to_v": "to_v"}
 MOST_PROCESSORS = 4000
 _KEY = re.compile(r"(\d{1,4})\.(to_k_ip|to_v_ip|id_to_k|id_to_v)\.weight")
 _LORA = re.compile(r"(\d{1,4})\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight")
+UNET_BLOCKS = ("down_blocks", "up_blocks", "mid_block")
+_PROCESSOR = re.compile(
+    r"(?:.+\.)?(?P<block>down_blocks|up_blocks|mid_block)\.(?P<site>[\w.]+)\.(?P<attention>attn[12])\.processor\."
+    r"(?P<rest>to_[kv]_ip(?:\.0)?\.weight|to_(?:q|k|v|out)_lora\.(?:down|up)\.weight)"
+)
 SD15_LEVELS = {"input.1": 0, "input.2": 0, "input.4": 1, "input.5": 1, "input.7": 2, "input.8": 2, "middle.0": 3,
                "output.3": 2, "output.4": 2, "output.5": 2, "output.6": 1, "output.7": 1, "output.8": 1,
                "output.9": 0, "output.10": 0, "output.11": 0}  # fmt: skip
@@ -54,14 +62,65 @@ class Layout:
 
 
 def split_parts(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]] | None:
-    """{"image_proj": ..., "processors": ...} of a file that has both parts and nothing else; else None."""
-    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "processors": {}}
+    """{"image_proj": ..., "processors": ...} of a file that has both parts, whatever stands beside them; else None."""
+    projection, processors = find_parts(state)
+    return None if projection is None or processors is None else {"image_proj": projection, "processors": processors}
+
+
+def in_part(name: str) -> bool:
+    """Whether a tensor stands below one of the parts."""
+    return _place(name) is not None
+
+
+def find_parts(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+    """(image projection, processors) of a file, each None where it has none.
+
+    They may stand below other names, as trainers write them (`module.`, `model.`). Of several places the one with both
+    parts counts, weights before their moving average. Processors may stand in the UNet that was trained, too.
+    """
+    places: dict[tuple[str, ...], dict[str, dict[str, Tensor]]] = {}  # prefix -> head -> name below it -> tensor
     for name, tensor in state.items():
-        head, _, rest = name.partition(".")
-        if head not in PARTS or rest in parts[PARTS[head]]:
-            return None
-        parts[PARTS[head]][rest] = tensor
-    return parts if all(parts.values()) else None
+        if place := _place(name):
+            prefix, head, rest = place
+            places.setdefault(prefix, {}).setdefault(head, {})[rest] = tensor
+    order = sorted(places, key=lambda prefix: (bool(_AVERAGE & set(prefix)), len(prefix), prefix))
+    found = [{part: _of(places[prefix], part) for part in ("image_proj", "processors")} for prefix in order]
+    whole = next((one for one in found if all(one.values())), None)
+    if whole is None:
+        firsts = {part: next((one[part] for one in found if one[part]), None) for part in ("image_proj", "processors")}
+        whole = {**firsts, "processors": firsts["processors"] or _in_unet(state)}
+    return whole["image_proj"], whole["processors"]
+
+
+def _place(name: str) -> tuple[tuple[str, ...], str, str] | None:
+    """(names above, name of the part, name below it) of a part's tensor."""
+    names = name.split(".")
+    at = next((i for i, one in enumerate(names[: DEEPEST + 1]) if one in PARTS), None)
+    if at is None or at == len(names) - 1:
+        return None
+    below = names[at + 1 :]
+    return tuple(names[:at]), names[at], ".".join(below[1:] if below[0] == WRAPPED and len(below) > 1 else below)
+
+
+def _of(heads: Mapping[str, dict[str, Tensor]], part: str) -> dict[str, Tensor] | None:
+    """The tensors of a part under the first of its names that is there."""
+    return next((heads[head] for head, of in PARTS.items() if of == part and head in heads), None)
+
+
+def _in_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Processors under the names of diffusers' modules, numbered as the trainers number them."""
+    found: dict[tuple[int, ...], dict[str, dict[str, Tensor]]] = {}
+    for name, tensor in state.items():
+        if m := _PROCESSOR.fullmatch(name):
+            site = (UNET_BLOCKS.index(m["block"]), *map(int, re.findall(r"\d+", m["site"])))
+            found.setdefault(site, {}).setdefault(m["attention"], {})[m["rest"].replace(".0.", ".")] = tensor
+    crossed = sorted(site for site, attentions in found.items() if "attn2" in attentions)
+    return {
+        f"{2 * i + ATTENTIONS.index(attention)}.{rest}": tensor
+        for i, site in enumerate(crossed)
+        for attention, tensors in found[site].items()
+        for rest, tensor in tensors.items()
+    } or None
 
 
 def sd15_sites() -> tuple[str, ...]:

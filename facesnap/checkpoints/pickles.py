@@ -25,12 +25,18 @@ MOST_ENTRIES = 100_000
 MOST_PICKLE_BYTES = 4 << 20  # names and shapes only: 850 tensors take less than 0.2 MiB
 STORAGES = {"Float": 4, "Half": 2, "BFloat16": 2, "Double": 8, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
             "Bool": 1}  # bytes of an element  # fmt: skip
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2")  # one byte an element, in storages without a kind
 GLOBALS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+    "torch.storage UntypedStorage",
+    *(f"torch {kind}" for kind in FLOAT8),
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in STORAGES),
 }
+OBJECTS = "it holds Python objects beside its tensors"  # how that problem begins
+UNTYPED = "Untyped"
 # What pickle protocol 2 needs for dictionaries of tensors; no STACK_GLOBAL, INST, OBJ, NEWOBJ, EXT, buffers or frames.
 _OPCODES = (
     "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINSTRING BINSTRING "
@@ -48,8 +54,15 @@ DAMAGE = (  # what readers raise over damaged files
 class Outline(NamedTuple):
     """Stands where a tensor is. A tuple: nothing that a pickle does to objects can change it."""
 
-    kind: str  # a key of STORAGES
+    kind: str  # a key of STORAGES, or one of FLOAT8
     shape: tuple[int, ...]
+
+
+class Storage(NamedTuple):
+    """Stands where the memory of tensors is."""
+
+    kind: str  # a key of STORAGES, or UNTYPED
+    elements: int  # elements; bytes of an untyped one
 
 
 def outline_of(path: Path) -> tuple[str | None, Any]:
@@ -155,34 +168,44 @@ class _Claims(pickle.Unpickler):
             return collections.OrderedDict
         if name == "_rebuild_parameter":
             return lambda tensor, *_: tensor
-        return _tensor if name == "_rebuild_tensor_v2" else _Dummy(name)
+        return {"_rebuild_tensor_v2": _tensor, "_rebuild_tensor_v3": _float8}.get(name) or _Named(name)
 
-    def persistent_load(self, pid: Any) -> Outline:
+    def persistent_load(self, pid: Any) -> Storage:
         _, storage, key, _, count = pid
         kind = storage.name.removesuffix("Storage")
-        claimed = STORAGES[kind] * count
+        claimed = (1 if kind == UNTYPED else STORAGES[kind]) * count
         if self.storages.setdefault(str(key), claimed) != claimed or not isinstance(count, int) or count < 0:
             raise ValueError(f"storage {str(key)[:40]} is of two sizes")
-        return Outline(kind, (count,))
+        return Storage(kind, count)
 
 
-def _tensor(storage: Outline, offset: int, shape: tuple[int, ...], *_: object) -> Outline:
+def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], *_: object) -> Outline:
     """In the place of torch._utils._rebuild_tensor_v2."""
-    if not isinstance(storage, Outline) or not isinstance(shape, tuple) or len(shape) > MOST_AXES:
-        raise ValueError("a tensor without a storage or a shape")
+    if not isinstance(storage, Storage) or storage.kind == UNTYPED:
+        raise ValueError("a tensor without a storage of its kind")
+    return _shaped(storage.kind, offset, shape)
+
+
+def _float8(storage: Storage, offset: int, shape: tuple[int, ...], *more: object) -> Outline:
+    """In the place of torch._utils._rebuild_tensor_v3, whose seventh argument is the dtype."""
+    kind = getattr(more[3], "name", "") if len(more) > 3 else ""
+    if kind not in FLOAT8 or not isinstance(storage, Storage) or storage.kind != UNTYPED:
+        raise ValueError("a tensor of an unknown dtype")
+    return _shaped(kind, offset, shape)
+
+
+def _shaped(kind: str, offset: int, shape: tuple[int, ...]) -> Outline:
+    if not isinstance(shape, tuple) or len(shape) > MOST_AXES:
+        raise ValueError("a tensor without a shape")
     if any(type(n) is not int or not 0 <= n < 2**40 for n in (offset, *shape)):
         raise ValueError("a tensor of an impossible size")
-    return Outline(storage.kind, shape)
+    return Outline(kind, shape)
 
 
-class _Dummy:
-    """Stands for a callable of torch; a call gives nothing."""
+class _Named(NamedTuple):
+    """Stands for a kind of storage or a dtype; calling one, which would ask torch for memory, is an error."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, *_: object) -> None:
-        return None
+    name: str
 
 
 def _opcode_problems(data: bytes) -> Iterator[str]:
@@ -193,4 +216,4 @@ def _opcode_problems(data: bytes) -> Iterator[str]:
         elif opcode.name.endswith("BINPUT") and int(argument or 0) > len(data):
             yield "its pickle asks for a table of " + str(argument)  # which Python's reader would allocate
         elif opcode.name == "GLOBAL" and argument not in GLOBALS:
-            yield f"its pickle asks for the Python object {str(argument).replace(' ', '.', 1)[:120]!r}"
+            yield f"{OBJECTS} ({str(argument).replace(' ', '.', 1)[:120]!r}), which are not read"

@@ -16,14 +16,13 @@ from facesnap.errors import MissingDependencyError, NoFaceError, PackError, Sett
 from facesnap.faces.align import aligned_crop, misfit
 from facesnap.faces.face import Choice, Face, choose_face, quality_of
 from facesnap.faces.ladder import Hits, Size, Step, climb
-from facesnap.faces.packs import Pack, find_pack
+from facesnap.faces.packs import EMBEDDING_WIDTH, Pack, find_pack
 from facesnap.faces.picture import PictureSource, read_picture
 from facesnap.landmarks.detect import runtime_errors
 
 logger = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-EMBEDDING_WIDTH = 512
 BATCH = 16
 
 

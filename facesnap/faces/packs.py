@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from facesnap.errors import PackError, importing
 from facesnap.faces.known import PACK_LICENCES, PACK_SOURCES, advice
 from facesnap.files import cached_sha256
+from facesnap.landmarks.detect import kind_of as landmarks_of
 
 logger = logging.getLogger(__name__)
 
+DETECTOR, RECOGNISER, OTHER = "detector", "recogniser", "other"
+CROP_SIDE, EMBEDDING_WIDTH = 112, 512  # of recognisers: pixels of the aligned crop, numbers of a vector
+AGE_SIDE = 96  # pixels that insightface's net of gender and age takes
+Shape = tuple[int | None, ...]
 MODELS_VARIABLE = "FACESNAP_MODELS"
 # Below a folder of models, where the WebUI's extensions keep packs.
 PACK_PARENTS = (".", "insightface/models", "insightface", "FaceSnap", "FaceSnap/packs", "auraface")
@@ -32,12 +38,14 @@ class Pack:
     Attributes:
         name: the alias people know it by (its folder's name); the recogniser's identity is its sha256.
         detector, recogniser: ONNX files.
+        passed_over: ONNX files of the folder that are no part of a pack, each with the reason, for people.
     """
 
     name: str
     folder: Path
     detector: Path
     recogniser: Path
+    passed_over: tuple[str, ...] = ()
 
     @property
     def recogniser_sha256(self) -> str:
@@ -98,7 +106,7 @@ def is_installed(name: str, model_dirs: Iterable[str | os.PathLike] = ()) -> boo
 def installed_packs(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Pack]:
     """Every usable pack in the usual places; folders that are no packs are passed over."""
     for folder in _folders(pack_parents(model_dirs)):
-        if _onnx_files(folder):
+        if onnx_files(folder):
             try:
                 yield load_pack(folder)
             except PackError as error:
@@ -106,20 +114,35 @@ def installed_packs(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Pa
 
 
 def load_pack(folder: Path) -> Pack:
-    """The pack in a folder; of several detectors or recognisers the first by name counts."""
-    files = _onnx_files(folder)
+    """The pack in a folder; of several detectors or recognisers the first by name counts.
+
+    Files that cannot be read, or are of another kind (a face restorer), are passed over with a note.
+    """
+    files = onnx_files(folder)
     kinds: dict[str, Path] = {}
+    passed_over = []
     for file in files:
-        kinds.setdefault(kind_of(file), file)
-    missing = [kind for kind in ("detector", "recogniser") if kind not in kinds]
+        graph = _graph_of(file)
+        kinds.setdefault(graph.kind, file)
+        if graph.kind == OTHER and not graph.beside:
+            passed_over.append(f"{file.name} ({graph.problem or 'no detector, recogniser or landmarks'})")
+            _note(file.parent, passed_over[-1])
+    missing = [kind for kind in (DETECTOR, RECOGNISER) if kind not in kinds]
     if missing:
-        found = ", ".join(file.name for file in files) or "no .onnx file"
+        reasons = {note.partition(" (")[0]: note for note in passed_over}
+        found = ", ".join(reasons.get(file.name, file.name) for file in files) or "no .onnx file"
         raise PackError(
             f"Pack {folder}: no {' and no '.join(missing)} among {found}.",
             expected="a face detector with five points (SCRFD) and a 512-d recogniser (ArcFace), both ONNX.",
-            remedy="unpack the whole zip of the pack into this folder.",
+            remedy="unpack the whole zip of the pack into this folder; a download cut short has to be made again.",
         )
-    return Pack(folder.name, files[0].parent, kinds["detector"], kinds["recogniser"])
+    return Pack(folder.name, files[0].parent, kinds[DETECTOR], kinds[RECOGNISER], tuple(passed_over))
+
+
+@lru_cache(maxsize=256)
+def _note(folder: Path, what: str) -> None:
+    """Logged once for a file."""
+    logger.warning("Pack %s: %s is passed over.", folder.name, what)
 
 
 def _folders(parents: Iterable[Path]) -> Iterator[Path]:
@@ -130,50 +153,105 @@ def _folders(parents: Iterable[Path]) -> Iterator[Path]:
 
 def _folders_named(name: str, parents: Iterable[Path]) -> Iterator[Path]:
     names = (name.lower(), f"{name.lower()}-v1")
-    return (folder for folder in _folders(parents) if folder.name.lower() in names and _onnx_files(folder))
+    return (folder for folder in _folders(parents) if folder.name.lower() in names and onnx_files(folder))
 
 
-def _onnx_files(folder: Path) -> list[Path]:
+def onnx_files(folder: Path) -> list[Path]:
     """The ONNX files of a pack folder; if it has none, those of its only sub-folder that has some.
 
-    insightface's antelopev2.zip unpacks into antelopev2/antelopev2: the inner folder is used as it is.
+    insightface's antelopev2.zip unpacks into antelopev2/antelopev2: the inner folder is used as it is. Files whose
+    names begin with a dot are macOS' own (`._x.onnx`).
     """
-    files = sorted(folder.glob("*.onnx"))
-    if files:
+    if files := _onnx_in(folder):
         return files
-    inner = [sorted(sub.glob("*.onnx")) for sub in sorted(folder.iterdir()) if sub.is_dir()]
-    inner = [found for found in inner if found]
+    inner = [found for sub in sorted(folder.iterdir()) if sub.is_dir() and (found := _onnx_in(sub))]
     return inner[0] if len(inner) == 1 else []
 
 
+def _onnx_in(folder: Path) -> list[Path]:
+    files = (file for file in sorted(folder.iterdir()) if file.suffix.lower() == ".onnx")
+    return [file for file in files if not file.name.startswith(".") and file.is_file()]
+
+
 def kind_of(file: Path) -> str:
-    """The kind of a file by the shapes of its inputs and outputs: detector, recogniser or other."""
+    """The kind of a file by the shapes of its inputs and outputs: "detector", "recogniser" or "other".
+
+    Raises:
+        PackError: it cannot be read.
+    """
+    graph = _graph_of(file)
+    if graph.problem:
+        raise PackError(
+            f"{file}: {graph.problem}.",
+            expected="a complete .onnx file.",
+            remedy="download the pack again; a download cut short or a saved web page looks like this.",
+        )
+    return graph.kind
+
+
+class _Graph(NamedTuple):
+    """The use of an ONNX file.
+
+    Attributes:
+        kind: DETECTOR, RECOGNISER or OTHER. beside: whether it is one of a pack's other models (landmarks, age).
+        problem: why it cannot be read, or "".
+    """
+
+    kind: str
+    beside: bool = False
+    problem: str = ""
+
+
+def _graph_of(file: Path) -> _Graph:
     status = file.stat()
-    return _kind_of(file.resolve(), status.st_size, status.st_mtime_ns)
+    return _read_graph(file.resolve(), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
-def _kind_of(file: Path, size: int, mtime_ns: int) -> str:
+def _read_graph(file: Path, size: int, mtime_ns: int) -> _Graph:
     with importing("The package onnx cannot be imported", "insightface with its dependencies."):
         import onnx
         from google.protobuf.message import DecodeError
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
-    except (DecodeError, ValueError) as error:
-        raise PackError(
-            f"{file}: not an ONNX model, or damaged ({error}).",
-            expected="a complete .onnx file.",
-            remedy="download the pack again; a download cut short or a saved web page looks like this.",
-        ) from error
+    except (DecodeError, ValueError, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return _Graph(OTHER, problem=f"not an ONNX model, or damaged: {first[:100]}")
     constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(graph.output) in (9, 15):  # score, box and five points at three or five strides
-        return "detector"
-    if len(inputs) != 1 or len(graph.output) != 1:
-        return "other"
-    shape = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim]
-    square = len(shape) == 4 and shape[2] == shape[3] and shape[2] >= 112 and shape[2] % 16 == 0
-    return "recogniser" if square and shape[2] != 192 else "other"  # 192 x 192 are landmark models
+    inputs = [_shape(value) for value in graph.input if value.name not in constants]
+    outputs = [_shape(value) for value in graph.output]
+    if _is_detector(inputs, outputs):
+        return _Graph(DETECTOR)
+    if _is_recogniser(inputs, outputs):
+        return _Graph(RECOGNISER)
+    if not outputs:
+        return _Graph(OTHER, problem="it is empty")
+    small = len(inputs) == 1 and inputs[0][1:] == (3, AGE_SIDE, AGE_SIDE)
+    return _Graph(OTHER, beside=small or (len(inputs) == 1 and landmarks_of(inputs[0], outputs) is not None))
+
+
+def _shape(value: Any) -> tuple[int | None, ...]:
+    """Sizes of an input or output, None where the graph leaves one open; empty where it says nothing."""
+    return tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
+
+
+def _is_detector(inputs: Sequence[Shape], outputs: Sequence[Shape]) -> bool:
+    """Whether shapes are SCRFD's: a picture in, and score, box and five points at three or five strides out."""
+    if len(outputs) not in (9, 15) or not _is_picture(inputs):
+        return False
+    widths = [width for width in (1, 4, 10) for _ in range(len(outputs) // 3)]
+    return all(not found or found[-1] in (None, width) for found, width in zip(outputs, widths, strict=True))
+
+
+def _is_recogniser(inputs: Sequence[Shape], outputs: Sequence[Shape]) -> bool:
+    """Whether shapes are ArcFace's: an aligned crop in, one vector out."""
+    if not _is_picture(inputs) or inputs[0][2:] != (CROP_SIDE, CROP_SIDE) or len(outputs) != 1:
+        return False
+    return not outputs[0] or (len(outputs[0]) == 2 and outputs[0][1] in (None, EMBEDDING_WIDTH))
+
+
+def _is_picture(inputs: Sequence[Shape]) -> bool:
+    return len(inputs) == 1 and len(inputs[0]) == 4 and inputs[0][1] in (None, 3)
 
 
 def _missing(name: str, tried: list[Path]) -> PackError:

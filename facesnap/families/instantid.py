@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from facesnap.attach.topology import Topology
+from facesnap.checkpoints import foreign
 from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
 from facesnap.checkpoints.convert import with_structure
 from facesnap.checkpoints.files import SUFFIXES, TensorFile, read_outline
@@ -78,7 +79,7 @@ def _is_network(path: Path) -> bool:
         names = read_outline(path).tensors
     except CheckpointError:
         return True
-    return any("controlnet_cond_embedding" in name or "input_hint_block" in name for name in names)
+    return foreign.has_part(names, *foreign.CONTROLNET)
 
 
 FAMILIES = (

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from facesnap.attach.topology import Topology
-from facesnap.checkpoints import build, layout
+from facesnap.checkpoints import build, foreign, layout
 from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import TensorFile
 from facesnap.families.base import Family
-
-CLIP_WIDTH = 1280  # of the image tokens of IP-Adapter Plus
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +31,8 @@ class IPAdapterFamily(Family):
 
     def matches(self, tensors: Mapping[str, Tensor]) -> bool:
         found = layout.split_parts(tensors)
-        return found is not None and self.is_projection(found["image_proj"])
+        known = found is not None and self.is_projection(found["image_proj"])
+        return known and not foreign.other_adapter(tensors)
 
     def is_projection(self, projection: Mapping[str, Tensor]) -> bool:
         """Whether the image projection is this family's, by names and shapes alone."""
@@ -63,6 +62,5 @@ def is_resampler(projection: Mapping[str, Tensor]) -> bool:
     vector = projection.get("proj_in.weight")
     if "latents" not in projection or vector is None or vector.ndim != 2:
         return False
-    # IP-Adapter Plus has one, too, which looks at CLIP tokens and knows no recogniser.
-    plus = vector.shape[1] == CLIP_WIDTH and "proj_in.bias" in projection and "mapping_0.0.weight" not in projection
-    return not plus and "id_embedding_mapping.0.weight" not in projection
+    # IP-Adapter Plus has one, too, over CLIP's states, which are wider
+    return vector.shape[1] == foreign.ID_WIDTH and "id_embedding_mapping.0.weight" not in projection

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from facesnap import families as package
 from facesnap.attach.topology import Topology
+from facesnap.checkpoints import foreign
 from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
@@ -23,23 +24,6 @@ from facesnap.families.base import NATIVE, Family
 from facesnap.files import sha256_of
 
 logger = logging.getLogger(__name__)
-
-# A file that is no adapter, by a part of a tensor's name.
-OTHER_KINDS = (
-    ("controlnet_cond_embedding", "it is a ControlNet, which goes with an adapter (convert --structure)"),
-    ("input_hint_block", "it is a ControlNet, which goes with an adapter (convert --structure)"),
-    ("lora_unet_", "it is a LoRA for the prompt"),
-    ("_lora.", "it is a LoRA alone"),
-    ("image_proj.proj.weight", "it is an IP-Adapter for pictures, without a recogniser"),
-    ("image_proj.proj_in", "it is an IP-Adapter for pictures, without a recogniser"),
-    ("image_proj.proj.3", "it is an IP-Adapter for pictures, without a recogniser"),
-    ("id_encoder", "it is PhotoMaker"),
-    ("FacialEncoder", "it is ConsistentID"),
-    ("model.diffusion_model", "it is a Stable Diffusion model"),
-    ("vision_model", "it is an image encoder"),
-    ("visual.", "it is an image encoder"),
-    ("down_blocks.", "it is a UNet alone"),
-)
 
 
 def _discovered() -> dict[str, Family]:
@@ -116,25 +100,22 @@ def families_of(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     return tuple(sorted(one.key for one in PUBLIC if one.matches(tensors)))
 
 
-def decide(options: Sequence[str], source: WeightsFile, names: Iterable[str] = ()) -> FamilyMatch:
+def decide(options: Sequence[str], source: WeightsFile, tensors: Mapping[str, Tensor] | None = None) -> FamilyMatch:
     """Which of the families that `families_of` allows a file is.
 
     The first of these decides: the user's word, the tensors alone, a known hash, the file's name (of several that it
     hints at the one whose hint is longest), the companion file beside it.
 
     Args:
-        names: of its tensors, to say what else it may be where there is no option.
+        tensors: of the file, to say what else it may be where there is no option.
 
     Raises:
         CheckpointError: no family, an open choice, or the user's word contradicts the tensors.
     """
     name = source.path.name
     if not options:
-        listed = sorted(names)
-        known = next((kind for mark, kind in OTHER_KINDS if any(mark in one for one in listed)), None)
-        kind = known or f"its tensors begin with {', '.join(one[:60] for one in listed[:3])}"
         raise CheckpointError(
-            f"{name} is no adapter that FaceSnap knows: {kind}.",
+            f"{name} is no adapter that FaceSnap knows: {foreign.kind_of(tensors or {})}.",
             expected="FaceSnap's own, or " + ", ".join(one.title for one in PUBLIC),
             remedy="choose an adapter file; see `facesnap inspect FILE`",
         )

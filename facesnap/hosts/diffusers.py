@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from facesnap.attach import Conditioning, ControlConditioning, LoraPart, RowPlan, Speed, attach, read_topology
 from facesnap.attach.topology import Topology
 from facesnap.errors import FaceSnapError, HostError, SettingsError, importing
+from facesnap.hosts import model_files
 
 # name -> (diffusers class, its settings)
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -95,7 +95,8 @@ class DiffusersHost:
         """Load a model.
 
         Args:
-            model: a diffusers folder, or a single-file checkpoint (.safetensors, .ckpt).
+            model: a diffusers folder, its weights in whatever variant lies there ("fp16"), or a single-file checkpoint
+                (.safetensors, .ckpt).
             device: "cuda" where there is one, else "cpu". dtype: float16 on cuda, else float32.
             config: a diffusers folder with the configuration and tokenizer of a single-file checkpoint; where None,
                 diffusers fetches the standard one of SD1.5 or SDXL.
@@ -122,11 +123,7 @@ class DiffusersHost:
         except FaceSnapError:
             raise
         except Exception as error:  # diffusers raises many kinds; every one means that the model did not load
-            raise HostError(
-                f"{path.name} cannot be loaded ({type(error).__name__}: {error}).",
-                expected="an SD1.5 or SDXL model",
-                remedy="check the file; offline, a single-file checkpoint needs --config FOLDER with its configuration",
-            ) from error
+            raise model_files.not_loaded(path, error, config is not None) from error
         channels = pipeline.unet.config.in_channels if hasattr(pipeline, "unet") else None
         wanted = pipeline.vae.config.latent_channels if hasattr(pipeline, "vae") else 4
         if channels != wanted:
@@ -245,28 +242,11 @@ def _diffusers() -> Any:
 
 def _load_pipeline(diffusers: Any, path: Path, dtype: torch.dtype, config: Path | str | None) -> Any:
     if path.is_dir():
-        return diffusers.DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype)
-    kind = diffusers.StableDiffusionXLPipeline if _is_sdxl(path) else diffusers.StableDiffusionPipeline
+        parts = model_files.special_parts(diffusers, path, dtype)
+        return diffusers.DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, **parts)
+    kind = diffusers.StableDiffusionXLPipeline if model_files.is_sdxl(path) else diffusers.StableDiffusionPipeline
     local = {"config": str(config), "local_files_only": True} if config else {}
     return kind.from_single_file(str(path), torch_dtype=dtype, **local)
-
-
-def _is_sdxl(path: Path) -> bool:
-    """SDXL checkpoints have a second text encoder; pickled ones are recognised by their keys."""
-    if path.suffix.lower() != ".safetensors":
-        state = torch.serialization.load(path, map_location="meta", weights_only=True)
-        keys = state.get("state_dict", state).keys()
-    else:
-        try:
-            with safe_open(path, framework="pt") as file:
-                keys = file.keys()
-        except (SafetensorError, OSError) as error:
-            raise HostError(
-                f"{path.name} cannot be read as safetensors ({error}).",
-                expected="a whole checkpoint",
-                remedy="the download was cut short or the file is of another kind; fetch it again",
-            ) from error
-    return any(key.startswith("conditioner.embedders.1.") for key in keys)
 
 
 def _check_finite(latents: torch.Tensor, step: int, total: int) -> None:

@@ -11,6 +11,7 @@ onnxruntime, insightface and OpenCV are imported when a detector is built, never
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from facesnap.landmarks.scheme import (
     from_insightface_3d68,
     from_insightface_106,
 )
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["3d68", "106", "68", "five"]
 PREFERENCE: tuple[Kind, ...] = ("3d68", "106", "68")
@@ -78,7 +81,7 @@ class LandmarkDetector:
         model: name of the file in use.
 
     Raises:
-        PackError: the folder is missing or a landmark file in it cannot be loaded.
+        PackError: the folder is missing.
         MissingDependencyError: onnxruntime, OpenCV or insightface is missing.
     """
 
@@ -128,11 +131,19 @@ class LandmarkDetector:
         return Detection(points, self.kind, max(SIGMA[self.kind], spread), size, self.model)
 
     def _search(self, folder: Path) -> dict[Kind, tuple[Path, Any]]:
-        """The first file of each kind with its session; well-known names come first, the best ends it."""
+        """The first file of each kind with its session; well-known names come first, the best ends it.
+
+        Files that cannot be read are passed over with a note; macOS' own, which begin with a dot, without one.
+        """
         found: dict[Kind, tuple[Path, Any]] = {}
         known = ("1k3d68.onnx", "2d106det.onnx")
-        for file in sorted(folder.glob("*.onnx"), key=lambda f: (f.name not in known, f.name)):
-            session = self._session(file)
+        files = [file for file in folder.iterdir() if file.suffix.lower() == ".onnx" and not file.name.startswith(".")]
+        for file in sorted(files, key=lambda f: (f.name not in known, f.name)):
+            try:
+                session = self._session(file)
+            except PackError as error:
+                logger.warning("Landmarks without this file: %s", error)
+                continue
             kind = kind_of(session.get_inputs()[0].shape, [output.shape for output in session.get_outputs()])
             if kind is not None and kind not in found:
                 found[kind] = (file, session)

@@ -181,6 +181,8 @@ def packs(model_dirs: Sequence[str]) -> Iterator[Finding]:
     for pack in found:
         licence = f"{pack.licence}, recogniser {pack.recogniser_sha256[:12]}"
         yield Finding(OK, f"pack {pack.name} in {pack.folder} ({licence})")
+        for one in pack.passed_over:
+            yield Finding(NOTE, f"pack {pack.name}: {one} is passed over", "remove it, if it is no part of the pack")
     if not found:
         yield Finding(
             NOTE,

@@ -132,7 +132,7 @@ def _lock(place: Path, folders: Folders) -> FileLock:
 
 
 def _is_there(place: Path, file: File) -> bool:
-    return any(place.glob("**/*.onnx")) if file.unpack else place.exists()
+    return any(not one.name.startswith(".") for one in place.glob("**/*.onnx")) if file.unpack else place.exists()
 
 
 def _check_existing(place: Path, file: File) -> None:

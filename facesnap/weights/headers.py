@@ -77,5 +77,5 @@ def _damaged(path: Path, problem: str) -> Header:
     names = names_in_damaged(path)
     if registry.family_of_metadata(names):
         return Header(ADAPTER, problem=problem)
-    tops = {layout.PARTS.get(name.split(".")[0]) for name in names}
+    tops = {layout.PARTS.get(part) for name in names for part in name.split(".")}
     return Header(FAMILY if {"image_proj", "processors"} <= tops else OTHER, problem=problem)

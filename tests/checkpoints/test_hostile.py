@@ -92,6 +92,7 @@ def code_files(folder: Path) -> Iterator[tuple[str, bytes]]:
         "jit": Call(torch.jit.load, marker),
         "tensor": Call(torch.Tensor, 1 << 40),
         "bytearray": Call(bytearray, 1 << 40),
+        "storage": Call(torch.UntypedStorage, 1 << 40),
         "complex": Call(complex, 1, 2),
     }
     for name, call in calls.items():
@@ -156,7 +157,8 @@ def content_files() -> Iterator[tuple[str, bytes]]:
         "wide": {"a": wide}, "aliases": {str(i): shared for i in range(50)}, "tuple key": {("a", 1): one},
         "long name": {"a" * 5000: one}, "no elements": {"a": torch.zeros(0, 5)}, "sparse": {"a": one.to_sparse()},
         "function in list": {"a": [1, 2]}, "meta": {"a": torch.ones(3, device="meta")}, "set": {"a": {1, 2}},
-        "unknown": many, "mixed": good() | {"epoch": 3},
+        "unknown": many, "counters": {"step": 1000, "epoch": 3, "lr": 0.1, "betas": (0.9, 0.99), "on": True},
+        "half": {"image_proj": good()["image_proj"], "ip_adapter": {}, "step": 1000},
     }.items():  # fmt: skip
         yield f"{name}.bin", torch_bytes(content)
     tangle: dict = {"z": one}
@@ -167,6 +169,10 @@ def content_files() -> Iterator[tuple[str, bytes]]:
     for _ in range(3):  # 400^2 paths, within the depth that is allowed
         bush = {str(i): bush for i in range(20)}
     yield "bush.bin", torch_bytes(bush)
+    hedge: dict = {str(i): i for i in range(1000)}
+    for _ in range(3):  # 1000^4 entries without a tensor
+        hedge = {str(i): hedge for i in range(1000)}
+    yield "hedge.bin", torch_bytes(hedge)
 
 
 def wrong_tensors() -> Iterator[tuple[str, bytes]]:
@@ -188,7 +194,7 @@ def wrong_tensors() -> Iterator[tuple[str, bytes]]:
         for name in ("ip_adapter.33.to_k_ip.weight", "ip_adapter.2.to_k_ip.weight", "ip_adapter.x", "image_proj.extra",
                      "image_proj.perceiver_resampler.layers.999999999.0.norm1.weight",
                      "ip_adapter.99999.to_k_ip.weight",
-                     "unet.x", "ip_adapter.40.to_q_lora.up.weight"):  # fmt: skip
+                     "ip_adapter.40.to_q_lora.up.weight"):  # fmt: skip
             yield f"{family}-more-{name}.safetensors", save(state | {name: torch.ones(4)})
 
 
@@ -329,7 +335,7 @@ def test_what_torch_and_safetensors_write_is_read(tmp_path: Path) -> None:
     for name, content in {
         "nested": state, "flat": flat(state), "module": module.state_dict(),
         "parameters": dict(module.named_parameters()),
-        "training": {"state_dict": module.state_dict(), "epoch": 3},
+        "training": {"state_dict": module.state_dict(), "epoch": 3, "optimizer_states": [{"lr": 0.1}], "empty": {}},
         "dtypes": {str(d): torch.ones(3, dtype=d) for d in (torch.float16, torch.bfloat16, torch.int64, torch.bool)},
         "views": {"a": torch.ones(6, 4)[2:4], "b": torch.ones(3, 5).T},
     }.items():  # fmt: skip

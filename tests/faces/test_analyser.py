@@ -100,7 +100,7 @@ def test_unusable_packs(face_pack: Path, tmp_path: Path) -> None:
         FaceAnalyser(empty)
 
 
-def narrow_recogniser(path: Path, width: int) -> None:
+def narrow_recogniser(path: Path, width: int, stated: bool = True) -> None:
     """A recogniser-shaped graph whose vectors have another width: channel means, tiled."""
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
@@ -111,7 +111,7 @@ def narrow_recogniser(path: Path, width: int) -> None:
         nodes,
         "narrow",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 112, 112])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", width if stated else "D"])],
         [times],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), str(path))
@@ -120,6 +120,9 @@ def narrow_recogniser(path: Path, width: int) -> None:
 def test_another_embedding_width_is_refused(face_pack: Path, tmp_path: Path, astronaut: np.ndarray) -> None:
     folder = copy_pack(face_pack, tmp_path / "narrow")
     narrow_recogniser(folder / builder.RECOGNISER, 255)
+    with pytest.raises(PackError, match="no recogniser among"):
+        FaceAnalyser(folder)
+    narrow_recogniser(folder / builder.RECOGNISER, 255, stated=False)  # known when it runs
     with pytest.raises(PackError, match=r"\(255,\)"):
         FaceAnalyser(folder).face(astronaut)
 

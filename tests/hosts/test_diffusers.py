@@ -148,7 +148,7 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         DiffusersHost.load(tmp_path / "empty")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not safetensors at all")
-    with pytest.raises(HostError, match=r"broken\.safetensors cannot be read"):
+    with pytest.raises(HostError, match=r"broken\.safetensors cannot be loaded"):
         DiffusersHost.load(broken)
     (tmp_path / "broken.ckpt").write_bytes(b"not a pickle")
     with pytest.raises(HostError, match=r"broken\.ckpt cannot be loaded"):

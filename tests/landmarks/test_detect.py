@@ -163,9 +163,15 @@ def test_unusable_folders_and_input(tmp_path):
     ):
         with pytest.raises(LandmarkError):
             detector.detect(picture, box, five)
-    (tmp_path / "broken.onnx").write_bytes(b"not an onnx file")
-    with pytest.raises(PackError, match=r"broken\.onnx"):
-        LandmarkDetector(tmp_path)
+
+
+def test_files_that_cannot_be_read_are_passed_over_with_a_note(tmp_path, caplog):
+    constant_net(tmp_path / "z106.onnx", (1, 3, 192, 192), np.zeros(212))
+    for name in ("1k3d68.onnx", "broken.onnx", "._z.onnx"):
+        (tmp_path / name).write_bytes(b"not an onnx file")
+    assert LandmarkDetector(tmp_path).model == "z106.onnx"
+    noted = " ".join(record.message for record in caplog.records)
+    assert "1k3d68.onnx" in noted and "broken.onnx" in noted and "._z" not in noted
 
 
 def test_importing_landmarks_imports_no_heavy_package():

@@ -129,7 +129,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
     torch.save({"image_proj": Trap(), "ip_adapter": {}}, tmp_path / "trap.bin")
     header = read_header(tmp_path / "trap.bin")
-    assert header.kind == FAMILY and "asks for the Python object" in header.problem
+    assert header.kind == FAMILY and "holds Python objects" in header.problem
     assert not (tmp_path / "sprung").exists()
 
 

@@ -1,0 +1,151 @@
+"""float8 in adapters and ControlNets: they do what the same files do that were raised to 16 or 32 bits beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from facesnap.attach import LoraPart, RowPlan, attach
+from facesnap.checkpoints import native
+from facesnap.checkpoints.adapter import Adapter
+from facesnap.checkpoints.convert import with_structure
+from facesnap.checkpoints.files import read_file
+from facesnap.errors import CheckpointError
+from facesnap.families.registry import load_adapter
+from facesnap.weights.headers import read_header
+from tests.families.test_families import conditioning, inputs, ldm_of, twin_of, widths_of
+from tests.families.test_instantid import identitynet
+from tests.networks import CONTEXT, Batch, run
+from tests.public_files import public_state, write
+
+KINDS = (torch.float8_e4m3fn, torch.float8_e5m2)
+State = dict[str, dict[str, Tensor]]
+PARTS = {
+    "all": lambda part, name: True,
+    "the LoRA": lambda part, name: "_lora." in name,
+    "attention": lambda part, name: part == "ip_adapter",
+    "keys": lambda part, name: "to_k_ip" in name,
+    "the projection": lambda part, name: part == "image_proj",
+    "every second tensor": lambda part, name: len(name) % 2 == 0,
+}
+
+
+def files(folder: Path, family: str, base: str, *states: State, suffix: str = ".bin") -> list[Adapter]:
+    """Each state as a file of the same name in a folder of its own: tensors stay mapped to their file."""
+    found = []
+    for n, state in enumerate(states):
+        (folder / str(n)).mkdir()
+        found.append(load_adapter(write(state, folder / str(n), family, base, suffix)))
+    return found
+
+
+def lowered(state: State, kind: torch.dtype, which: str) -> State:
+    return {p: {k: t.to(kind) if PARTS[which](p, k) else t for k, t in ts.items()} for p, ts in state.items()}
+
+
+def raised(state: State, dtype: torch.dtype) -> State:
+    return {p: {k: t.to(dtype) for k, t in ts.items()} for p, ts in state.items()}
+
+
+@torch.no_grad()
+def step(adapter: Adapter, family: str, base: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    unet = ldm_of(base) if dtype == torch.float32 else twin_of(base, str(dtype)).to(dtype)
+    adapter.mixer.float()
+    loras = [LoraPart(adapter.lora)] if adapter.lora else []
+    with attach(unet, [conditioning(adapter, inputs(family))], RowPlan.classifier_free(), loras=loras):
+        return run(unet, Batch.draw(base).to(dtype))
+
+
+@pytest.mark.parametrize("suffix", (".bin", ".safetensors"))
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("which", PARTS)
+def test_an_adapter_is_equal_to_the_bit(tmp_path: Path, which: str, kind: torch.dtype, suffix: str) -> None:
+    family, base = "faceid-plusv2", "sd15"
+    state = lowered(public_state(family, widths_of(ldm_of(base)), CONTEXT[base]), kind, which)
+    found, before = files(tmp_path, family, base, state, raised(state, torch.float32), suffix=suffix)
+    assert found.spec.family == family
+    assert torch.equal(step(found, family, base), step(before, family, base))
+
+
+def test_the_unets_dtype_is_computed_in(tmp_path: Path) -> None:
+    family, base = "faceid", "sd15"
+    state = lowered(public_state(family, widths_of(ldm_of(base)), CONTEXT[base]), KINDS[0], "all")
+    found, before = files(tmp_path, family, base, state, raised(state, torch.float16))
+    ours = step(found, family, base, torch.bfloat16)
+    assert ours.dtype == torch.bfloat16 and torch.equal(ours, step(before, family, base, torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_controlnet_is_equal_to_the_bit(tmp_path: Path, kind: torch.dtype) -> None:
+    state = public_state("instantid", widths_of(ldm_of("sdxl")), CONTEXT["sdxl"])
+    adapter = load_adapter(write(state, tmp_path, "instantid", "sdxl"))
+    net = {k: t.to(kind) for k, t in identitynet().state_dict().items()}
+    save_file(net, tmp_path / "float8.safetensors")
+    save_file({k: t.float() for k, t in net.items()}, tmp_path / "float32.safetensors")
+    nets = [
+        with_structure(adapter, tmp_path / f"{n}.safetensors", picture="five_points") for n in ("float8", "float32")
+    ]
+    ours, theirs = (one.ffrnet.float().state_dict() for one in nets)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.mark.parametrize("suffix", (".bin", ".safetensors"))
+def test_a_converted_file_holds_what_the_float8_file_did(tmp_path: Path, suffix: str) -> None:
+    state = lowered(public_state("faceid", widths_of(ldm_of("sd15")), CONTEXT["sd15"]), KINDS[1], "all")
+    adapter = load_adapter(write(state, tmp_path, "faceid", "sd15", suffix))
+    native.save(adapter, tmp_path / "own.safetensors")
+    again = native.load(tmp_path / "own.safetensors")
+    assert torch.equal(step(again, "faceid", "sd15"), step(adapter, "faceid", "sd15"))
+
+
+def scaled(state: State, key: str, rows: bool = False) -> tuple[dict[str, Tensor], State]:
+    """(a file in scaled float8, the same multiplied out)"""
+    flat, plain = {}, {}
+    for part, tensors in state.items():
+        for name, tensor in tensors.items():
+            name = f"{part}.{name}"
+            if not name.endswith(".weight") or tensor.ndim != 2:
+                flat[name] = plain[name] = tensor
+                continue
+            scale = tensor.abs().amax(1, keepdim=True) / 448 if rows else tensor.abs().amax() / 448
+            flat[name] = (tensor / scale).to(KINDS[0])
+            flat[f"{name.removesuffix('.weight')}.{key}"] = scale
+            flat[f"{name.removesuffix('.weight')}.scale_input"] = torch.tensor(0.3)
+            plain[name] = flat[name].float() * scale
+    return flat, plain
+
+
+@pytest.mark.parametrize("marker", (torch.zeros(2), torch.zeros(0)))
+@pytest.mark.parametrize(("key", "rows"), (("scale_weight", False), ("weight_scale", False), ("weight_scale", True)))
+def test_scaled_float8_is_multiplied_out(tmp_path: Path, key: str, rows: bool, marker: Tensor) -> None:
+    state = public_state("faceid", widths_of(ldm_of("sd15")), CONTEXT["sd15"])
+    flat, plain = scaled(state, key, rows)
+    save_file(flat | {"scaled_fp8": marker.to(KINDS[0])}, tmp_path / "scaled.safetensors")
+    save_file(plain, tmp_path / "plain.safetensors")
+    ours, theirs = (load_adapter(tmp_path / f"{name}.safetensors") for name in ("scaled", "plain"))
+    assert torch.equal(step(ours, "faceid", "sd15"), step(theirs, "faceid", "sd15"))
+    header = read_header(tmp_path / "scaled.safetensors")
+    assert (header.families, header.base, header.problem) == (("faceid",), "sd15", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "word"),
+    (
+        ("image_proj.proj.9.scale_weight", torch.ones(1), "missing"),
+        ("image_proj.norm.scale_weight", torch.ones(1), "float32"),
+        ("image_proj.proj.0.scale_weight", torch.ones(3), r"\(3,\)"),
+        ("image_proj.proj.0.weight_scale_inv", torch.ones(4, 4), "blocks"),
+        ("image_proj.proj.0.weight_scale_2", torch.ones(1), "four bits"),
+    ),
+)
+def test_a_scale_that_cannot_be_applied_is_named(tmp_path: Path, name: str, scale: Tensor, word: str) -> None:
+    state = public_state("faceid", widths_of(ldm_of("sd15")), CONTEXT["sd15"])
+    flat, _ = scaled(state, "scale_weight")
+    save_file({**flat, name: scale}, tmp_path / "odd.safetensors")
+    for read in (read_file, load_adapter):
+        with pytest.raises(CheckpointError, match=rf"{name.replace('.', '.')}.*{word}"):
+            read(tmp_path / "odd.safetensors")
