@@ -198,7 +198,7 @@ class Shapes:
         analyser, picture = self._needed_analyser(), pose.image
         if pose.source != "picture" or picture is None or isinstance(picture, str):
             raise SettingsError(
-                f"The pose comes from {pose.source!r}, and its picture is {picture!r}.",
+                f"The pose comes from {pose.source!r}, and its picture is {'missing' if picture is None else 'text'}.",
                 expected="a pose picture as path, Pillow image or array",
                 remedy="give image=, or another source",
             )
