@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 
 class FaceSnapError(Exception):
@@ -13,12 +17,17 @@ class FaceSnapError(Exception):
         what: the thing that went wrong, by name (file, face, tensor, site, option).
         expected: what would have been right.
         remedy: what the user can do about it.
+        details: what was tried or found on the way, for those who look into it; not part of the message.
     """
 
-    def __init__(self, what: str, *, expected: str, remedy: str) -> None:
-        self.what, self.expected, self.remedy = what, expected, remedy
+    def __init__(self, what: str, *, expected: str, remedy: str, details: str = "") -> None:
+        self.what, self.expected, self.remedy, self.details = what, expected, remedy, details
         parts = (what, f"Expected: {expected}", f"Remedy: {remedy}")
         super().__init__(" ".join(part.rstrip(".") + "." for part in parts))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments are not among an exception's own
+        again = partial(type(self), expected=self.expected, remedy=self.remedy, details=self.details)
+        return again, (self.what,), dict(vars(self))
 
 
 class PictureError(FaceSnapError):
@@ -57,8 +66,12 @@ class UnknownIdentityError(CheckpointError):
     """There is no saved identity of a name."""
 
 
+class UnknownAdapterError(CheckpointError):
+    """There is no adapter of a name."""
+
+
 class MissingWeightsError(CheckpointError):
-    """A checkpoint that was asked for is not among the files of this machine."""
+    """No file of this machine is the checkpoint that is needed."""
 
 
 class TopologyError(FaceSnapError):
@@ -71,6 +84,10 @@ class AttachError(FaceSnapError):
 
 class SettingsError(FaceSnapError):
     """A setting is out of its range or does not fit the others."""
+
+
+class UnusableSettingError(SettingsError):
+    """A setting was asked of an adapter that cannot use it, and such settings are to be refused."""
 
 
 class NameTakenError(SettingsError):
@@ -115,6 +132,48 @@ class DiskFullError(DownloadError):
 
 class StoppedError(DownloadError):
     """The user stopped the download."""
+
+
+Kept = TypeVar("Kept", bound=BaseException)
+
+
+def clear_frames(error: BaseException) -> None:
+    """Let the tracebacks of an error, and of those behind it, hold no objects: functions that have ended lose their
+    local variables. The lines stay."""
+    for one in _chain(error):
+        traceback.clear_frames(one.__traceback__)
+
+
+def to_keep(error: Kept) -> Kept:
+    """The error itself without any traceback, for whoever keeps it: a frame holds everything that its function had,
+    adapters and pictures among it."""
+    for one in _chain(error):
+        one.__traceback__ = None
+    return error
+
+
+def again(error: Kept) -> Kept:
+    """A copy of a kept error to be raised, so that the kept one holds none of the frames that it passes."""
+    try:
+        made = copy.copy(error)
+    except TypeError:  # a class whose arguments are not those that its objects keep
+        made = type(error).__new__(type(error), *error.args)
+        vars(made).update(vars(error))
+    made.__cause__ = error.__cause__
+    return made
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that led to it, each once."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if any(one is other for other in seen):
+            continue
+        seen.append(one)
+        waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+        yield one
 
 
 DOCTOR = "run `facesnap doctor`: it names the command that installs what is missing."

@@ -6,6 +6,9 @@
 
     const NO_IDENTITY = ["", "none"]; // what the list of identities shows where none is chosen
     const WRITE_AFTER = 80; // ms: a drag does not write at every move
+    // What holds the picture in each tab of img2img that has one, the same in all hosts: img2img, Sketch, Inpaint,
+    // Inpaint sketch, Inpaint upload.
+    const INITS = ["img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch", "img_inpaint_base"];
 
     const visible = (one) => Boolean(one) && one.offsetParent !== null;
 
@@ -24,6 +27,18 @@
         if (!field || field.value === text) return;
         field.value = text;
         field.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+
+    /** The holder of the picture that img2img starts from, in the tab that is open; null where it has none (Batch). */
+    function initHolder() {
+        return INITS.map((id) => gradioApp().querySelector(`#mode_img2img #${id}`)).find(visible) || null;
+    }
+
+    /** Values of the scene's inputs, whose last are those of INITS: only the open tab's picture goes to the server. */
+    function sceneInputs(values) {
+        const holder = initHolder();
+        const first = values.length - INITS.length;
+        return values.map((value, n) => (n < first || (holder && INITS[n - first] === holder.id) ? value : null));
     }
 
     class CanvasPage {
@@ -58,7 +73,8 @@
 
         initImage() {
             if (this.tab !== "img2img") return null;
-            const found = [...gradioApp().querySelectorAll("#mode_img2img img")];
+            const holder = initHolder();
+            const found = holder ? [...holder.querySelectorAll("img")] : [];
             return found.find((one) => visible(one) && one.naturalWidth > 1) || null;
         }
 
@@ -84,7 +100,8 @@
                 parts.push([photos, text("identity"), text("face"), contentsOf(this.find(`p${n}_pose_image`))]);
             }
             const init = this.initImage();
-            return given ? JSON.stringify([parts, init ? `${init.src.length}:${init.src.slice(-80)}` : ""]) : "";
+            const shown = init ? `${init.src.length}:${init.src.slice(-80)}` : "";
+            return given ? JSON.stringify([parts, shown, (textField(this.find("adapter")) || {value: ""}).value]) : "";
         }
 
         get answer() {
@@ -151,5 +168,5 @@
         }
     }
 
-    Object.assign(facesnap, {CanvasPage, canvasVisible: visible, canvasWriteAfter: WRITE_AFTER});
+    Object.assign(facesnap, {CanvasPage, sceneInputs, canvasVisible: visible, canvasWriteAfter: WRITE_AFTER});
 })((window.facesnap = window.facesnap || {}));

@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except FaceSnapError as error:
         print(f"facesnap: error: {error}", file=sys.stderr)
+        if args.verbose and error.details:
+            print(f"facesnap: {error.details}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("facesnap: interrupted", file=sys.stderr)

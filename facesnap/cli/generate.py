@@ -29,12 +29,12 @@ from facesnap.faces.identity import Identity
 from facesnap.faces.picture import read_picture
 from facesnap.families.registry import FAMILIES, load_adapter
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
-from facesnap.pipeline.id_tokens import rule_of
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.pipeline.portrait import Portrait
 from facesnap.pipeline.shape import Shape
+from facesnap.pipeline.usable import usable
 from facesnap.settings import arguments
-from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Pose, Settings
+from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Settings
 from facesnap.sheet import contact_sheet
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add(person, SETTINGS, ["preset"])
     elsewhere = ("references", "identity", "face", *_STRUCTURE)
     arguments.add(person, PERSON, [name for name, field in PERSON.items() if field.option and name not in elsewhere])
-    arguments.add(person, SETTINGS, ["pulid_mode", "model_card"])
+    arguments.add(person, SETTINGS, ["pulid_mode", "model_card", "strict"])
     structure = parser.add_argument_group("structure", "the face's shape through FFRNet, where the adapter brings one")
     arguments.add(structure, PERSON, _STRUCTURE)
     arguments.add(structure, POSE, ["image"])
@@ -86,13 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     asked = arguments.settings(args)
     adapter = load_adapter(args.adapter, args.family)
-    rule_of(adapter, args.pulid_mode)  # refused here where it was given, even as the default
-    person = asked.people[0]
-    if adapter.ffrnet is None:
-        _check_structure(args)
-        person = replace(person, structure=None, pose=Pose())
-    person = _decoded(person)
-    settings = replace(asked, people=(person,))
+    settings, notes = usable(asked, adapter)
+    for note in notes:
+        logger.warning("%s", note)
+    person = _decoded(settings.people[0])
+    settings = replace(settings, people=(person,))
     host = DiffusersHost.load(
         args.base,
         device=args.device,
@@ -101,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
         offload=args.offload,
     )
     adapter.check_unet(host.topology)  # before the slow part
-    pipeline = FaceSnapPipeline(adapter, analyser_from(args) if sees_faces(args) else None, encoder_from(args))
+    analyser = analyser_from(args) if sees_faces(args, person) else None
+    pipeline = FaceSnapPipeline(adapter, analyser, encoder_from(args))
     if args.identity:
         identity = Identity.load(args.identity)
     else:
@@ -124,9 +123,9 @@ def _decoded(person: Person) -> Person:
     return replace(person, references=[read_picture(one) for one in person.references], region=region, pose=pose)
 
 
-def sees_faces(args: argparse.Namespace) -> bool:
+def sees_faces(args: argparse.Namespace, person: Person) -> bool:
     """Whether a face-analysis pack is needed; a saved identity alone needs none."""
-    return bool(args.reference or args.driver or args.score)
+    return bool(args.reference or args.score or person.pose.image is not None)
 
 
 def make_pictures(
@@ -187,25 +186,12 @@ def _sheet(
         cells.append((shape.picture(), "landmarks: the reference's shape\nin the pose asked for"))
     for portrait in portraits:
         score = portrait.similarity[0]
-        unknown = "no face in the picture" if sees_faces(args) else "similarity not measured"
+        unknown = "no face in the picture" if sees_faces(args, person) else "similarity not measured"
         text = unknown if score is None else f"similarity {score:.2f}"
         cells.append((portrait.image, f"seed {portrait.seed}\n{text}"))
     rows = [cells[i : i + 5] for i in range(0, len(cells), 5)]
     title = f"{args.prompt}\n{identity.name}, adapter {adapter.spec.name or args.adapter.name}, base {args.base.name}"
     return contact_sheet(rows, title=title)
-
-
-def _check_structure(args: argparse.Namespace) -> None:
-    """Raise SettingsError where something is asked of FFRNet, which the adapter does not bring."""
-    names = [name for name in _STRUCTURE if name != "structure" or args.structure != 0]
-    given = arguments.asked(args, PERSON, names) + arguments.asked(args, SETTINGS, ["speed"])
-    given += arguments.asked(args, POSE, POSE)
-    if given:
-        raise SettingsError(
-            f"{', '.join(given)} was given, but {args.adapter.name} brings no FFRNet.",
-            expected="an adapter with an FFRNet, which gives the face's shape",
-            remedy="choose another --adapter, or leave these options out",
-        )
 
 
 def _advance(bar: tqdm) -> Callable[[int, int], None]:

@@ -86,17 +86,17 @@ class FaceAnalyser:
 
         Raises:
             PictureError: it cannot be read.
-            NoFaceError: no step of the detection ladder found a face; says which were tried.
+            NoFaceError: no step of the detection ladder found a face; its details say which were tried.
         """
         name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture")
         pixels = read_picture(picture, name=name)
         hits, usable, tried = self._climb(pixels, most_steps)
         if hits is None:
             raise NoFaceError(
-                f"No face was found in {name} ({pixels.shape[1]} x {pixels.shape[0]} pixels). "
-                f"Tried: {'; '.join(map(str, tried))}.",
+                f"No face was found in {name} ({pixels.shape[1]} x {pixels.shape[0]} pixels).",
                 expected="a photo with at least one face that is not hidden.",
                 remedy="use a sharper or less tightly cropped photo.",
+                details=f"Tried: {'; '.join(map(str, tried))}.",
             )
         return self._describe(pixels, hits, usable, name)
 

@@ -36,6 +36,31 @@ NATIVE = "facesnap"  # key of FaceSnap's own family, which stands for every adap
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part that not every adapter has, and the settings that act through it alone.
+
+    Attributes:
+        lack: for people, of an adapter without it. settings, person: names of fields of `facesnap.settings.model`.
+        pose: whether poses act through it. strength: the person's field that switches it off by 0, or "".
+    """
+
+    lack: str
+    settings: tuple[str, ...] = ()
+    person: tuple[str, ...] = ()
+    pose: bool = False
+    strength: str = ""
+
+
+LANDMARKS = Part(
+    "brings no landmarks network", ("speed",), ("structure", "structure_start", "structure_end"), True, "structure"
+)
+LORA = Part("brings no LoRA", (), ("lora", "lora_in_region"), strength="lora")
+CLIP_WEIGHT = Part("has no weight for a CLIP branch", (), ("s_struct",))
+MODES = Part("has no modes", ("pulid_mode",))
+OFFICIAL = Part("has no official example that prepares photos in another way", ("model_card",))
+
+
+@dataclass(frozen=True)
 class OfficialPreprocessing:
     """Where a family's official example differs from FaceSnap's own way; a switch follows it.
 
@@ -170,6 +195,20 @@ class Family:
             licence=self.licence,
             family=self.key,
         )
+
+    def lacks(self, adapter: Adapter) -> tuple[Part, ...]:
+        """The parts that an adapter of this family does not have: settings that act through them are of no use to it
+        (`facesnap.pipeline.usable`)."""
+        configs = [mixer.config for mixer in (adapter.mixer, adapter.ffrnet_mixer)]
+        stages = [getattr(config, "stage1", None) for config in configs]
+        there = {
+            LANDMARKS: adapter.ffrnet is not None,
+            LORA: adapter.lora is not None,
+            CLIP_WEIGHT: all(stage is not None and stage.shortcut for stage in stages),
+            MODES: bool(self.modes),
+            OFFICIAL: bool(self.official_preprocessing.text),
+        }
+        return tuple(part for part, has in there.items() if not has)
 
     def find_companion(self, adapter: Path) -> Path | None:
         """The control network's file beside an adapter's, where the family has one in a file of its own."""

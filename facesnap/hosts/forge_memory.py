@@ -36,20 +36,29 @@ class FFRNetCarrier(nn.Module):
 
     def __init__(self, original: FFRNet, dtype: torch.dtype) -> None:
         super().__init__()
-        self.net = copied_to(original, CPU, dtype)
+        self.net: Any = copied_to(original, CPU, dtype)
         self.patcher: Any = None
-        self._original = (original,)  # in a tuple: no submodule
+        self._original: tuple[FFRNet, ...] = (original,)  # in a tuple: no submodule
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FFRNetCarrier:
         super()._apply(fn, recurse)
-        if self.net.dtype == self._original[0].dtype and all(one.device == CPU for one in self.net.parameters()):
+        agree = all(self.net.dtype == original.dtype for original in self._original)
+        if agree and all(one.device == CPU for one in self.net.parameters()):
             self.give_up()
         return self
 
     def give_up(self) -> None:
         """Hold no memory of its own: take the original's tensors, whatever their dtype."""
-        for mine, own in zip(self.net.parameters(), self._original[0].parameters(), strict=True):
-            mine.data = own.detach()
+        for original in self._original:
+            for mine, own in zip(self.net.parameters(), original.parameters(), strict=True):
+                mine.data = own.detach()
+
+    def end(self) -> None:
+        """Let go of both networks. The host's patcher and the objects that it puts on this module hold it, and it them:
+        what stays until Python's collector comes is a shell."""
+        self._original = ()
+        self.net = nn.Module()
+        self.patcher = None
 
 
 class ForgePlacement(Placement):
@@ -109,6 +118,7 @@ class ForgePlacement(Placement):
         for i in reversed(range(len(loaded))):
             if loaded[i].model is carrier.patcher:
                 loaded.pop(i).model_unload()
+        carrier.end()
         memory.soft_empty_cache()
 
     def _carrier(self, net: FFRNet, dtype: torch.dtype) -> FFRNetCarrier:

@@ -4,12 +4,17 @@
 sampling is seen to begin and end, whatever ends it. Which rows are cond is announced step by step: a callback of the
 host says whose step comes (`WebUI.before_step`), hooks in the sampling path say which rows. The hosts swallow
 exceptions of callbacks, therefore failures are kept and raised from the sampling path.
+
+A processing object holds its generation and the wrapper, and nothing of these leads back to it, so that it goes, and
+adapters with it, when the host drops it: gigabytes cannot wait for Python's collector.
 """
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +22,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
-from facesnap.errors import AttachError, FaceSnapError, refusal
+from facesnap.errors import AttachError, FaceSnapError, HostError, again, clear_frames, refusal, to_keep
 from facesnap.hosts import face_pass
 from facesnap.hosts.base import Host, Parts, Prepare, is_face_pass
 from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
@@ -27,15 +32,14 @@ class Generation(ABC):
     """FaceSnap's part of one processing object.
 
     Attributes:
-        p: the host's processing object.
         prepare: makes the parts; None: nothing is attached. passes: see `WebUI.enlist`.
-        error: raised in the sampling's place. on_failure: see `WebUI.enlist`.
+        error: raised in the sampling's place, as a copy. on_failure: see `WebUI.enlist`.
         plan: the row plan of what is attached.
         left_alone: whether the host has switched to a model that the people do not fit.
     """
 
     def __init__(self, host: Host, p: Any) -> None:
-        self.host, self.p = host, p
+        self.host, self._p = host, weakref.ref(p)
         self.prepare: Prepare | None = None
         self.passes = "both"
         self.error: Exception | None = None
@@ -51,32 +55,41 @@ class Generation(ABC):
         self._piece: Tile | None = None
         self._failure: Exception | None = None
         self._last_step = False
-        self._wrapper: Any = None
         self._calls = self._wanted = 0
+
+    @property
+    def p(self) -> Any:
+        """The host's processing object; None once the host has dropped it."""
+        return self._p()
+
+    def refuse(self, error: Exception) -> None:
+        """Raise this error in the sampling's place."""
+        self.prepare, self.error = None, to_keep(error)
 
     def wrap(self) -> None:
         """Put our wrapper around `p.sample`, once; wrappers of other extensions stay where they are."""
-        if self.p.__dict__.get("sample") is not None and self.p.sample is self._wrapper:
-            return
-        inner = self.p.sample
-
-        def sample(*args: Any, **kwargs: Any) -> Any:
-            return self._sample(inner, args, kwargs)
-
-        self._wrapper = sample
-        self.p.sample = sample
+        own = vars(self.p).get("sample")  # None: the method of its class, which is looked up when it is called
+        if not self._is_wrapper(own):
+            self.p.sample = partial(self._sample, own)
 
     def unwrap_copy(self, copy: Any) -> None:
         """Give a shallow copy of `p` its own `sample` back: our wrapper would sample the original."""
-        if copy.__dict__.get("sample") is self._wrapper:
+        if self._is_wrapper(vars(copy).get("sample")):
             del copy.sample
 
-    def _sample(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not is_face_pass(self.p):
-            self.host.set_whole(self.p)
+    def _is_wrapper(self, sample: Any) -> bool:
+        return isinstance(sample, partial) and getattr(sample.func, "__self__", None) is self
+
+    def _sample(self, own: Callable[..., Any] | None, /, *args: Any, **kwargs: Any) -> Any:
+        p = self.p
+        if p is None:
+            raise _gone()
+        inner = partial(type(p).sample, p) if own is None else own
+        if not is_face_pass(p):
+            self.host.set_whole(p)
         if self.error is not None:
             self._note_face_pass(self.error)
-            raise refusal(self.error)
+            raise refusal(again(self.error))
         if self.prepare is None or self in self.host.running:  # released, or a wrapper around our wrapper
             return inner(*args, **kwargs)
         try:
@@ -91,6 +104,7 @@ class Generation(ABC):
             if self.on_failure is not None:
                 self.on_failure(error)
             self._note_face_pass(error)
+            clear_frames(error)  # hosts keep some errors, and frames of hooks hold networks
             if isinstance(error, FaceSnapError):
                 raise refusal(error) from error.__cause__
             raise
@@ -98,7 +112,7 @@ class Generation(ABC):
             if self in self.host.running:
                 self.host.running.remove(self)
             self._detach()
-            self._parts, self._unet, self._failure = Parts(), None, None
+            self._unet, self._failure, self._walk = None, None, TileWalk()
 
     def _note_face_pass(self, error: Exception) -> None:
         """The hosts swallow what is raised in ADetailer's pass, and go on with the picture as it was."""
@@ -136,7 +150,7 @@ class Generation(ABC):
             self._calls += self.attachment.calls
             self.attachment.close()
             self.host.placement.leave()
-        self.attachment = None
+        self.attachment, self._parts = None, Parts()
         while self._handles:
             self._handles.pop().remove()
 
@@ -255,6 +269,14 @@ class Generation(ABC):
             expected="at least one call",
             remedy="switch off TensorRT, torch.compile or whatever replaces the UNet or the sampler",
         )
+
+
+def _gone() -> HostError:
+    return HostError(
+        "A copy of a processing object was sampled after the original was dropped.",
+        expected="a copy that has gone through the scripts' `process`, as the original did",
+        remedy="switch FaceSnap off for the extension or script that samples copies, or report its name",
+    )
 
 
 def rows_of(repeats: Sequence[int], cond: bool) -> Iterator[Row]:

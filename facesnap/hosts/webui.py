@@ -64,7 +64,7 @@ class WebUI(Host):
     def refuse(self, p: Any, error: Exception) -> Generation:
         """Let the sampling of `p` raise this error instead of making a picture without FaceSnap."""
         generation = self._of(p)
-        generation.prepare, generation.error = None, error
+        generation.refuse(error)
         generation.wrap()
         return generation
 
@@ -78,9 +78,9 @@ class WebUI(Host):
         self.free()
 
     def free(self) -> None:
-        """Let no network of ours stay in the GPU's memory: FaceSnap is off, or the model has been switched (the
-        host's on_model_loaded callback)."""
-        if not self.running:
+        """Let no network of ours stay in the GPU's memory: FaceSnap is off, another adapter is about to be read, or the
+        model has been switched (the host's on_model_loaded callback). Nothing is done while one is attached."""
+        if all(generation.attachment is None for generation in self.running):
             self.placement.clear()
 
     def before_sampling(self, p: Any, x: torch.Tensor | None) -> None:

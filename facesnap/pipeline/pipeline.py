@@ -39,7 +39,8 @@ from facesnap.pipeline.id_tokens import check_encoder_kind, check_identity, mix,
 from facesnap.pipeline.portrait import Portrait, infotext, resolved
 from facesnap.pipeline.region import region_map
 from facesnap.pipeline.shape import Shape, Shapes
-from facesnap.settings.model import SETTINGS, Person, Pose, Settings
+from facesnap.pipeline.usable import usable, usable_by_one
+from facesnap.settings.model import SETTINGS, Person, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -153,9 +154,8 @@ class FaceSnapPipeline:
 
         Raises:
             IdentityMismatchError, EncoderError: the identity does not suit the adapter.
-            SettingsError: PuLID's mode is asked of another adapter.
         """
-        person, settings = person or Person(), settings or Settings()
+        person, settings = usable_by_one(person or Person(), settings or Settings(), self.adapter)
         check_identity(self.adapter, identity)
         spec, variant = self.adapter.spec, self._variant(identity, person, settings)
         plain = settings.pulid_mode == SETTINGS["pulid_mode"].default
@@ -173,10 +173,10 @@ class FaceSnapPipeline:
         )
 
     def shape(self, identity: Identity, person: Person, size: tuple[int, int]) -> Shape | None:
-        """The landmarks that FFRNet gets for a picture of a size (width, height); None where it is off.
+        """The landmarks that FFRNet gets for a picture of a size (width, height); None where it is off, or the adapter
+        brings none.
 
         Raises:
-            SettingsError: structure or a pose is asked of an adapter without FFRNet.
             LandmarkError, PackError, PictureError, NoFaceError: see `facesnap.pipeline.shape.Shapes.shape`.
         """
         if self._structure_strength(person) == 0.0:
@@ -205,7 +205,7 @@ class FaceSnapPipeline:
         Raises:
             As `shape`; IdentityMismatchError or EncoderError where the identity does not suit the adapter.
         """
-        person, settings = person or Person(), settings or Settings()
+        person, settings = usable_by_one(person or Person(), settings or Settings(), self.adapter)
         shape = self.shape(identity, person, size)
         if shape is None:
             return None
@@ -235,15 +235,9 @@ class FaceSnapPipeline:
         return [LoraPart(self.adapter.lora, strength=strength, region=region)]
 
     def _structure_strength(self, person: Person) -> float:
-        if self.adapter.ffrnet_spec is not None:
-            return 0.0 if person.pose.source == "none" else resolved(person, self.adapter).structure or 0.0
-        if person.structure or replace(person.pose, image=None) not in (Pose(), Pose("none")):
-            raise SettingsError(
-                f"Structure or a pose was asked of the adapter {self.adapter.spec.name!r}, which brings no FFRNet.",
-                expected="an adapter with an FFRNet",
-                remedy="choose another adapter, or leave structure strength and pose out",
-            )
-        return 0.0
+        if self.adapter.ffrnet is None or person.pose.source == "none":
+            return 0.0
+        return resolved(person, self.adapter).structure or 0.0
 
     def _net(self, device: torch.device | None, dtype: torch.dtype | None) -> FFRNet:
         """FFRNet on a device in a dtype; a copy where the adapter's own is elsewhere."""
@@ -303,16 +297,25 @@ class FaceSnapPipeline:
         Args:
             people: each with reference photos, or after an Identity, made or loaded before, that stands for them.
             on_step: called after each step with the steps done and those in all.
-            settings: of the whole generation: `speed`, `model_card` and `pulid_mode` count, its people do not.
+            settings: of the whole generation: `speed`, `model_card`, `pulid_mode` and `strict` count, its people do
+                not. What the adapter cannot use is logged and has no effect.
 
         Raises:
+            UnusableSettingError: something of this was asked for, and the settings are strict.
             CheckpointError: the adapter was made for another base than the host's UNet.
             SettingsError: a person has neither photos nor an Identity.
             Errors of `analyse`, `conditioning` and `control`.
         """
-        settings = settings or Settings()
         self.adapter.check_unet(host.topology)
-        asked = [self._known(one, n, settings) for n, one in enumerate(people, 1)]
+        wanted = tuple(one if isinstance(one, Person) else one[1] for one in people)
+        settings, notes = usable(replace(settings or Settings(), people=wanted), self.adapter)
+        for note in notes:
+            logger.warning("%s", note)
+        given = [
+            person if isinstance(one, Person) else (one[0], person)
+            for one, person in zip(people, settings.people, strict=True)
+        ]
+        asked = [self._known(one, n, settings) for n, one in enumerate(given, 1)]
         known = [(who, replace(person, region=region_map(person.region))) for who, person in asked]  # mapped once
         conditionings = [self.conditioning(who, person, settings) for who, person in known]
         found = [self.control(who, person, sampling.size, host.device, host.dtype, settings) for who, person in known]
@@ -347,15 +350,20 @@ class FaceSnapPipeline:
         return self.identity(photos, one.face, name, match_model_card=settings.model_card), one
 
     def similarity(self, image: Image.Image, identity: Identity) -> float | None:
-        """Largest cosine between a person and the faces of a picture; None without a face or an analyser."""
-        if self.analyser is None:
-            return None
-        try:
-            pixels = np.asarray(image.convert("RGB"))
-            faces = self.analyser.faces(pixels, name="the picture made", most_steps=SCORE_STEPS)
-        except NoFaceError:
-            return None
-        return max(float(face.normed_embedding @ identity.f_id()) for face in faces)
+        """See `similarity`."""
+        return similarity(self.analyser, image, identity)
+
+
+def similarity(analyser: FaceAnalyser | None, image: Image.Image, identity: Identity) -> float | None:
+    """Largest cosine between a person and the faces of a picture; None without a face or an analyser."""
+    if analyser is None:
+        return None
+    try:
+        pixels = np.asarray(image.convert("RGB"))
+        faces = analyser.faces(pixels, name="the picture made", most_steps=SCORE_STEPS)
+    except NoFaceError:
+        return None
+    return max(float(face.normed_embedding @ identity.f_id()) for face in faces)
 
 
 def _digest(identity: Identity | None) -> str:

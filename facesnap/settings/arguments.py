@@ -69,12 +69,6 @@ def pose(args: argparse.Namespace) -> Pose:
     return Pose("canvas" if numbers else "reference", **given)
 
 
-def asked(args: argparse.Namespace, fields: Mapping[str, Field], names: Iterable[str]) -> list[str]:
-    """The options of these fields that ask for another value than the default."""
-    given = _given(args, fields)
-    return list(dict.fromkeys(fields[n].option for n in names if n in given and given[n] != fields[n].default))
-
-
 def _given(args: argparse.Namespace, fields: Mapping[str, Field]) -> dict[str, Any]:
     """Values by field, of the options that were given."""
     found: dict[str, Any] = {}

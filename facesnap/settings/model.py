@@ -241,6 +241,10 @@ class Settings(Declared):
         "stop: no picture, and a message. skip: a picture without FaceSnap, noted in its infotext. Not given: as the "
         "settings page says.",
     )  # fmt: skip
+    strict: bool = setting(
+        Switch(), False, "Strict",
+        "Refuse settings that the adapter cannot use. Without it they are noted and have no effect.", option="--strict",
+    )  # fmt: skip
     people: tuple[Person, ...] = ()
 
     def require_people(self) -> None:

@@ -31,7 +31,8 @@ def loader() -> PipelineLoader:
     from modules import shared
 
     megabytes = getattr(shared.cmd_opts, "facesnap_cache", None)
-    return PipelineLoader(folders, options, CACHE_BYTES if megabytes is None else max(int(megabytes), 0) << 20)
+    cache_bytes = CACHE_BYTES if megabytes is None else max(int(megabytes), 0) << 20
+    return PipelineLoader(folders, options, cache_bytes, on_replaced=lambda: current_host().free())
 
 
 def options() -> dict[str, Any]:

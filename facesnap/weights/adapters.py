@@ -22,8 +22,9 @@ from facesnap.families.base import NATIVE, Family
 from facesnap.settings.field_types import Number
 from facesnap.settings.model import PERSON
 from facesnap.settings.words import TITLE_MARK
-from facesnap.weights.folders import Folders, ModelFile, list_adapters
+from facesnap.weights.folders import Folders, ModelFile, find_adapter, list_adapters
 from facesnap.weights.headers import ADAPTER
+from facesnap.weights.packs import WantedRecogniser
 
 SIDES = {"sd15": 512, "sdxl": 1024}
 
@@ -60,6 +61,7 @@ class ListedAdapter:
         defaults: fields of `facesnap.settings.model.Person` with the values that it suggests.
         hint: CFG and size of the picture. needs: what it takes besides. licence: of the weights.
         note: how the family was found, or why the file cannot be used.
+        recogniser: which one it was trained with.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ListedAdapter:
     needs: tuple[Need, ...]
     licence: str
     note: str
+    recogniser: WantedRecogniser
 
 
 def entries(folders: Folders, base: str | None = None, places: Sequence[str] | None = None) -> list[ListedAdapter]:
@@ -90,6 +93,22 @@ def entries(folders: Folders, base: str | None = None, places: Sequence[str] | N
     return sorted(found, key=lambda entry: (not entry.fits, entry.name.lower()))
 
 
+def chosen(name: str, folders: Folders, base: str | None = None) -> ListedAdapter | None:
+    """The adapter of a name or hash; without a name the one that is found by itself: the first that fits the base
+    model, our own before others, those with all they need before those without; None where there is none.
+
+    Args:
+        base: of the loaded model; None where none is loaded.
+
+    Raises:
+        UnknownAdapterError: there is none of that name. CheckpointError: there are several.
+    """
+    if name:
+        return _entry(find_adapter(name, list_adapters(folders)), base, DiskLookup(folders.packs))
+    fitting = [one for one in entries(folders, base) if one.fits and one.family and base in (None, one.base)]
+    return min(fitting, key=lambda one: (any(n.there is False for n in one.needs), one.family != NATIVE), default=None)
+
+
 @dataclass
 class _Facts:
     """The facts of an adapter, of whichever kind."""
@@ -100,6 +119,7 @@ class _Facts:
     structure: Path | None = None
     kind: Family = field(default_factory=lambda: registry.find(NATIVE))
     recogniser: str = ""
+    recogniser_sha256: str = ""
     encoder: str = ""
     licence: str = ""
     defaults: dict[str, float] = field(default_factory=dict)
@@ -129,6 +149,7 @@ def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter
         needs=() if header.problem else _needs(facts, look),
         licence=facts.licence,
         note=header.problem or facts.note,
+        recogniser=WantedRecogniser(facts.recogniser_sha256, facts.recogniser),
     )
 
 
@@ -144,6 +165,7 @@ def _own(metadata: Mapping[str, Any]) -> _Facts:
         note="by its metadata",
         kind=registry.find(str(metadata.get("family", ""))),
         recogniser=str(metadata.get("recogniser_name") or metadata.get("recogniser", "")),
+        recogniser_sha256=str(metadata.get("recogniser", "")),
         encoder=str(metadata.get("encoder_name", "")),
         licence=str(metadata.get("licence", "")),
         defaults=_with_shortcut(defaults, metadata.get("shortcut") is True),

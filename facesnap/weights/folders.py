@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facesnap.checkpoints.files import SUFFIXES
-from facesnap.errors import CheckpointError, MissingWeightsError, SettingsError
+from facesnap.errors import CheckpointError, SettingsError, UnknownAdapterError
 from facesnap.faces.known import OWN
 from facesnap.files import cached_sha256
 from facesnap.weights.catalogue import find
@@ -92,7 +92,7 @@ def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
     """One of the adapters by name with or without extension, or by the beginning of its hash.
 
     Raises:
-        MissingWeightsError: there is none of that name. CheckpointError: there are several.
+        UnknownAdapterError: there is none of that name. CheckpointError: there are several.
     """
     files = list(files)
     wanted = name.strip().lower()
@@ -113,7 +113,7 @@ def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
         for file in files:
             if cached_sha256(file.path).startswith(wanted):
                 return file
-    raise MissingWeightsError(
+    raise UnknownAdapterError(
         f"There is no adapter {name!r}.",
         expected=f"one of {', '.join(file.name for file in files)}" if files else "an adapter in models/FaceSnap",
         remedy=f"correct the name, or {_get(name)} and refresh the list",

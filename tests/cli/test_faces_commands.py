@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facesnap.cli import analyse, doctor, identity
+from facesnap.cli import analyse, doctor, identity, main
 from facesnap.errors import CheckpointError, FaceSnapError, NoFaceError, SettingsError
 from facesnap.weights.doctor import ERROR, NOTE, OK, examine, installed_versions, overlaps, packages
 
@@ -55,6 +55,19 @@ def test_analyse_prints_lines(photo: Path, face_pack: Path, capsys: pytest.Captu
         call(analyse, photo, "--pack", face_pack, "--choose", "1")
     with pytest.raises(SettingsError):
         call(analyse, photo, photo, "--pack", face_pack, "--draw", "x.png")
+
+
+def test_what_was_tried_is_said_to_those_who_ask(
+    face_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = tmp_path / "grey.png"
+    Image.new("RGB", (96, 96), "grey").save(grey)
+    assert main(["analyse", str(grey), "--pack", str(face_pack)]) == 1
+    error = capsys.readouterr().err
+    assert "No face was found" in error and error.rstrip().endswith("photo.") and "Tried" not in error
+    assert main(["-v", "analyse", str(grey), "--pack", str(face_pack)]) == 1
+    asked = capsys.readouterr().err
+    assert error in asked and "Tried: 160;" in asked.partition("Remedy")[2]
 
 
 def test_identity_make_show_compare(

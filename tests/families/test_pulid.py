@@ -210,11 +210,11 @@ def test_what_does_not_suit_is_refused(xl, tmp_path: Path, capsys) -> None:
         Settings(pulid_mode="loud")
     faceid = write(public_state("faceid", widths_of(xl.host.unet), CONTEXT["sdxl"]), tmp_path, "faceid", "sdxl")
     other = Identity.from_faces([dataclasses.replace(face, alias="buffalo_l")])
-    with pytest.raises(SettingsError, match="adapter of PuLID"):
-        FaceSnapPipeline(load_adapter(faceid)).conditioning(other, settings=Settings(pulid_mode="style"))
+    own = FaceSnapPipeline(load_adapter(faceid))
+    assert own.conditioning(other, settings=Settings(pulid_mode="style")).rule is own.conditioning(other).rule
     options = ["--base", "x", "--reference", "a.png", "--prompt", "a portrait", "--out", str(tmp_path / "out")]
-    for mode in ("style", "fidelity"):  # what is asked for explicitly and cannot act is refused
-        assert main(["generate", "--adapter", str(faceid), *options, "--pulid-mode", mode]) == 1
-        assert f"The mode '{mode}'" in capsys.readouterr().err
-    with pytest.raises(SettingsError, match="s_struct"):
-        FaceSnapPipeline(adapter).conditioning(person, Person(s_struct=0.5))
+    assert main(["generate", "--adapter", str(faceid), *options, "--pulid-mode", "style", "--strict"]) == 1
+    assert "has no modes, PuLID mode is not used" in capsys.readouterr().err
+    pipeline = FaceSnapPipeline(adapter)
+    plain, asked = (pipeline.conditioning(person, Person(s_struct=weight)) for weight in (1.0, 0.5))
+    assert asked.cond is plain.cond  # kept: it is the same

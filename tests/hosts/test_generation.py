@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 
 from facesnap.demo import untrained
-from facesnap.errors import CheckpointError, NoFaceError, PackError, SettingsError
+from facesnap.errors import (
+    CheckpointError,
+    FaceSnapError,
+    NoFaceError,
+    PackError,
+    SettingsError,
+    UnusableSettingError,
+)
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
@@ -190,6 +197,34 @@ def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_
         shutil.rmtree(pack, ignore_errors=True)
 
 
+def test_photos_are_looked_at_with_the_pack_of_the_generation(
+    run, snap, shared, models, page, face_pack, unets
+) -> None:
+    """The adapter's, else the settings page's, else any: not the page's, which need not be there."""
+    page["facesnap_pack"] = "buffalo_l"
+    looked = [shared.viewer(name, base).pack.folder for name in ("", "untrained") for base in ("sd15", None)]
+    assert set(looked) == {models / "FaceSnap" / PACK}
+    assert shared.viewer("", "sdxl").pack.name == PACK  # no adapter, and not the page's pack: any
+    p, _ = run(snap)
+    assert p.facesnap_job.prepared.pipeline.analyser is shared.viewer("", "sd15")
+    file = write(public_state("faceid", widths_of(unets[0]), 64), models / "FaceSnap", "faceid", "sd15")
+    other = shutil.copytree(face_pack, models / "FaceSnap" / "antelopev2")
+    pack = models / "insightface" / "models" / "buffalo_m"
+    try:
+        page["facesnap_pack"] = "antelopev2"
+        assert shared.viewer(file.stem, "sd15").pack.name == "antelopev2"  # its own is not there: the page's
+        shutil.copytree(face_pack, pack)
+        assert shared.viewer(file.stem, "sd15").pack.name == "buffalo_m"
+        p, _ = run({**snap, "adapter": file.stem})
+        assert p.facesnap_job.prepared.pipeline.analyser is shared.viewer(file.stem, "sd15")
+        with pytest.raises(CheckpointError, match="no adapter 'gone'"):
+            shared.viewer("gone", "sd15")
+    finally:
+        file.unlink()
+        shutil.rmtree(other)
+        shutil.rmtree(pack, ignore_errors=True)
+
+
 def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> None:
     p, made = run(snap)
     identity = p.facesnap_job.prepared.people[0].identity
@@ -215,7 +250,7 @@ def test_refused_or_skipped(run, snap, page, world, unets) -> None:
     for bad, kind, status in (
         ({"strenght": 1}, SettingsError, 422),
         (faceless, NoFaceError, 422),
-        ({**snap, "adapter": "gone"}, CheckpointError, 503),
+        ({**snap, "adapter": "gone"}, CheckpointError, 422),  # another request will not help
         ({**snap, "identity": "somebody"}, SettingsError, 422),
     ):
         with pytest.raises(kind) as refused:
@@ -223,16 +258,102 @@ def test_refused_or_skipped(run, snap, page, world, unets) -> None:
         assert refused.value.status_code == status
     p, made = run({**faceless, "on_error": "skip"})
     assert torch.equal(made, bare) and "No face was found" in p.extra_generation_params[SKIPPED]
+    assert "Tried" not in p.extra_generation_params[SKIPPED] and "Remedy" in p.extra_generation_params[SKIPPED]
+    processed = SimpleNamespace(extra_generation_params={})
+    finish(p, processed)
+    result = RESULTS.get(processed.extra_generation_params[KEY]).json()
+    assert "Tried" not in result["error"] and result["details"].count(";") > 10
     page["facesnap_on_error"] = "skip"
     p, made = run(faceless)
     assert torch.equal(made, bare) and p.comments
     with pytest.raises(NoFaceError):
         run({**faceless, "on_error": "stop"})
+    for cannot in (
+        {"references": ["no picture at all"]},
+        {"references": ["bm8gcGljdHVyZQ=="]},
+        {"references": [Image.new("1", (9000, 9000))]},
+        {**snap, "region": "bm8gcGljdHVyZQ=="},
+        {**snap, "pose": {"source": "picture", "image": "bm8gcGljdHVyZQ=="}},
+        {**snap, "adapter": "gone"},
+        {**snap, "identity": "", "references": ["https://example.com/zoe.jpg"]},
+    ):
+        p, made = run(cannot)
+        assert torch.equal(made, bare) and SKIPPED in p.extra_generation_params, cannot
+        with pytest.raises(FaceSnapError):
+            run({**cannot, "on_error": "stop"})
+    for wrong in ({**snap, "strenght": 1}, {**snap, "strength": "much"}, {**snap, "pulid_mode": "loud"}):
+        with pytest.raises(SettingsError):
+            run(wrong)
     world.standin.load(unets[2])  # SDXL
     p = processing(world, width=64, height=64, prompt="")
     begin(world.host, PipelineLoader(lambda: None, lambda: 1 / 0), p, [snap])  # a mistake of ours
     with pytest.raises(ZeroDivisionError):
         sampled(p)
+
+
+def test_settings_that_the_adapter_cannot_use(run, snap, shared, models, unets, face_pack) -> None:
+    """Noted once, without effect, not in the infotext; refused only where strict is asked for."""
+    file = write(public_state("faceid", widths_of(unets[0]), 64), models / "FaceSnap", "faceid", "sd15")
+    pack = shutil.copytree(face_pack, models / "insightface" / "models" / "buffalo_l")
+    plain = {**snap, "adapter": file.stem}
+    try:
+        bare, made = run(plain)
+        asked: list[tuple[dict, str]] = [
+            ({"structure": 1.5}, "structure strength is not used"),
+            ({"structure_start": 0.2, "structure_end": 0.5}, "structure start and structure end are not used"),
+            ({"speed": "fast"}, "speed is not used"),
+            ({"s_struct": 0.5}, "CLIP weight is not used"),
+            ({"pulid_mode": "style"}, "PuLID mode is not used"),
+            ({"pose": {"source": "canvas", "yaw": 30}}, "the pose is not used"),
+            ({"pose": {"source": "reference", "expression": "smile"}}, "the pose is not used"),
+            ({"pose": {"source": "picture"}}, "the pose is not used"),  # which is missing
+            ({"pose": {"source": "init", "framing": "true size"}}, "the pose is not used"),
+            ({"structure": 2, "pose": {"source": "canvas"}}, "structure strength and the pose are not used"),
+        ]  # fmt: skip
+        for more, words in asked:
+            p, other = run({**plain, **more})
+            assert torch.equal(other, made), more
+            note = p.extra_generation_params.pop(NOTE)
+            assert note.count("not used") == 1 and words in note and p.comments == [note], (more, note)
+            assert p.extra_generation_params == bare.extra_generation_params, more
+            with pytest.raises(UnusableSettingError, match="strict") as refused:
+                run({**plain, **more, "strict": True, "on_error": "skip"})
+            assert refused.value.status_code == 422
+        for more in ({"structure": 0}, {"structure": None}, {"pose": {"source": "none"}}, {"preset": "Fast"}):
+            p, _ = run({**plain, **more, "strict": True})  # asks for nothing that is not there
+            assert NOTE not in p.extra_generation_params and not p.comments, more
+            assert not any(" structure" in key or " pose" in key for key in p.extra_generation_params), more
+        two = {key: value for key, value in plain.items() if key != "references"}
+        people = [{"references": snap["references"], "structure": 1.5} for _ in range(2)]
+        p, _ = run({**two, "people": people})
+        assert p.extra_generation_params[NOTE].count("structure strength") == 1
+        native, _ = run({**snap, "adapter": "untrained", "lora": 0.5, "lora_in_region": True, "model_card": True})
+        note = native.extra_generation_params[NOTE]
+        assert "LoRA strength and LoRA inside the region only are not used" in note and "model card is not used" in note
+        assert not any("lora" in key or "model card" in key for key in native.extra_generation_params)
+    finally:
+        file.unlink()
+        shutil.rmtree(pack)
+
+
+def test_a_saved_identity_with_a_pose_picture_needs_no_pack_where_the_pose_is_not_used(
+    run, snap, shared, models, world, unets, face_pack
+) -> None:
+    file = write(public_state("faceid", widths_of(unets[0]), 64), models / "FaceSnap", "faceid", "sd15")
+    pack = shutil.copytree(face_pack, models / "insightface" / "models" / "buffalo_l")
+    try:
+        p, made = run({**snap, "adapter": file.stem})
+        identity = p.facesnap_job.prepared.people[0].identity
+        IdentityStore(shared.folders().identities).save(replace(identity, name="Ada"), replace=True)
+        shutil.rmtree(pack)
+        pose = {"source": "picture", "image": snap["references"][0]}
+        p = processing(world, width=64, height=64, prompt="")
+        fresh = PipelineLoader(shared.folders, shared.options)
+        begin(world.host, fresh, p, [{"identity": "Ada", "preset": "Faithful", "adapter": file.stem, "pose": pose}])
+        assert torch.equal(sampled(p), made)
+    finally:
+        file.unlink()
+        shutil.rmtree(pack, ignore_errors=True)
 
 
 def test_the_same_sites_in_other_widths_are_another_unet(run, snap, world, unets) -> None:

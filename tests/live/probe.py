@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import types
+import weakref
 from pathlib import Path
 
 import gradio
@@ -31,6 +32,7 @@ STATE = {
     "structure": 0.0,
 }
 NETS = {}
+ADAPTERS = {"read": [], "alive": []}  # weak references; how many were alive when the next was read
 
 
 def live_unet():
@@ -187,6 +189,27 @@ def compile_unet(wanted):
         unet._compiled_call_impl = None
 
 
+def watch_adapters(wanted):
+    """Count the adapters that are alive whenever one is read, Python's collector being off."""
+    from facesnap.webui.generation import loader
+
+    ADAPTERS.update(read=[], alive=[])
+    gc.collect()
+    (gc.disable if wanted else gc.enable)()
+    if hasattr(loader.load_adapter, "probed"):
+        return
+    read = loader.load_adapter
+
+    def reading(*args, **more):
+        ADAPTERS["alive"].append(sum(one() is not None for one in ADAPTERS["read"]))
+        adapter = read(*args, **more)
+        ADAPTERS["read"] += [weakref.ref(one) for one in (adapter.mixer, adapter.projections, adapter.ffrnet) if one]
+        return adapter
+
+    reading.probed = True
+    loader.load_adapter = reading
+
+
 def go_online():
     """At its start the Hub's client was told to stay offline; now it may ask the tests' mirror."""
     from huggingface_hub import configure_http_backend, constants
@@ -199,6 +222,8 @@ def set_state(values: dict = Body(...)):  # noqa: B008
     narrow_controlnets()
     if "compiled" in values:
         compile_unet(values.pop("compiled"))
+    if "adapters" in values:
+        watch_adapters(values.pop("adapters"))
     if values.pop("online", False):
         go_online()
     STATE.update(values, calls=[], steps=0, memory=[])
@@ -212,6 +237,7 @@ def get_state():
         "calls": STATE["calls"], "steps": STATE["steps"], "hooks": hooks(),
         "running": len(current_host().running), "unet": id(live_unet()),
         "memory": memory(), "memories": STATE["memory"], "kept": len(current_host().placement.copies),
+        "alive": ADAPTERS["alive"],
         "dtype": str(next(live_unet().parameters()).dtype), "axes": axes(),
         "ad_script_names": str(shared.opts.data.get("ad_script_names", "")),
     }  # fmt: skip

@@ -198,6 +198,30 @@ def test_an_error_is_shown(visit, photos, width: int) -> None:
     expect(page.generate()).to_contain_text("Steps: 2")
 
 
+TABS = (("img2img", "img2img_image"), ("Sketch", "img2img_sketch"), ("Inpaint", "img2maskimg"),
+        ("Inpaint sketch", "inpaint_sketch"), ("Inpaint upload", "img_inpaint_base"))  # fmt: skip
+
+
+@pytest.mark.parametrize("title, holder", TABS[1:])
+def test_the_canvas_has_the_picture_of_the_tab_that_is_open(visit, photos, title: str, holder: str) -> None:
+    page = visit()
+    page.switch_to("img2img")
+    page.settle()
+    page.upload(1, photos.person)
+    page.page.locator("#img2img_image input[type=file]").first.set_input_files(photos.person)
+    page.open("posing")
+    copy = page("posing").get_by_role("button", name="Init image")
+    expect(copy).to_be_enabled()
+    place = "facesnap.canvases.img2img.model.current.drivers.init.translation[0]"
+    first = page.page.evaluate(place)
+    page.page.locator("#mode_img2img > .tab-nav").get_by_text(title, exact=True).click()
+    expect(copy).to_be_hidden()  # nothing is there yet
+    page.page.locator(f"#{holder} input[type=file]").first.set_input_files(photos.mirrored)
+    expect(copy).to_be_enabled()
+    assert page.page.evaluate(place) == pytest.approx(512 - first, abs=8) and abs(2 * first - 512) > 40
+    page.shoot(f"tab_{holder}", page("posing"))
+
+
 def test_the_init_image_poses(visit, photos) -> None:
     page = visit()
     page.switch_to("img2img")

@@ -17,7 +17,7 @@ from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter, FFRNetSpec
 from facesnap.cli import main
 from facesnap.demo import untrained
-from facesnap.errors import LandmarkError, PackError, SettingsError
+from facesnap.errors import LandmarkError, PackError, SettingsError, UnusableSettingError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.identity import Identity
@@ -49,6 +49,14 @@ def _pixels(
 
 def _without_ffrnet(world) -> Adapter:
     return dataclasses.replace(world.adapter, ffrnet=None, ffrnet_spec=None)
+
+
+@pytest.fixture(scope="module")
+def tokens_only(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter file without FFRNet."""
+    file = tmp_path_factory.mktemp("tokens") / "tokens_only.safetensors"
+    native.save(untrained.make_adapter(world.host.unet, ffrnet=False, **world.names), file)
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +221,6 @@ def test_a_piece_is_drawn_as_it_is_in_the_whole(world, picture: str) -> None:
 def test_what_does_not_suit_is_refused_by_name(world, driver: Path) -> None:
     pipeline = _pipeline(world)
     identity = pipeline.identity([world.photo])
-    bare = _pipeline(world, adapter=_without_ffrnet(world))
-    for settings in (Person(structure=0.5), Person(pose=TURNED)):
-        with pytest.raises(SettingsError, match=r"brings no FFRNet.*another adapter"):
-            bare.generate(world.host, SAMPLING, [(identity, settings)])
     unseen = dataclasses.replace(identity, landmarks=None)
     with pytest.raises(LandmarkError, match=r"holds no landmarks.*structure"):
         pipeline.control(unseen)
@@ -276,16 +280,47 @@ def test_generate_with_a_driver(world, driver: Path, tmp_path: Path, capsys: pyt
      ["--expression", "smile"], ["--structure-window", "0-0.5"]),
     ids=str,
 )  # fmt: skip
-def test_generate_names_the_missing_ffrnet(
-    world, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str], option
+def test_generate_refuses_what_the_adapter_cannot_use_where_it_is_strict(
+    world, tokens_only: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option
 ) -> None:
-    adapter = tmp_path_factory.getbasetemp() / "tokens_only.safetensors"
-    if not adapter.is_file():
-        native.save(untrained.make_adapter(world.host.unet, ffrnet=False, **world.names), adapter)
-    assert _generate(world, tmp_path / "no", "--reference", str(world.photo), *option, adapter=adapter) == 1
+    asked = ["--reference", str(world.photo), "--strict", *option]
+    assert _generate(world, tmp_path / "no", *asked, adapter=tokens_only) == 1
     error = capsys.readouterr().err
-    assert option[0] in error and "brings no FFRNet" in error and "another --adapter" in error
+    assert "brings no landmarks network" in error and "not used" in error and "another adapter" in error
     assert not (tmp_path / "no").exists()
+
+
+def test_generate_notes_what_the_adapter_cannot_use(
+    world, tokens_only: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, without effect, and not in the picture's text."""
+    plain, asked = tmp_path / "plain", tmp_path / "asked"
+    who = ["--reference", str(world.photo), "--count", "2"]
+    assert _generate(world, plain, *who, "--strict", adapter=tokens_only) == 0
+    assert not any("not used" in one for one in caplog.messages)
+    more = ["--driver", str(tmp_path / "missing.png"), "--yaw", "5", "--structure", "1.5", "--speed", "fast",
+            "--structure-window", "0-0.5", "--lora", "0.5", "--pulid-mode", "style"]  # fmt: skip
+    assert _generate(world, asked, *who, *more, adapter=tokens_only) == 0
+    notes = [one for one in caplog.messages if "not used" in one]
+    assert len(notes) == len(set(notes)) == 3
+    assert "speed, structure strength, structure end and the pose are not used" in notes[0]
+    for file in ("0000000000.png", "0000000001.png"):
+        with Image.open(plain / file) as first, Image.open(asked / file) as second:
+            assert np.array_equal(np.asarray(first), np.asarray(second))
+            assert first.text["parameters"] == second.text["parameters"]
+
+
+def test_the_library_follows_the_same_rule(world, caplog: pytest.LogCaptureFixture) -> None:
+    identity = _pipeline(world).identity([world.photo])
+    bare = _pipeline(world, adapter=_without_ffrnet(world))
+    (plain,) = bare.generate(world.host, SAMPLING, [(identity, Person())])
+    for person in (Person(structure=0.5), Person(pose=TURNED)):
+        caplog.clear()
+        (made,) = bare.generate(world.host, SAMPLING, [(identity, person)])
+        assert np.array_equal(np.asarray(made.image), np.asarray(plain.image)) and made.infotext == plain.infotext
+        assert [text.count("brings no landmarks network") for text in caplog.messages] == [1]
+        with pytest.raises(UnusableSettingError, match="another adapter"):
+            bare.generate(world.host, SAMPLING, [(identity, person)], settings=Settings(strict=True))
 
 
 def test_identity_make_keeps_the_landmarks(world, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from facesnap.webui.generation.args import parse
 from facesnap.webui.generation.controls import Control, controls
 from facesnap.webui.generation.pictures import decode
 from facesnap.webui.ui import canvas
+from tests.webui.standin.img2img import tabs
 
 ROOT = Path(__file__).resolve().parents[2]
 TABS = ("txt2img", "img2img")
@@ -55,11 +56,8 @@ def served(shapes: Shapes, known: dict[str, Identity], result: np.ndarray | None
                 _host(tab, result)
                 with gr.Accordion("FaceSnap", open=False, elem_id=f"facesnap_{tab}"):
                     by_id = {control.elem_id(tab): _control(control, tab) for control in controls()}
-                init = None
-                if tab == "img2img":
-                    with gr.Tabs(elem_id="mode_img2img"), gr.Tab("img2img", id="img2img"):
-                        init = gr.Image(type="pil", elem_id="img2img_image", label="Init")
-                canvas.build(tab, by_id, identities(shapes, known), lambda: shapes, init)
+                inits = tabs() if tab == "img2img" else None
+                canvas.build(tab, by_id, identities(shapes, known), lambda: shapes, inits)
                 said = gr.Textbox(label="Said", elem_id=f"{tab}_said")
                 gr.Button("Generate", elem_id=f"{tab}_generate").click(_said, list(by_id.values()), said)
     address = page.launch(prevent_thread_lock=True, quiet=True, show_api=False)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
 from facesnap.settings.model import POSE_NUMBERS, Pose
 from facesnap.webui.ui import canvas
+from facesnap.webui.ui.send_to import INITS
+from tests.webui.browser import JAVASCRIPT
 from tests.webui.canvas_page import identities, opened, served
 from tests.webui.canvas_user import MODEL, PHONE, SCREEN, Canvas
+from tests.webui.standin.img2img import TABS
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +358,7 @@ def test_img2img_shows_the_init_image_and_its_pose(browser: Any, address: str, t
     page.locator("#facesnap_img2img").get_by_text("FaceSnap", exact=True).first.click()
     page.locator("#facesnap_img2img_p1_identity textarea, #facesnap_img2img_p1_identity input").first.fill("Zoe")
     Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(tmp_path / "init.png")
-    page.locator("#img2img_image input[type=file]").set_input_files(tmp_path / "init.png")
+    page.locator("#img2img_image input[type=file]").first.set_input_files(tmp_path / "init.png")
     page.wait_for_function("""() => {
         const canvas = facesnap.canvases.img2img;
         return canvas && canvas.model.current && canvas.model.current.drivers.init !== undefined;
@@ -368,6 +372,45 @@ def test_img2img_shows_the_init_image_and_its_pose(browser: Any, address: str, t
     reference = page.evaluate("facesnap.canvases.img2img.model.current.drivers.reference.angles")
     assert resolved["yaw"] == pytest.approx(-reference[0], abs=4) and resolved["x"] > 0.5  # hers in a mirror
     page.context.close()
+
+
+@pytest.mark.parametrize("title, elem_id", [(title, elem_id) for title, elem_id, _ in TABS[1:]])
+def test_each_tab_of_img2img_has_its_own_init_image(
+    browser: Any, address: str, tmp_path: Path, astronaut: np.ndarray, title: str, elem_id: str
+) -> None:
+    """Not that of the tab beside it, nor a mask; a tab without a picture has none."""
+    page = opened(browser, address, **SCREEN)
+    page.get_by_text("img2img", exact=True).first.click()
+    page.locator("#facesnap_img2img").get_by_text("FaceSnap", exact=True).first.click()
+    page.locator("#facesnap_img2img_p1_identity textarea, #facesnap_img2img_p1_identity input").first.fill("Zoe")
+    Image.fromarray(astronaut).save(tmp_path / "first.png")
+    Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(tmp_path / "own.png")
+    page.locator("#img2img_image input[type=file]").first.set_input_files(tmp_path / "first.png")
+    model = "facesnap.canvases.img2img.model"
+    ready = f"!facesnap.canvases.img2img.waiting && {model}.current"
+    page.wait_for_function(f"{ready} && {model}.current.drivers.init")
+    first = page.evaluate(f"{model}.current.drivers.init.translation")
+    tabs = page.locator("#mode_img2img > .tab-nav")
+    tabs.get_by_text(title, exact=True).click()
+    page.wait_for_function(f"{ready} && !{model}.current.drivers.init")  # it has none yet
+    page.locator(f"#{elem_id} input[type=file]").first.set_input_files(tmp_path / "own.png")
+    page.wait_for_function(f"{ready} && {model}.current.drivers.init")
+    own = page.evaluate(f"{model}.current.drivers.init.translation")
+    assert own[0] == pytest.approx(512 - first[0], abs=8) and abs(own[0] - first[0]) > 40  # in a mirror
+    page.locator("#facesnap_img2img_canvas").get_by_role("combobox", name="Backdrop").select_option("init")
+    page.wait_for_function("document.querySelector('#facesnap_img2img_canvas image').getAttribute('href')")
+    tabs.get_by_text("Batch", exact=True).click()
+    page.wait_for_function(f"{ready} && !{model}.current.drivers.init")
+    tabs.get_by_text("img2img", exact=True).click()
+    page.wait_for_function(f"{ready} && {model}.current.drivers.init")
+    assert page.evaluate(f"{model}.current.drivers.init.translation") == first
+    page.context.close()
+
+
+def test_the_page_and_its_script_name_the_same_pictures() -> None:
+    script = (JAVASCRIPT / "facesnap_canvas_page.js").read_text(encoding="utf-8")
+    assert tuple(re.findall(r'"(\w+)"', script.partition("const INITS = [")[2].partition("]")[0])) == INITS
+    assert {elem_id for _, elem_id, _ in TABS} == {*INITS}
 
 
 def test_the_server_always_answers(shapes: Shapes, known: dict[str, Identity]) -> None:

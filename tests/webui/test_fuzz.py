@@ -68,7 +68,7 @@ def test_every_request_is_answered_and_the_next_plain_picture_is_the_same(
     ask()
     assert sum(answers.values()) >= requests
     assert answers[200] == server.generated - begun >= requests / 10, answers
-    assert answers[422] >= requests / 4 and answers[503] >= requests // 1000, answers  # 503 is rare
+    assert answers[422] >= requests / 4 and answers[503] == 0, answers  # nothing is missing here
     assert _post(client, {"steps": 2}).json()["images"] == plain
     assert _post(client, person).json()["images"] == with_person
 

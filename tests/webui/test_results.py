@@ -6,6 +6,7 @@ import json
 import re
 import threading
 
+from facesnap.errors import NoFaceError
 from facesnap.faces.face import Quality
 from facesnap.faces.identity import ReferenceFace
 from facesnap.settings import infotext
@@ -30,7 +31,8 @@ def test_a_generation_from_its_beginning_to_its_end() -> None:
     result.finish()
     shown = results.get(result.id).json()
     assert shown == json.loads(json.dumps(shown)) == {
-        "id": result.id, "state": "finished", "error": None, "adapter": {"name": "mine", "hash": "0123456789"},
+        "id": result.id, "state": "finished", "error": None, "details": None,
+        "adapter": {"name": "mine", "hash": "0123456789"},
         "preparation_seconds": 0.1235, "notes": ["left alone"],
         "people": [
             {"identity": "Zoe", "hash": "ababababab", "references": [], "warnings": [], "similarity": [None]},
@@ -43,6 +45,9 @@ def test_a_generation_from_its_beginning_to_its_end() -> None:
     }  # fmt: skip
     result.finish(ValueError("x" * 5000))
     assert result.json()["state"] == "failed" and len(result.json()["error"]) == 2000
+    assert result.json()["details"] is None
+    result.finish(NoFaceError("No face.", expected="a face", remedy="another photo", details="Tried: 640."))
+    assert "Tried" not in result.json()["error"] and result.json()["details"] == "Tried: 640."
 
 
 def test_the_id_travels_in_the_infotext_and_changes_no_setting() -> None:

@@ -21,6 +21,7 @@ from facesnap.settings.api import schema
 from facesnap.version import __version__
 from facesnap.webui import api
 from facesnap.webui.generation.results import PersonFound, Results
+from facesnap.weights.folders import Folders
 from tests.webui.standin.pictures import png
 from tests.webui.standin.server import PACK, Server, with_routes
 
@@ -198,6 +199,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("analyse", {"image": "PHOTO", "draw": 1}, 422, "draw"),
     ("analyse", {"image": "PHOTO", "imgae": 1}, 422, "imgae"),
     ("analyse", {"image": "GREY"}, 422, "No face"),
+    ("analyse", {"image": "PHOTO", "adapter": "nowhere"}, 422, "nowhere"),
     ("landmarks", {"image": "BOMB"}, 413, "too large"),
     ("similarity", {"image": "PHOTO"}, 422, "references"),
     ("similarity", {"image": "PHOTO", "references": ["PHOTO"], "identity": "x"}, 422, "Both"),
@@ -206,7 +208,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("identities", {"name": "x"}, 422, "references"),
     ("identities", {"name": "x", "references": []}, 422, "references"),
     ("identities", {"name": "x", "references": ["GREY"]}, 422, "No face"),
-    ("identities", {"name": "x", "references": ["PHOTO"], "adapter": "nowhere"}, 503, "nowhere"),
+    ("identities", {"name": "x", "references": ["PHOTO"], "adapter": "nowhere"}, 422, "nowhere"),
     ("identities", {"name": "x", "references": ["PHOTO"], "replace": "yes"}, 422, "replace"),
 ]
 
@@ -232,9 +234,22 @@ def test_refusals(
     assert "Traceback" not in detail and "passwd" not in detail + caplog.text and photo[:40] not in detail + caplog.text
 
 
-def test_no_pack(server: Server, photo: str) -> None:
+def test_pictures_are_looked_at_with_the_pack_of_the_generation(server: Server, photo: str) -> None:
+    """Although the settings page names one that is not there."""
     service = server.service()
     service.host_options.facesnap_pack = "antelopev2"
+    with TestClient(with_routes(server, service=service)) as client:
+        for route, more in (("analyse", {}), ("landmarks", {}), ("similarity", {"references": [photo]})):
+            answer = client.post(f"{V1}/{route}", json={"image": photo, **more})
+            assert answer.status_code == 200, answer.text
+        assert client.post(f"{V1}/analyse", json={"image": photo}).json()["pack"] == "test_pack"
+        assert client.post(f"{V1}/analyse", json={"image": photo, "adapter": "untrained"}).status_code == 200
+
+
+def test_no_pack(server: Server, photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    service = server.service()
+    service.host_options.facesnap_pack, service.folders = "antelopev2", lambda: Folders.of(tmp_path)
     answer = TestClient(with_routes(server, service=service)).post(f"{V1}/analyse", json={"image": photo})
     assert answer.status_code == 503 and "antelopev2" in answer.json()["detail"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from facesnap.errors import EncoderError, MissingWeightsError, PackError
+from facesnap.errors import EncoderError, PackError, UnknownAdapterError
 from facesnap.faces.encoder_files import find_encoder
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.known import PACK_SOURCES
@@ -56,7 +56,7 @@ def test_messages_name_the_command(models: Path) -> None:
         encoder_of("", BY_KEY["faceid-plus"].encoder, [str(models)])
     assert _commands(by_name.value.remedy) == ["vit-h"]
     for name, command in (("ip-adapter-faceid-plusv2_sdxl", "faceid-plusv2-sdxl"), ("pulid_v1.1", "pulid-v1.1")):
-        with pytest.raises(MissingWeightsError) as missing_adapter:
+        with pytest.raises(UnknownAdapterError) as missing_adapter:
             find_adapter(name, [])
         assert _commands(missing_adapter.value.remedy) == [command]
     with pytest.raises(PackError) as other:

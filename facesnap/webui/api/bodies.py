@@ -17,6 +17,13 @@ _WHO = "Photos of the person, or a saved identity."
 _NONE = ("none",)
 
 
+def _adapter() -> Any:
+    return setting(
+        Text(("automatic", "none")), "", "Adapter",
+        "Its face-analysis pack looks at the picture. Empty: of the adapter that fits the checkpoint that is loaded.",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class AnalyseBody:
     """Of `analyse`."""
@@ -24,6 +31,7 @@ class AnalyseBody:
     image: Any = setting(PictureType(), None, "Picture", "The picture.")
     face: str = setting(FaceChoice(), "largest", "Face choice", _FACE)
     draw: bool = setting(Switch(), False, "Draw", "Also the picture with boxes, points and numbers, as base64 PNG.")
+    adapter: str = _adapter()
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class SimilarityBody:
     references: tuple[Any, ...] = setting(PicturesType(), (), "Reference photos", _WHO)
     identity: str = setting(Text(_NONE), "", "Identity", _WHO)
     face: str = setting(FaceChoice(), "largest", "Face choice", "Which face of the reference photos.")
+    adapter: str = _adapter()
 
     def __post_init__(self) -> None:
         if bool(self.references) == bool(self.identity):

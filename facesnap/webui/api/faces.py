@@ -50,13 +50,13 @@ def add(router: APIRouter, service: Service) -> None:
             image = source.picture(wanted.image, IMAGE)
             photos = [source.picture(one, f"reference {n}") for n, one in enumerate(wanted.references, 1)]
             with service.turns.turn:
-                analyser = service.analyser(known.recogniser if known is not None else "")
+                analyser = service.analyser(wanted.adapter, known.recogniser if known is not None else "")
                 found = [analyser.face(one, wanted.face, name=f"reference {n}") for n, one in enumerate(photos, 1)]
                 return JSONResponse(_similarity(analyser, known or Identity.from_faces(found), image))
 
 
 def _analyse(service: Service, wanted: AnalyseBody, image: np.ndarray) -> dict[str, Any]:
-    analyser = service.analyser()
+    analyser = service.analyser(wanted.adapter)
     faces = analyser.faces(image, name=IMAGE)
     chosen = choose_face(faces, wanted.face)
     found = {
@@ -71,7 +71,7 @@ def _analyse(service: Service, wanted: AnalyseBody, image: np.ndarray) -> dict[s
 
 
 def _landmarks(service: Service, wanted: AnalyseBody, image: np.ndarray) -> dict[str, Any]:
-    analyser = service.analyser()
+    analyser = service.analyser(wanted.adapter)
     predictor = service.predictor(analyser)
     faces = analyser.faces(image, name=IMAGE)
     chosen = choose_face(faces, wanted.face)

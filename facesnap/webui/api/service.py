@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from facesnap.errors import PackError
@@ -15,7 +16,7 @@ from facesnap.hosts.webui import WebUI
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.landmarks.predictor import LandmarkPredictor
 from facesnap.webui.api.guard import BusyError
-from facesnap.webui.generation.loader import PipelineLoader
+from facesnap.webui.generation.loader import PipelineLoader, pack_to_view
 from facesnap.webui.generation.photos import PhotoReader, Policy
 from facesnap.webui.generation.results import RESULTS, Results
 from facesnap.webui.options import values
@@ -69,7 +70,7 @@ class Service:
     queue: AbstractContextManager[Any]
     results: Results = RESULTS
     turns: Turns = field(default_factory=Turns)
-    _analysers: dict[str, FaceAnalyser] = field(default_factory=dict)
+    _analysers: dict[Path, FaceAnalyser] = field(default_factory=dict)
     _predictors: dict[str, LandmarkPredictor] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
@@ -83,23 +84,25 @@ class Service:
     def store(self) -> IdentityStore:
         return IdentityStore(self.folders().identities)
 
-    def analyser(self, recogniser: str = "") -> FaceAnalyser:
+    def analyser(self, adapter: str = "", recogniser: str = "") -> FaceAnalyser:
         """An analyser on the CPU, kept; to be called in one's turn.
 
         Args:
-            recogniser: sha256 of the one that is needed; empty: that of the pack that the options name.
+            adapter: whose pack looks at photos, "" for the one that is found by itself; see `facesnap.weights.packs`.
+            recogniser: sha256 of the one that is needed instead.
 
         Raises:
-            PackError: there is no such pack.
+            PackError: there is no such pack. CheckpointError: there is no adapter of that name.
         """
         if not recogniser:
-            return self._kept(str(self.options()["facesnap_pack"]))
+            preferred, base = self.options()["facesnap_pack"], self.host().loaded_base()
+            return self._kept(pack_to_view(adapter, base, preferred, self.folders()).folder)
         for known in self._analysers.values():
             if known.recogniser == recogniser:
                 return known
         for pack in installed_packs(self.folders().packs):
             if pack.recogniser_sha256 == recogniser:
-                return self._kept(str(pack.folder))
+                return self._kept(pack.folder)
         raise PackError(
             f"No pack has the recogniser {recogniser[:12]}, with which the identity was made.",
             expected="the pack that the identity was made with",
@@ -113,7 +116,7 @@ class Service:
             self._predictors[key] = LandmarkPredictor(LandmarkDetector(analyser.pack.folder))
         return self._predictors[key]
 
-    def _kept(self, pack: str) -> FaceAnalyser:
-        if pack not in self._analysers:
-            self._analysers[pack] = FaceAnalyser(pack, "cpu", self.folders().packs)
-        return self._analysers[pack]
+    def _kept(self, folder: Path) -> FaceAnalyser:
+        if folder not in self._analysers:
+            self._analysers[folder] = FaceAnalyser(folder, "cpu")
+        return self._analysers[folder]

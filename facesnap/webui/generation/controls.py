@@ -29,7 +29,7 @@ from facesnap.settings.fields import Field
 from facesnap.settings.model import MOST_PEOPLE, PEOPLE, PERSON, POSE, POSE_NUMBERS, SETTINGS, Settings, check_windows
 from facesnap.settings.words import PRESET, PRESETS, SUGGESTED, TITLE_MARK
 
-ON_SETTINGS_PAGE = "on_error"  # has no control here
+NO_CONTROL = ("on_error", "strict")  # the one is on the settings page, the other for clients of the API
 MASK, POSE_VALUES = "region_mask", "values"
 _MASK = Field(MASK, PictureType(), None, "Region mask", "White where the person is; instead of a region by numbers.")
 
@@ -115,7 +115,7 @@ def controls(most_people: int = PEOPLE) -> list[Control]:
     if not 1 <= most_people <= MOST_PEOPLE:
         raise wrong("the number of people", most_people, f"a whole number from 1 to {MOST_PEOPLE}")
     pose = {**POSE, POSE_VALUES: _POSE_VALUES}
-    found = [_made("settings", 0, field) for name, field in SETTINGS.items() if name != ON_SETTINGS_PAGE]
+    found = [_made("settings", 0, field) for name, field in SETTINGS.items() if name not in NO_CONTROL]
     for n in range(1, most_people + 1):
         found += [_made("person", n, field) for field in (*PERSON.values(), _MASK)]
         found += [_made("pose", n, pose[name]) for name in _POSE_CONTROLS]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from facesnap.attach import Topology, read_topology
-from facesnap.errors import FaceSnapError
-from facesnap.hosts.base import NOTE, Parts
+from facesnap.attach import read_topology
+from facesnap.errors import FaceSnapError, UnusableSettingError
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.identity import AnalysedIdentity
+from facesnap.hosts.base import NOTE
 from facesnap.hosts.webui import WebUI
+from facesnap.pipeline.pipeline import similarity
 from facesnap.pipeline.portrait import facts_of, resolved
 from facesnap.settings import infotext
 from facesnap.settings.model import Settings
@@ -22,6 +26,7 @@ from facesnap.webui.generation.args import parse
 from facesnap.webui.generation.loader import PipelineLoader, Prepared
 from facesnap.webui.generation.photos import resolve
 from facesnap.webui.generation.pictures import decode
+from facesnap.webui.generation.preparation import Preparation
 from facesnap.webui.generation.results import RESULTS, PersonFound, Result
 from facesnap.webui.options import MOST_PEOPLE_KEY
 
@@ -33,27 +38,33 @@ class Job:
     """FaceSnap's knowledge of one processing object, from `process` to `postprocess`.
 
     Attributes:
-        p: the processing object; copies of it carry a job that is not theirs. settings: as read, axes applied.
-        prepared: for the UNet that the generation begins with. score: whether results are compared with the people.
+        p: the processing object, weakly, since it holds its job; copies of it carry a job that is not theirs.
+        preparation: holds what the sampling needs. people: as they were found, in the settings' order; empty where
+            results are not compared with them. analyser: compares.
+        settings: as the infotext has them. adapter: by name and hash.
         seen: facts about each person for the infotext. similarity: for each picture made, of each person.
         result: the entry that the API's route shows.
     """
 
-    p: Any
+    p: weakref.ref[Any]
+    preparation: Preparation
+    people: tuple[AnalysedIdentity, ...]
+    analyser: FaceAnalyser | None
     settings: Settings
-    prepared: Prepared
-    score: bool
+    adapter: infotext.Named
     seen: list[infotext.PersonFacts]
     result: Result
     similarity: list[tuple[float | None, ...]] = field(default_factory=list)
 
     @property
+    def prepared(self) -> Prepared | None:
+        """What was prepared for the UNet; None where it has been given back."""
+        return self.preparation.prepared
+
+    @property
     def fields(self) -> dict[str, str]:
         """The infotext's keys and texts."""
-        adapter = self.prepared.pipeline.adapter
-        named = infotext.Named(self.settings.adapter or adapter.spec.name, adapter.digest)
-        people = tuple(resolved(person, adapter) for person in self.settings.people)
-        return infotext.fields(replace(self.settings, people=people), named, self.seen, version=__version__)
+        return infotext.fields(self.settings, self.adapter, self.seen, version=__version__)
 
 
 def begin(
@@ -70,32 +81,52 @@ def begin(
         The settings where FaceSnap is on, else None.
     """
     p.facesnap_job = None
+    p.facesnap_result = None
     _forget(p)  # an earlier run of the same object, or of the one that it was copied from
+    skips = False
     try:
         options = loader.options()
         settings = xyz.apply_notes(parse(args, options[MOST_PEOPLE_KEY]), p)
         if not settings.enabled:
             host.release(p)
             return None
+        skips = (settings.on_error or options["facesnap_on_error"]) == "skip"
         _enlist(host, loader, p, resolve(settings, options, host_options), options)
         return settings
-    except Exception as error:  # kept on p, and raised from its sampling
-        if not isinstance(error, FaceSnapError):
-            logger.exception("FaceSnap failed before the sampling")
-        host.refuse(p, error)
-        RESULTS.begin().finish(error)
+    except Exception as error:
+        _refuse(host, p, error, skips)
     return None
+
+
+def _refuse(host: WebUI, p: Any, error: Exception, skips: bool) -> None:
+    """Make the picture without FaceSnap where that is wanted, else keep the error, to be raised from the sampling.
+
+    Args:
+        skips: for what FaceSnap cannot do; settings that are wrong in themselves are refused in any case.
+    """
+    result = RESULTS.begin()
+    result.finish(error)
+    if getattr(error, "details", ""):
+        logger.debug("%s", getattr(error, "details", ""))
+    if not isinstance(error, FaceSnapError):
+        logger.exception("FaceSnap failed before the sampling")
+    if skips and isinstance(error, FaceSnapError) and not isinstance(error, UnusableSettingError):
+        host.release(p)
+        host.warn(p, f"without FaceSnap: {error}")
+        p.extra_generation_params.update(infotext.skipped(error))
+        p.facesnap_result = result
+    else:
+        host.refuse(p, error)
 
 
 def after_picture(p: Any, image: Any) -> None:
     """A script's `postprocess_image`: how much a Pillow image shows the people, for its infotext."""
-    job: Job | None = getattr(p, "facesnap_job", None)
-    if job is None or job.p is not p or not job.score:
+    job = _job_of(p)
+    if job is None or not job.people:
         return
-    people = [known.identity for known in job.prepared.people]
-    found = tuple(job.prepared.pipeline.similarity(image, identity) for identity in people)
-    for n, similarity in enumerate(found, 1):
-        job.result.score(n, len(job.similarity), similarity)
+    found = tuple(similarity(job.analyser, image, known.identity) for known in job.people)
+    for n, cosine in enumerate(found, 1):
+        job.result.score(n, len(job.similarity), cosine)
     job.similarity.append(found)
     job.seen = [replace(seen, similarity=value) for seen, value in zip(job.seen, found, strict=True)]
     _forget(p, keep=(NOTE,))
@@ -104,20 +135,33 @@ def after_picture(p: Any, image: Any) -> None:
 
 def finish(p: Any, processed: Any) -> None:
     """A script's `postprocess`: facts for the answer of the API, beyond the pictures' infotexts: the
-    `extra_generation_params` of the host's result are part of the API's `info`."""
-    job: Job | None = getattr(p, "facesnap_job", None)
-    if job is None or job.p is not p:
+    `extra_generation_params` of the host's result are part of the API's `info`. Nothing of the adapter is held after
+    it."""
+    skipped: Result | None = getattr(p, "facesnap_result", None)
+    if skipped is not None:
+        processed.extra_generation_params.update(skipped.infotext())
+    job = _job_of(p)
+    if job is None:
         return
+    p.facesnap_job = None
+    job.preparation.let_go()
     job.result.finish()
     facts = job.result.infotext()
-    for n, person in enumerate(job.prepared.people):
+    for n, person in enumerate(job.result.people):
         prefix = infotext.key_prefix(n)
-        if person.faces:
-            facts[f"{prefix} faces"] = ", ".join(f"{one.index} of {one.faces}" for one in person.faces)
+        if person.references:
+            facts[f"{prefix} faces"] = ", ".join(f"{one.index} of {one.faces}" for one in person.references)
         if job.similarity:
             values = (found[n] for found in job.similarity)
             facts[f"{prefix} similarity"] = ", ".join("none" if one is None else f"{one:.3f}" for one in values)
     processed.extra_generation_params.update(facts)
+
+
+def _job_of(p: Any) -> Job | None:
+    """Its own, not that of the object which it was copied from."""
+    job: Job | None = getattr(p, "facesnap_job", None)
+    own: Any = None if job is None else job.p()
+    return job if own is p else None
 
 
 def _forget(p: Any, keep: Sequence[str] = ()) -> None:
@@ -128,35 +172,29 @@ def _forget(p: Any, keep: Sequence[str] = ()) -> None:
 
 def _enlist(host: WebUI, loader: PipelineLoader, p: Any, settings: Settings, options: Mapping[str, Any]) -> None:
     images = getattr(p, "init_images", None) if any(one.pose.source == "init" for one in settings.people) else None
-    size, init = picture_size(p), cache(lambda: decode(images[0], "the init image") if images else None)
-    made: dict[tuple[Any, ...], Prepared] = {}
-    began = time.perf_counter()
-
-    def prepare(topology: Topology) -> Parts:
-        if topology.sizes not in made:
-            made[topology.sizes] = loader.prepare(settings, topology, size, init())
-        return made[topology.sizes].parts
-
-    try:
-        topology = read_topology(host.live_unet())
-        prepare(topology)  # here, where the message comes before any work of the host's
-    except FaceSnapError as error:
-        if (settings.on_error or options["facesnap_on_error"]) != "skip":
-            raise
-        host.release(p)
-        host.warn(p, f"without FaceSnap: {error}")
-        p.extra_generation_params.update(infotext.skipped(error))
-        return
-    prepared = made[topology.sizes]
-    p.facesnap_job = job = _job(p, settings, prepared, options["facesnap_score"], time.perf_counter() - began)
-    host.enlist(p, prepare, settings.hires, job.result.finish)
+    init = cache(lambda: decode(images[0], "the init image") if images else None)
+    preparation, began = Preparation(loader, settings, picture_size(p), init), time.perf_counter()
+    # Here, where a message comes before any work of the host's.
+    prepared = preparation.of(read_topology(host.live_unet()))
+    settings = prepared.settings
+    job = _job(p, settings, preparation, prepared, time.perf_counter() - began)
+    if options["facesnap_score"]:
+        job.people, job.analyser = prepared.people, prepared.pipeline.analyser
+    p.facesnap_job = job
+    host.enlist(p, preparation, settings.hires, partial(_failed, preparation, job.result))
     p.extra_generation_params.update(job.fields)
     for note in _notes(p, settings, prepared):
         host.note(p, note)
         job.result.note(note)
 
 
-def _job(p: Any, settings: Settings, prepared: Prepared, score: bool, seconds: float) -> Job:
+def _failed(preparation: Preparation, result: Result, error: Exception) -> None:
+    """The sampling has ended with an error: no `postprocess` follows."""
+    result.finish(error)
+    preparation.let_go()
+
+
+def _job(p: Any, settings: Settings, preparation: Preparation, prepared: Prepared, seconds: float) -> Job:
     pairs = list(zip(settings.people, prepared.people, strict=True))
     seen = [facts_of(one.identity, person) for person, one in pairs]
     found = [PersonFound(person.identity, one.identity.digest, one.faces) for person, one in pairs]
@@ -165,7 +203,10 @@ def _job(p: Any, settings: Settings, prepared: Prepared, score: bool, seconds: f
     for n, doubts in enumerate(prepared.doubts, 1):
         for doubt in doubts:
             result.warn(n, doubt)
-    return Job(p, settings, prepared, score, seen, result)
+    # By name and number: the infotext needs no photos.
+    people = tuple(replace(resolved(person, adapter), references=()) for person in settings.people)
+    named = infotext.Named(settings.adapter or adapter.spec.name, adapter.digest)
+    return Job(weakref.ref(p), preparation, (), None, replace(settings, people=people), named, seen, result)
 
 
 def picture_size(p: Any) -> tuple[int, int]:
@@ -180,14 +221,10 @@ def picture_size(p: Any) -> tuple[int, int]:
 def _notes(p: Any, settings: Settings, prepared: Prepared) -> list[str]:
     """Remarks on a generation that can be made all the same."""
     adapter, several = prepared.pipeline.adapter, len(settings.people) > 1
-    notes = []
+    notes = list(prepared.notes)
     for n, (person, doubts) in enumerate(zip(settings.people, prepared.doubts, strict=True), 1):
         whose = f"person {n}: " if several else ""
         notes += [whose + text for text in (*doubts, *person.empty_windows(adapter.ffrnet is not None))]
-        pose, name = person.pose, adapter.spec.name or "the adapter"
-        posed = pose.source not in ("none", "reference") or pose.numbers or pose.expression
-        if adapter.ffrnet is None and person.structure != 0 and posed:
-            notes.append(f"{whose}{name} brings no landmarks network, the pose is not used")
     prompts = p.prompt if isinstance(p.prompt, (list, tuple)) else [p.prompt]
     doubled = prepared.pipeline.family.loras_in_prompt(" ".join(map(str, prompts))) if prepared.parts.loras else []
     if doubled:

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from facesnap.attach import Speed, Topology
 from facesnap.checkpoints.adapter import Adapter
-from facesnap.errors import IdentityMismatchError, MissingDependencyError, MissingWeightsError, PackError
+from facesnap.errors import MissingDependencyError, MissingWeightsError, PackError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import AnalysedIdentity, Identity
-from facesnap.faces.known import advice
-from facesnap.faces.packs import Pack, find_pack, installed_packs, pack_parents
-from facesnap.faces.recognisers import RECOGNISERS, require_named
+from facesnap.faces.packs import Pack
 from facesnap.faces.tower import load_encoder
-from facesnap.families.base import NATIVE
 from facesnap.families.registry import load_adapter
 from facesnap.hosts.base import Parts
 from facesnap.pipeline.pipeline import CACHE_BYTES, FaceSnapPipeline
-from facesnap.settings.model import SETTINGS, Person, Settings
+from facesnap.pipeline.usable import usable
+from facesnap.settings.model import Person, Settings
 from facesnap.webui.generation.people import person_for, reference_names
-from facesnap.weights.adapters import entries
-from facesnap.weights.folders import Folders, find_adapter, list_adapters
+from facesnap.weights.adapters import chosen
+from facesnap.weights.folders import Folders, list_adapters
 from facesnap.weights.identities import IdentityStore
+from facesnap.weights.packs import WantedRecogniser, needed_pack, viewing_pack
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +40,24 @@ class Prepared:
     """One generation's people on one kind of UNet.
 
     Attributes:
-        parts: what is attached. pipeline: whose adapter they were made with. people: in the settings' order.
+        parts: what is attached. pipeline: whose adapter they were made with.
+        settings: those that the adapter can use. notes: on the others. people: in the settings' order.
         doubts: of each person, why its face or landmarks deserve little confidence.
     """
 
     parts: Parts
     pipeline: FaceSnapPipeline
+    settings: Settings
+    notes: tuple[str, ...]
     people: tuple[AnalysedIdentity, ...]
     doubts: tuple[tuple[str, ...], ...]
+
+
+class Borrower(Protocol):
+    """Whoever holds parts of the adapter that is loaded."""
+
+    def let_go(self) -> None:
+        """Give them back: another adapter is about to be read."""
 
 
 class PipelineLoader:
@@ -57,6 +67,7 @@ class PipelineLoader:
         folders: gives the folders of models as they are set now.
         options: gives the settings page's options as they are now; see `facesnap.webui.options.values`.
         cache_bytes: bound on what is kept between generations.
+        on_replaced: called when an adapter has been given up and before the next is read.
     """
 
     def __init__(
@@ -64,11 +75,14 @@ class PipelineLoader:
         folders: Callable[[], Folders],
         options: Callable[[], Mapping[str, Any]],
         cache_bytes: int = CACHE_BYTES,
+        on_replaced: Callable[[], None] = lambda: None,
     ) -> None:
+        self.on_replaced = on_replaced
         self.folders, self.options, self.cache_bytes = folders, options, cache_bytes
         self._pipeline: tuple[tuple[Any, ...], FaceSnapPipeline] | None = None
         self._analyser: tuple[tuple[Path, str], FaceAnalyser] | None = None
         self._encoder: tuple[tuple[Path, int], FaceEncoder] | None = None
+        self._borrowers: weakref.WeakSet[Borrower] = weakref.WeakSet()
         self._lock = threading.RLock()
 
     @property
@@ -91,24 +105,26 @@ class PipelineLoader:
             size: (width, height) of the whole picture. init: the picture that img2img starts from, or None.
 
         Raises:
+            UnusableSettingError: the settings are strict, and the adapter cannot use one.
             FaceSnapError: an adapter, pack, encoder, face, identity or pose is missing or does not fit.
         """
         settings.require_people()
         with self._lock:
-            sees_faces = any(one.references or one.pose.source in ("picture", "init") for one in settings.people)
-            pipeline = self.pipeline(settings.adapter, topology, sees_faces)
+            pipeline = self.pipeline(settings.adapter, topology, lambda adapter: _sees_faces(settings, adapter))
+            settings, notes = usable(settings, pipeline.adapter)
             card = settings.model_card
             known = [self.seen(pipeline, person, n, card) for n, person in enumerate(settings.people, 1)]
-            wanted = [person_for(person, n, pipeline.adapter, init) for n, person in enumerate(settings.people, 1)]
-            if not pipeline.family.modes:  # PuLID's, of which another adapter takes no notice here
-                settings = replace(settings, pulid_mode=SETTINGS["pulid_mode"].default)
-            return _prepared(pipeline, known, wanted, settings, size)
+            wanted = [person_for(person, n, init) for n, person in enumerate(settings.people, 1)]
+            parts, doubts = _parts(pipeline, known, wanted, settings, size)
+            return Prepared(parts, pipeline, settings, notes, tuple(known), doubts)
 
-    def pipeline(self, name: str, topology: Topology, sees_faces: bool = True) -> FaceSnapPipeline:
+    def pipeline(
+        self, name: str, topology: Topology, sees_faces: Callable[[Adapter], bool] = lambda adapter: True
+    ) -> FaceSnapPipeline:
         """The pipeline of an adapter, loaded once as long as the file and the packs stay as they are.
 
         Args:
-            sees_faces: whether photos will be analysed; saved identities alone need no pack.
+            sees_faces: whether photos will be analysed with an adapter; saved identities alone need no pack.
         """
         with self._lock:
             file = self._file(name, topology.base)
@@ -116,14 +132,28 @@ class PipelineLoader:
             place = (options["facesnap_pack"], options["facesnap_provider"])
             key = (file, file.stat().st_mtime_ns, topology.sizes, *place)
             kept = self._pipeline
-            if kept is not None and kept[0] == key and (kept[1].analyser is not None or not sees_faces):
+            if kept is not None and kept[0] == key and (kept[1].analyser or not sees_faces(kept[1].adapter)):
                 return kept[1]
-            self._pipeline = None  # free the former adapter before the next is read
+            del kept
+            self._make_room()
             adapter = load_adapter(file, topology=topology)
             adapter.check_unet(topology)
-            analyser = self._analyser_of(adapter, sees_faces)
+            analyser = self._analyser_of(adapter, sees_faces(adapter))
             self._pipeline = (key, FaceSnapPipeline(adapter, analyser, self._encoder_of(adapter), self.cache_bytes))
             return self._pipeline[1]
+
+    def lend(self, borrower: Borrower) -> None:
+        """Remember, weakly, who holds parts of the adapter, so that it can be freed before the next is read."""
+        with self._lock:
+            self._borrowers.add(borrower)
+
+    def _make_room(self) -> None:
+        """Free the adapter: with the one that is read next, memory might not hold both."""
+        self._pipeline = None
+        for borrower in list(self._borrowers):
+            borrower.let_go()
+        self._borrowers.clear()
+        self.on_replaced()
 
     def _analyser_of(self, adapter: Adapter, sees_faces: bool) -> FaceAnalyser | None:
         try:
@@ -148,47 +178,50 @@ class PipelineLoader:
         what `prepare` raises."""
         return self.seen(self.pipeline(adapter, topology), person, number).identity
 
-    def analyser(self, adapter: Adapter | None = None) -> FaceAnalyser:
-        """The analyser of the pack that the settings page names or, for an adapter, of one with its recogniser.
+    def analyser(self, adapter: Adapter) -> FaceAnalyser:
+        """The analyser of a pack with an adapter's recogniser; see `facesnap.weights.packs`.
 
         Raises:
             PackError: there is none. MissingDependencyError: insightface is missing.
         """
+        spec = adapter.spec
+        wanted = WantedRecogniser(spec.recogniser, spec.recogniser_name)
         with self._lock:
-            options, folders = self.options(), self.folders()
-            if adapter is None:
-                pack = find_pack(options["facesnap_pack"], folders.packs)
-            else:
-                pack = _pack_of(adapter, self._packs(options["facesnap_pack"], folders), folders)
-            key = (pack.folder, options["facesnap_provider"])
-            if self._analyser is None or self._analyser[0] != key:
-                self._analyser = (key, FaceAnalyser(pack.folder, options["facesnap_provider"]))
-            return self._analyser[1]
+            pack = needed_pack(spec.name, wanted, self.options()["facesnap_pack"], self.folders().packs)
+            return self._kept_analyser(pack)
 
-    def _packs(self, preferred: str, folders: Folders) -> Iterator[Pack]:
-        """The settings page's pack first, then all others."""
-        try:
-            yield find_pack(preferred, folders.packs)
-        except PackError as error:
-            logger.debug("%s", error)
-        yield from installed_packs(folders.packs)
+    def viewer(self, name: str, base: str | None) -> FaceAnalyser:
+        """The analyser to look at photos with, before anything is generated: that of the generation, if there is one.
+
+        Args:
+            name: of the adapter, "" for the one that is found by itself. base: of the loaded model, or None.
+
+        Raises:
+            PackError: there is no pack. MissingDependencyError: insightface is missing.
+            CheckpointError: there is no adapter of that name.
+        """
+        with self._lock:
+            folders = self.folders()
+            return self._kept_analyser(pack_to_view(name, base, self.options()["facesnap_pack"], folders))
+
+    def _kept_analyser(self, pack: Pack) -> FaceAnalyser:
+        key = (pack.folder, self.options()["facesnap_provider"])
+        if self._analyser is None or self._analyser[0] != key:
+            self._analyser = (key, FaceAnalyser(*key))
+        return self._analyser[1]
 
     def _file(self, name: str, base: str) -> Path:
-        """An adapter's file by name or hash; without a name the first that fits the base model, our own before
-        others, those with all they need before those without."""
+        """An adapter's file by name or hash, or of the one that is found by itself."""
         folders = self.folders()
-        if name:
-            return find_adapter(name, list_adapters(folders)).path
-        listed = entries(folders, base)
-        fitting = [one for one in listed if one.fits and one.base == base and one.family]
-        if not fitting:
+        found = chosen(name, folders, base)
+        if found is None:
             raise MissingWeightsError(
-                f"There is no adapter for {base} among {len(listed)} adapters.",
+                f"There is no adapter for {base} among {len(list_adapters(folders))} adapters.",
                 expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
                 remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
                 "or choose another base model",
             )
-        return min(fitting, key=lambda one: (any(n.there is False for n in one.needs), one.family != NATIVE)).path
+        return found.path
 
     def _encoder_of(self, adapter: Adapter) -> FaceEncoder | None:
         if not adapter.levels:
@@ -201,13 +234,19 @@ class PipelineLoader:
         return self._encoder[1]
 
 
-def _prepared(
+def _sees_faces(settings: Settings, adapter: Adapter) -> bool:
+    people = usable(replace(settings, strict=False), adapter)[0].people
+    return any(one.references or one.pose.source in ("picture", "init") for one in people)
+
+
+def _parts(
     pipeline: FaceSnapPipeline,
     analysed: Sequence[AnalysedIdentity],
     wanted: Sequence[Person],
     settings: Settings,
     size: tuple[int, int],
-) -> Prepared:
+) -> tuple[Parts, tuple[tuple[str, ...], ...]]:
+    """What is attached, and the doubts about each person."""
     people, controls, owners, doubts = [], [], [], []
     for n, (known, one) in enumerate(zip(analysed, wanted, strict=True)):
         people.append(pipeline.conditioning(known.identity, one, settings))
@@ -220,33 +259,10 @@ def _prepared(
                 owners.append(n)
             doubtful += [] if shape is None else shape.doubts
         doubts.append(tuple(dict.fromkeys(doubtful)))
-    parts = Parts(people, controls, Speed(settings.speed), pipeline.loras(wanted), owners)
-    return Prepared(parts, pipeline, tuple(analysed), tuple(doubts))
+    return Parts(people, controls, Speed(settings.speed), pipeline.loras(wanted), owners), tuple(doubts)
 
 
-def _pack_of(adapter: Adapter, packs: Iterator[Pack], folders: Folders) -> Pack:
-    """The first pack whose recogniser the adapter was trained with; any, where it sees no recogniser's vector."""
-    spec, tried = adapter.spec, []
-    for pack in packs:
-        if spec.recogniser:
-            fits = pack.recogniser_sha256 == spec.recogniser
-        else:
-            fits = not adapter.needs_recogniser or _is_named(pack, spec.recogniser_name)
-        if fits:
-            return pack
-        tried.append(pack.name)
-    places = ", ".join(map(str, pack_parents(folders.packs)))
-    name, otherwise = spec.recogniser_name, "download that pack and unpack it there"
-    raise PackError(
-        f"No pack has the recogniser of the adapter '{spec.name}' (packs found: {', '.join(tried) or 'none'}).",
-        expected=f"the pack with {name or spec.recogniser[:10]} in one of: {places}",
-        remedy=advice(RECOGNISERS[name].packs[0], otherwise) if name in RECOGNISERS else otherwise,
-    )
-
-
-def _is_named(pack: Pack, name: str) -> bool:
-    try:
-        require_named("", pack.recogniser_sha256, pack.name, name)
-    except IdentityMismatchError:
-        return False
-    return True
+def pack_to_view(name: str, base: str | None, preferred: str, folders: Folders) -> Pack:
+    """The pack to look at photos with; see `PipelineLoader.viewer`. preferred: the settings page's."""
+    found = chosen(name, folders, base)
+    return viewing_pack(WantedRecogniser() if found is None else found.recogniser, preferred, folders.packs)

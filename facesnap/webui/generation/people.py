@@ -1,4 +1,4 @@
-"""People of the WebUI's settings -> people as the pipeline takes them, for the adapter in use."""
+"""People of the WebUI's settings -> people as the pipeline takes them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import SettingsError
 from facesnap.pipeline.region import region_map
 from facesnap.settings.model import Person, Pose
@@ -17,24 +16,18 @@ def reference_names(person: Person, number: int) -> list[str]:
     return [f"reference {n} of person {number}" for n in range(1, len(person.references) + 1)]
 
 
-def person_for(person: Person, number: int, adapter: Adapter, init: np.ndarray | None = None) -> Person:
+def person_for(person: Person, number: int, init: np.ndarray | None = None) -> Person:
     """A person whose pictures are arrays, as the pipeline takes it.
 
     Args:
+        person: with what the adapter can use alone (`facesnap.pipeline.usable`).
         number: the person's from 1, for messages.
-        adapter: without an FFRNet there are no landmarks, and a pose is left out.
         init: the picture that img2img starts from, or None.
 
     Raises:
         SettingsError: the pose picture or the init image is missing.
     """
-    shaped = adapter.ffrnet is not None
-    return dataclasses.replace(
-        person,
-        region=region_map(person.region),
-        structure=person.structure if shaped else None,
-        pose=pose_for(person.pose, init, number) if shaped else Pose(),
-    )
+    return dataclasses.replace(person, region=region_map(person.region), pose=pose_for(person.pose, init, number))
 
 
 def pose_for(pose: Pose, init: np.ndarray | None = None, person: int = 1) -> Pose:

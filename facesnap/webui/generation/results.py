@@ -52,14 +52,18 @@ class Result:
     Args:
         adapter: name of the one in use; digest: its hash.
         people: in the order of the settings. seconds: spent on their preparation.
+
+    Attributes:
+        id: its name in the API. people: as given.
     """
 
     def __init__(
         self, adapter: str = "", digest: str = "", people: Sequence[PersonFound] = (), seconds: float = 0.0
     ) -> None:
         self.id = secrets.token_hex(6)
-        self._adapter, self._digest, self._people, self._seconds = adapter, digest, tuple(people), seconds
-        self._state, self._error = RUNNING, ""
+        self.people = tuple(people)
+        self._adapter, self._digest, self._seconds = adapter, digest, seconds
+        self._state, self._error, self._details = RUNNING, "", ""
         self._notes: list[str] = []
         self._warnings: list[list[str]] = [[] for _ in people]
         self._scores: list[dict[int, float | None]] = [{} for _ in people]
@@ -85,6 +89,7 @@ class Result:
         with self._lock:
             self._state = FINISHED if error is None else FAILED
             self._error = "" if error is None else str(error)[:LONGEST_TEXT]
+            self._details = str(getattr(error, "details", ""))[:LONGEST_TEXT]
 
     def infotext(self) -> dict[str, str]:
         """The entry for `p.extra_generation_params`: the id alone."""
@@ -99,10 +104,10 @@ class Result:
                     "references": [one.json() for one in found.references], "warnings": list(warnings),
                     "similarity": [scores.get(picture) for picture in range(max(scores, default=-1) + 1)],
                 }
-                for found, warnings, scores in zip(self._people, self._warnings, self._scores, strict=True)
+                for found, warnings, scores in zip(self.people, self._warnings, self._scores, strict=True)
             ]  # fmt: skip
             return {
-                "id": self.id, "state": self._state, "error": self._error or None,
+                "id": self.id, "state": self._state, "error": self._error or None, "details": self._details or None,
                 "adapter": {"name": self._adapter, "hash": self._digest[:SHORT]},
                 "preparation_seconds": round(self._seconds, 4), "people": people, "notes": list(self._notes),
             }  # fmt: skip

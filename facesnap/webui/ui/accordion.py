@@ -139,7 +139,8 @@ class _Page:
         self.saving(n)
         files = self.get("person", "references", n)
         on_server(files.change, html.thumbnails, [files], [thumbs])
-        on_server(look.click, actions.show_preview(n, self.people), self.shown(n), [seen], progress=True)
+        adapter = self.get("settings", "adapter")
+        on_server(look.click, actions.show_preview(n, self.people), [adapter, *self.shown(n)], [seen], progress=True)
         identity = self.get("person", "identity", n)
         on_server(again.click, lambda: gr.update(choices=lists.identity_choices()), [], [identity])
 
@@ -183,9 +184,10 @@ class _Page:
     def canvas(self) -> None:
         """The pose canvas, of all people."""
         made = {self.by[key].elem_id(self.tab): one for key, one in self.made.items()}
-        init = PAGES.init if self.tab == "img2img" else None
+        inits = PAGES.inits if self.tab == "img2img" else None
+        adapter = self.get("settings", "adapter")
         with gr.Accordion("Pose canvas", open=False, elem_id=self.id("posing")):
-            canvas.build(self.tab, made, drawn.identity_of, drawn.shapes, init, self.people)
+            canvas.build(self.tab, made, drawn.identity_of, drawn.shapes, inits, adapter, self.people)
 
     def shown(self, n: int) -> list[Any]:
         return [self.get(part, name, n) for part, name in actions.SHOWN]

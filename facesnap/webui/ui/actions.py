@@ -42,15 +42,15 @@ def person_of(number: int, values: Sequence[Any], most_people: int) -> Person:
 
 
 def show_preview(number: int, most_people: int) -> Callable[..., str]:
-    """SHOWN values -> the preview as HTML."""
+    """(adapter, SHOWN values) -> the preview as HTML."""
 
-    def act(*values: Any) -> str:
+    def act(adapter: str, *values: Any) -> str:
         try:
             person = person_of(number, values, most_people)
             person.require(number)
             identity = lists.identities().load(person.identity) if person.identity else None
             needed = person.references or person.pose.image is not None
-            analyser = process.loader().analyser() if needed else None
+            analyser = lists.viewer(adapter) if needed else None
             return html.preview(look_at(person, number, analyser, identity), number)
         except FaceSnapError as error:
             warn(error)

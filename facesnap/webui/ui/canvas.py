@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,7 +21,9 @@ from facesnap.pipeline.shape import Shapes
 from facesnap.settings.model import PEOPLE, Person
 from facesnap.webui.generation.args import parse
 from facesnap.webui.generation.controls import Control, controls
+from facesnap.webui.ui.events import SCRIPT
 from facesnap.webui.ui.scene import Scene, scene
+from facesnap.webui.ui.send_to import INITS
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +34,20 @@ _WHO = {("person", "references"), ("person", "identity"), ("person", "face"), ("
 def build(
     tab: str,
     components: Mapping[str, Any],
-    identity_of: Callable[[Person, int], Identity],
-    shapes: Callable[[], Shapes],
-    init: Any = None,
+    identity_of: Callable[..., Identity],
+    shapes: Callable[..., Shapes],
+    inits: Mapping[str, Any] | None = None,
+    adapter: Any = None,
     most_people: int = PEOPLE,
 ) -> None:
     """Make the canvas inside the current Gradio context.
 
     Args:
         components: elem_id -> component of the accordion's controls, see `Control.elem_id`.
-        identity_of, shapes: as in `facesnap.webui.ui.scene.scene`; asked at each event.
-        init: the component of the picture that img2img starts from.
+        identity_of, shapes: as in `facesnap.webui.ui.scene.scene`; asked at each event, with the adapter's title as
+            `adapter` where there is a component for it.
+        inits: of `facesnap.webui.ui.send_to.INITS`, the components of the pictures that img2img starts from.
+        adapter: the component with the adapter's title.
     """
     own_id = f"facesnap_{tab}_canvas"
     gr.HTML(f'<div id="{own_id}" class="facesnap-canvas" data-tab="{tab}"></div>')
@@ -50,14 +56,24 @@ def build(
     for hidden in (answer, load):
         hidden.do_not_save_to_config = True  # of the WebUI's ui-config.json
     order = who_is_drawn(most_people)
+    pictures = [] if inits is None else [inits.get(name, answer) for name in INITS]  # in the place of none anything
 
     def respond(*values: Any) -> str:
-        first, last = values[: len(order)], values[len(order) :]
-        return json.dumps(reply(first, identity_of, shapes, *last, most_people=most_people), separators=(",", ":"))
+        first, rest = values[: len(order)], list(values[len(order) :])
+        chosen = {} if adapter is None else {"adapter": rest.pop(0)}
+        found = [value for value, control in zip(rest, pictures, strict=True) if control is not answer]
+        init = next((one for one in found if one is not None and not (isinstance(one, str) and not one)), None)
+        who, how = partial(identity_of, **chosen), partial(shapes, **chosen)
+        return json.dumps(reply(first, who, how, init, most_people=most_people), separators=(",", ":"))
 
     inputs = [components[control.elem_id(tab)] for control in order]
-    inputs += [] if init is None else [init]
-    load.click(respond, inputs=inputs, outputs=[answer], queue=False, show_progress="hidden", api_name=False)
+    inputs += [] if adapter is None else [adapter]
+    inputs += pictures
+    only_one = f"(...values) => facesnap.sceneInputs(values.slice(0, {len(inputs)}))"  # Gradio adds the output's value
+    load.click(
+        respond, inputs=inputs, outputs=[answer], queue=False, show_progress="hidden", api_name=False,
+        **({SCRIPT: only_one} if pictures else {}),
+    )  # fmt: skip
 
 
 def who_is_drawn(most_people: int = PEOPLE) -> list[Control]:
@@ -74,7 +90,12 @@ def reply(
     most_people: int = PEOPLE,
 ) -> Scene:
     """The scene of the values of `who_is_drawn(most_people)`, or {"error": why there is none}; "serial" is another for
-    each answer. Never raises."""
+    each answer. Never raises.
+
+    Args:
+        init: the picture that img2img starts from, or with its mask as Gradio 3 gives what was drawn on.
+    """
+    init = init.get("image") if isinstance(init, dict) else init
     serial = {"serial": str(time.time_ns())}
     try:
         people, refused = _people(values, most_people)

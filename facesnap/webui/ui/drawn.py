@@ -1,4 +1,4 @@
-"""The people of the pose canvas with their landmarks, whatever adapter is chosen."""
+"""The people of the pose canvas with their landmarks."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ CACHE_BYTES = 32 << 20
 _kept: tuple[FaceAnalyser, Shapes] | None = None
 
 
-def shapes() -> Shapes:
-    """Those of the last generation, whose landmark model the next one will use too; before it, of the settings page's
-    pack.
+def shapes(adapter: str = "") -> Shapes:
+    """Those of the pack that the next generation uses too, with what the last one has found out.
+
+    Args:
+        adapter: as it is chosen in the dropdown.
 
     Raises:
-        PackError: it is missing. MissingDependencyError: insightface is missing.
+        PackError: there is no pack. MissingDependencyError: insightface is missing.
     """
     global _kept
-    pipeline = process.loader().latest
-    if pipeline is not None and pipeline.adapter.ffrnet is not None and pipeline.analyser is not None:
+    analyser, pipeline = lists.viewer(adapter), process.loader().latest
+    if pipeline is not None and pipeline.adapter.ffrnet is not None and pipeline.analyser is analyser:
         return pipeline.shapes
-    analyser = process.loader().analyser()
     if _kept is None or _kept[0] is not analyser:
         _kept = (analyser, Shapes(analyser, ContentCache(CACHE_BYTES)))
     return _kept[1]
 
 
-def identity_of(person: Person, number: int) -> Identity:
-    """A saved identity, or one made of the photos with their landmarks; no adapter and no encoder take part.
+def identity_of(person: Person, number: int, adapter: str = "") -> Identity:
+    """A saved identity, or one made of the photos with their landmarks; no encoder takes part.
+
+    Args:
+        adapter: as in `shapes`.
 
     Raises:
         FaceSnapError: no person is named, the pack is missing, or a photo shows no face.
@@ -43,7 +47,7 @@ def identity_of(person: Person, number: int) -> Identity:
     person.require(number)
     if person.identity:
         return lists.identities().load(person.identity)
-    made = shapes()
+    made = shapes(adapter)
     assert made.analyser is not None
     named = zip(person.references, reference_names(person, number), strict=True)
     found = [made.analyser.faces(decode(one, name), name=name) for one, name in named]

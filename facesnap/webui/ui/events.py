@@ -14,12 +14,12 @@ import gradio as gr
 from facesnap.errors import FaceSnapError, PictureError
 
 GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
-_SCRIPT = "js" if GRADIO_4 else "_js"
+SCRIPT = "js" if GRADIO_4 else "_js"  # keyword of the events for JavaScript
 
 
 def in_browser(trigger: Any, script: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     """Run JavaScript at an event, without the server. trigger: such as `button.click`."""
-    trigger(fn=None, inputs=list(inputs), outputs=list(outputs), show_progress="hidden", **{_SCRIPT: script})
+    trigger(fn=None, inputs=list(inputs), outputs=list(outputs), show_progress="hidden", **{SCRIPT: script})
 
 
 def on_server(
@@ -30,7 +30,7 @@ def on_server(
     Args:
         progress: show that it takes a moment. first: JavaScript that gets the inputs' values and gives those for `fn`.
     """
-    script = {_SCRIPT: first} if first else {}
+    script = {SCRIPT: first} if first else {}
     trigger(
         fn=fn, inputs=list(inputs), outputs=list(outputs), show_progress="full" if progress else "hidden",
         api_name=False, **script,

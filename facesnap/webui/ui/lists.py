@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from facesnap.faces.analyser import FaceAnalyser
+from facesnap.settings.model import SETTINGS
+from facesnap.settings.words import TITLE_MARK
 from facesnap.webui import process
 from facesnap.weights.adapters import ListedAdapter, entries
 from facesnap.weights.identities import IdentityStore
@@ -22,6 +25,20 @@ def adapter_names() -> list[str]:
 def adapter_choices(found: list[ListedAdapter]) -> list[str]:
     """Titles for the dropdown; the part that `controls` reads is the name before its first TITLE_MARK."""
     return [AUTOMATIC, *(entry.title for entry in found)]
+
+
+def adapter_named(title: str | None) -> str:
+    """The name in a dropdown's title, as `Settings.adapter` has it."""
+    return str(SETTINGS["adapter"].kind.read((title or "").partition(TITLE_MARK)[0], "'Adapter'"))
+
+
+def viewer(title: str | None) -> FaceAnalyser:
+    """The analyser to look at photos with for the adapter that is chosen in the dropdown.
+
+    Raises:
+        FaceSnapError: see `PipelineLoader.viewer`.
+    """
+    return process.loader().viewer(adapter_named(title), process.current_host().loaded_base())
 
 
 def identities() -> IdentityStore:

@@ -14,7 +14,9 @@ import gradio as gr
 from facesnap.webui.ui.events import in_browser
 
 BUTTONS = ("txt2img_send_to_img2img", "txt2img_send_to_inpaint")  # below the gallery of txt2img
-INIT = "img2img_image"
+# What holds the picture that img2img starts from: img2img, Sketch, Inpaint, Inpaint sketch, Inpaint upload. The same
+# list is in javascript/facesnap_canvas_page.js.
+INITS = ("img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch", "img_inpaint_base")
 INIT_IN_FORGE = "logical_image_background"  # the class of what holds the picture of Forge's own canvas
 LAST = "footer"  # what both hosts make last, when both tabs are there
 
@@ -25,8 +27,8 @@ class SendTo:
     def __init__(self) -> None:
         self._pictures: dict[str, list[Any]] = {}
         self._buttons: dict[str, Any] = {}
-        self.init: Any = None  # the control with the picture that img2img starts from
-        self._awaits_init = False
+        self.inits: dict[str, Any] = {}  # of INITS, the controls with the pictures that img2img starts from
+        self._awaited = ""  # the one of INITS whose control comes next
 
     def add_tab(self, tab: str, pictures: list[Any]) -> None:
         """The picture controls of a tab, in the controls' order. A tab that is made again replaces the former."""
@@ -38,14 +40,15 @@ class SendTo:
         """For `script_callbacks.on_after_component`."""
         if elem_id in BUTTONS:
             self._buttons[str(elem_id)] = component
-        elif elem_id == INIT:  # in Forge a canvas: HTML, followed by the controls with its layers
-            self.init = component if isinstance(component, gr.Image) else None
-            self._awaits_init = self.init is None
-        elif self._awaits_init and INIT_IN_FORGE in (elem_classes or ()):
-            self.init, self._awaits_init = component, False
+        elif elem_id in INITS and isinstance(component, gr.Image):
+            self.inits[str(elem_id)] = component
+        elif elem_id in INITS:  # in Forge a canvas: HTML, followed by the controls with its layers
+            self._awaited = str(elem_id)
+        elif self._awaited and INIT_IN_FORGE in (elem_classes or ()):
+            self.inits[self._awaited], self._awaited = component, ""
         elif elem_id == LAST and {"txt2img", "img2img"} <= self._pictures.keys():
             sources, targets = self._pictures["txt2img"], self._pictures["img2img"]
             script = f"(...values) => values.slice(0, {len(sources)})"  # Gradio adds the targets' own values
             for button in self._buttons.values():
                 in_browser(button.click, script, sources, targets)
-            self._pictures, self._buttons, self.init, self._awaits_init = {}, {}, None, False
+            self._pictures, self._buttons, self.inits, self._awaited = {}, {}, {}, ""

@@ -34,3 +34,17 @@ document.addEventListener("DOMContentLoaded", () => {
         after = setTimeout(() => uiUpdated.forEach((callback) => callback()), 200);
     }).observe(gradioApp(), {childList: true, subtree: true});
 });
+
+// Forge's canvas: what is chosen is shown, and written into the text box of its layer.
+document.addEventListener("change", (event) => {
+    const input = event.target;
+    if (!input.matches || !input.matches("input.forge-file-upload") || !input.files.length) return;
+    const reader = new FileReader();
+    reader.onload = () => {
+        input.parentNode.querySelector("img").src = reader.result;
+        const box = gradioApp().querySelector(`#${input.dataset.layer}.logical_image_background textarea`);
+        box.value = reader.result;
+        box.dispatchEvent(new Event("input", {bubbles: true}));
+    };
+    reader.readAsDataURL(input.files[0]);
+});

@@ -84,6 +84,8 @@ class Tab:
         self.name, self.script, self.sampler = name, script, sampler
         from modules.ui_components import ToolButton
 
+        from tests.webui.standin.img2img import tabs
+
         with gr.Row():
             self.prompt = gr.Textbox("a person", label="Prompt", elem_id=f"{name}_prompt")
             self.paste = ToolButton("↙️", elem_id=f"{name}_paste")
@@ -92,7 +94,8 @@ class Tab:
             with gr.Column():
                 self.width_ = gr.Slider(64, 1024, 256, step=8, label="Width", elem_id=f"{name}_width")
                 self.height = gr.Slider(64, 1024, 256, step=8, label="Height", elem_id=f"{name}_height")
-                self.init = gr.Image(type="pil", label="Init", elem_id=f"{name}_image", visible=name == "img2img")
+                made = tabs() if name == "img2img" else {}
+                self.init = made.get("img2img_image") or gr.Image(type="pil", label="Init", visible=False)
                 self.controls = script.ui(name == "img2img")
             with gr.Column():
                 self.gallery = gr.Gallery(label="Output", elem_id=f"{name}_gallery")
@@ -110,6 +113,9 @@ class Tab:
         self.paste.click(self.pasted, [self.prompt], [component for component, _ in self.fields])
 
     def run(self, prompt: str, width: float, height: float, init: Any, *args: Any) -> tuple[Any, str, str]:
+        from facesnap.webui.generation.pictures import decode
+
+        init = decode(init, "the init image") if isinstance(init, str) and init else init or None  # Forge's is text
         try:
             image, text = self.sampler.picture(self.script, prompt, (int(width), int(height)), init, args)
         except Exception as error:  # as the hosts show it
