@@ -11,15 +11,19 @@ OLD := .venv-old
 FORGE := .venv-forge
 CACHE := .cache
 PACK ?= $(CACHE)/face_pack
-# What needs a long computation of its own; the rest is test-main.
+# What needs a long computation of its own; the rest but the WebUI's is test-main.
 LAB_TESTS := $(addprefix tests/,training tiny evaluation world demo bench landmarks checkpoints families)
-# What meets the WebUIs' own versions. Their diffusers cannot load a LoRA of FaceID by itself: no reference for that.
-OLD_TESTS := $(addprefix tests/,faces models checkpoints settings weights webui attach/test_removal.py \
-	families/test_families.py families/test_instantid.py test_requirements.py)
-# What meets torch alone, which is the same everywhere, and the recogniser's accuracy.
+# What meets the WebUIs' own versions. models/, attach/ and settings/ meet torch alone; where that is another one:
+# make test-old TORCH=... OLD_MORE="tests/models tests/attach tests/settings"
+# Their diffusers cannot load a LoRA of FaceID by itself: no reference for that.
+OLD_TESTS := $(addprefix tests/,faces checkpoints weights webui families/test_families.py families/test_instantid.py \
+	test_requirements.py)
+OLD_MORE ?=
 SAME_TESTS := tests/checkpoints/test_hostile.py tests/faces/test_orl.py
 # In a real Chromium, where Gradio is; in runs of their own, for Playwright keeps the thread's event loop.
 PAGE_TESTS := $(addprefix tests/webui/,page test_canvas.py test_scene.py)
+# Requests, as pydantic 2 and Forge's FastAPI read them.
+REQUEST_TESTS := $(addprefix tests/webui/,test_routes.py test_fuzz.py test_guard.py)
 
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -39,14 +43,14 @@ demo: $(VENV)/.made $(PACK)
 test: lint test-main test-lab test-old test-pages test-forge
 
 test-main: $(VENV)/.tested components
-	$(RUN) -m pytest tests $(addprefix --ignore=,$(LAB_TESTS))
+	$(RUN) -m pytest tests $(addprefix --ignore=,$(LAB_TESTS) tests/webui)
 
 test-lab: $(VENV)/.tested components
 	$(RUN) -m pytest $(LAB_TESTS)
 
 # transformers 4.30, numpy 1.26, Pillow 9.5, Gradio 3, pydantic 1, and the insightface that many users have.
 test-old: $(OLD)/.tested components
-	$(RUN_OLD) -m pytest $(OLD_TESTS) -k "not own_loader" $(addprefix --ignore=,$(PAGE_TESTS) $(SAME_TESTS))
+	$(RUN_OLD) -m pytest $(OLD_TESTS) $(OLD_MORE) -k "not own_loader" $(addprefix --ignore=,$(PAGE_TESTS) $(SAME_TESTS))
 
 test-pages: $(OLD)/.tested components
 	$(RUN_OLD) -m pytest $(PAGE_TESTS)
@@ -54,6 +58,7 @@ test-pages: $(OLD)/.tested components
 # What differs in Forge: Gradio 4 and pydantic 2.
 test-forge: $(FORGE)/.tested components
 	$(RUN_FORGE) -m pytest $(PAGE_TESTS)
+	$(RUN_FORGE) -m pytest $(REQUEST_TESTS)
 
 # A real WebUI too, where FACESNAP_WEBUI names one: see tests/live/conftest.py.
 nightly: test
