@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -10,8 +11,13 @@ from threading import Event
 
 from facesnap.errors import StoppedError
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # lower case
+# Of the formats that `facesnap.faces.picture` reads; lower case.
+PICTURE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif", ".hif", ".bmp", ".dib",
+    ".gif", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".jpf", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
 BLOCK = 1 << 20  # bytes
+SHORT_NAME, LONG_NAME = 40, 200  # bytes; file systems allow 255, some 143
 
 
 def sha256_of(path: Path, stop: Event | None = None) -> str:
@@ -45,6 +51,24 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     return sha256_of(path)
 
 
+def beside(path: Path, ending: str) -> Path:
+    """A hidden name beside a file or folder, always the same, for what is not whole yet.
+
+    Of a long name only a digest stands in it, so that it never is too long where the file's own is not.
+    """
+    name = path.name if len(os.fsencode(path.name)) <= SHORT_NAME else _mark(path.name)
+    return path.with_name(f".{name}{ending}")
+
+
+def extensible(name: str) -> str:
+    """A name that file names can be made of by appending a few words; a long one is cut, and stays unique."""
+    return name if len(os.fsencode(name)) <= LONG_NAME else f"{name[:SHORT_NAME]}-{_mark(name)}"
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file that appears under its name whole, or not at all; an existing one is replaced.
 
@@ -53,7 +77,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the content to the path that it is given, in the same folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed run left behind is overwritten
+    partial = beside(path, ".partial")  # one name: what a killed run left behind is overwritten
     try:
         write(partial)
         partial.replace(path)

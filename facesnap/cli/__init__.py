@@ -71,6 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verbose and error.details:
             print(f"facesnap: {error.details}", file=sys.stderr)
         return 1
+    except OSError as error:  # a file or folder that was named; others are faults of ours
+        if error.filename is None or args.verbose:
+            raise
+        print(f"facesnap: error: {_about_file(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("facesnap: interrupted", file=sys.stderr)
         return 130
+
+
+def _about_file(error: OSError) -> FaceSnapError:
+    return FaceSnapError(
+        f"{error.filename}: {error.strerror or type(error).__name__}.",
+        expected="a file or folder that can be read or written there",
+        remedy="correct the path or its permissions; `facesnap -v` shows where it failed",
+    )

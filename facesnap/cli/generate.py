@@ -35,6 +35,7 @@ from facesnap.pipeline.shape import Shape
 from facesnap.pipeline.usable import usable
 from facesnap.settings import arguments
 from facesnap.settings.model import PERSON, POSE, SETTINGS, Person, Settings
+from facesnap.settings.sampling import counted, first_seed
 from facesnap.sheet import contact_sheet
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     picture.add_argument("--sampler", choices=SAMPLERS, default="DPM++ 2M")
     picture.add_argument("--steps", type=int, default=30)
     picture.add_argument("--cfg", type=float, default=7.0)
-    picture.add_argument("--seed", type=int, default=0)
+    picture.add_argument("--seed", type=int, default=0, help="of the first picture; -1 is a random one (%(default)s)")
     picture.add_argument("--size", type=picture_size, metavar="WxH", help="512x512 for SD1.5, 1024x1024 for SDXL")
     picture.add_argument("--count", type=int, default=1, help="pictures in all")
     picture.add_argument("--batch", type=int, default=1, help="pictures at a time")
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     asked = arguments.settings(args)
+    _check_run(args)
     adapter = load_adapter(args.adapter, args.family)
     settings, notes = usable(asked, adapter)
     for note in notes:
@@ -112,6 +114,13 @@ def run(args: argparse.Namespace) -> int:
     report = make_pictures(args, host, pipeline, identity, settings)
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")
     return 0
+
+
+def _check_run(args: argparse.Namespace) -> None:
+    """Refuse counts, seeds and sampling that cannot be had before anything is loaded; a random seed is drawn here."""
+    counted(args.count, args.batch, ("--count", "--batch"))
+    args.seed = first_seed(args.seed, args.count, "--seed")
+    Sampling(args.prompt, args.negative, args.sampler, args.steps, args.cfg, args.seed, args.size or (512, 512))
 
 
 def _decoded(person: Person) -> Person:

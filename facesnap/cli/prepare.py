@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
+from facesnap.errors import SettingsError
+from facesnap.settings.sampling import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
     from facesnap.faces.encoder import ImageEncoder
     from facesnap.hosts.diffusers import DiffusersHost
-    from facesnap.training.prepare import Preparer, PrepareSettings
+    from facesnap.training.prepare import REPORT, Preparer, PrepareSettings
 
+    whole(args.workers, "--workers", 1, 256)
     settings = PrepareSettings(
         size=args.size, variants=args.variants, levels=tuple(args.levels), caption=args.caption, seed=args.seed
     )
@@ -47,6 +51,23 @@ def run(args: argparse.Namespace) -> int:
     preparer = Preparer(settings, analyser, encoder, vae, host.topology.base)
     report = preparer.run(args.photos, args.out, args.workers, lambda shards: tqdm(shards, unit="shard"))
     print(f"{report['kept']} of {report['photos']} photos of {report['people']} people, {args.out}")
-    for reason, count in report["reasons"].items():
-        print(f"dropped {count}: {reason}")
+    for line in report_lines(report):
+        print(line)
+    if not report["kept"]:
+        raise SettingsError(
+            f"None of {report['photos']} photos can be used.",
+            expected="photos with one face that is large enough",
+            remedy=f"read {args.out / REPORT}, which says why each was dropped",
+        )
     return 0
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """What was dropped and passed over: a line a reason, with how many and the first names."""
+    from facesnap.training.photos import Passed, named
+
+    dropped: dict[str, list[str]] = {}
+    for key, error in report["dropped"].items():
+        dropped.setdefault(error.split(":")[0], []).append(key)
+    lines = [f"dropped {len(keys)}: {reason} ({named(keys, len(keys))})" for reason, keys in dropped.items()]
+    return lines + Passed(report["passed_over"], report["passed_over_names"]).lines()

@@ -16,6 +16,7 @@ from facesnap.checkpoints import native
 from facesnap.demo import shipped
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.faces.drawing import save_png
+from facesnap.files import beside
 from facesnap.tiny.data import Portraits
 
 PEOPLE = 4
@@ -50,7 +51,7 @@ def ship(state: Path, adapter: Path, out: Path, *, limit: int = shipped.LIMIT) -
             raise SettingsError(
                 f"There is no {file}.", expected="a trained one.", remedy=f"run `facesnap tiny {stage}` first"
             )
-    part = out.with_name(out.name + ".part")
+    part = beside(out, ".part")
     shutil.rmtree(part, ignore_errors=True)
     for file in sorted(file for file in pipeline.rglob("*") if file.is_file()):
         _halve(file, part / shipped.PIPELINE / file.relative_to(pipeline))

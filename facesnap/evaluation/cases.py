@@ -11,7 +11,7 @@ import numpy as np
 
 from facesnap.errors import SettingsError
 from facesnap.faces.picture import read_picture
-from facesnap.files import PICTURE_SUFFIXES
+from facesnap.files import PICTURE_SUFFIXES, extensible
 from facesnap.world import Look, SyntheticPerson, World, caption
 from facesnap.world.splits import SPLITS, split_of
 
@@ -111,8 +111,9 @@ def folder_people(folder: Path, prompts: Path, references: int = 1) -> list[Eval
             )
         pixels = [read_picture(file, name=str(file)) for file in photos[: references + 1]]
         truth = pixels[references] if len(pixels) > references else None
-        cases = [Case(f"{person.name}-{n}", prompt, _seed(person.name, n), truth) for n, prompt in enumerate(wanted, 1)]
-        out.append(EvaluatedPerson(person.name, pixels[:references], cases))
+        name = extensible(person.name)
+        cases = [Case(f"{name}-{n}", prompt, _seed(person.name, n), truth) for n, prompt in enumerate(wanted, 1)]
+        out.append(EvaluatedPerson(name, pixels[:references], cases))
     return out
 
 

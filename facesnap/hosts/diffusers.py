@@ -17,6 +17,7 @@ from facesnap.attach import Conditioning, ControlConditioning, LoraPart, RowPlan
 from facesnap.attach.topology import Topology
 from facesnap.errors import FaceSnapError, HostError, SettingsError, importing
 from facesnap.hosts import model_files
+from facesnap.settings.sampling import LAST_SEED, MOST_AT_ONCE
 
 # name -> (diffusers class, its settings)
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,7 +40,7 @@ class Sampling:
 
     Attributes:
         sampler: a key of SAMPLERS. steps: 1..1000. cfg: 0..50; up to 1 only cond rows are computed.
-        seed: of the first picture; picture i takes seed + i, 0..2^32.
+        seed: of the first picture; picture i takes seed + i, 0..2^32 - 1.
         size: (width, height) in pixels, multiples of 8, up to 4096. count: pictures in one batch, 1..64.
 
     Raises:
@@ -56,14 +57,15 @@ class Sampling:
     count: int = 1
 
     def __post_init__(self) -> None:
+        last = LAST_SEED - max(self.count - 1, 0)
         sides_fit = all(8 <= side <= MAX_SIDE and side % 8 == 0 for side in self.size)
         for ok, what, expected in (
             (self.sampler in SAMPLERS, f"sampler {self.sampler!r}", "one of " + ", ".join(SAMPLERS)),
             (1 <= self.steps <= 1000, f"steps {self.steps}", "1 to 1000"),
             (math.isfinite(self.cfg) and 0 <= self.cfg <= 50, f"CFG scale {self.cfg}", "0 to 50"),
-            (0 <= self.seed <= 2**32, f"seed {self.seed}", "0 to 4294967296"),
+            (0 <= self.seed <= last, f"seed {self.seed}", f"0 to {last}, and {LAST_SEED} at most for the last picture"),
             (sides_fit, f"size {self.size[0]}x{self.size[1]}", f"multiples of 8 from 8 to {MAX_SIDE}"),
-            (1 <= self.count <= 64, f"batch of {self.count}", "1 to 64"),
+            (1 <= self.count <= MOST_AT_ONCE, f"batch of {self.count}", f"1 to {MOST_AT_ONCE}"),
         ):
             if not ok:
                 raise SettingsError(f"{what} cannot be used.", expected=expected, remedy="correct this option")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from facesnap.errors import SettingsError
 from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
+from facesnap.files import beside
 from facesnap.landmarks.scheme import POINT_COUNT, five_points
 
 # name -> (shape of one picture's entry, dtype)
@@ -89,7 +90,7 @@ def pack(shards: Iterable[Path], folder: Path, count: int, size: int) -> Portrai
     """
     if (folder / RECORDS).is_file():
         return Portraits.load(folder)
-    part = folder.with_name(folder.name + ".part")
+    part = beside(folder, ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     arrays = {

@@ -39,7 +39,7 @@ from facesnap.evaluation.attribute_judge import AttributeJudge, obedience
 from facesnap.evaluation.landmark_judge import LandmarkJudge, by_band, nme
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.drawing import save_png
-from facesnap.files import sha256_of
+from facesnap.files import beside, sha256_of
 from facesnap.sheet import tiled
 from facesnap.tiny import attributes, autoencoder, grow, landmarks, recogniser, text, unet, vit
 from facesnap.tiny.data import Portraits, pack
@@ -326,7 +326,7 @@ def _kept(
     """Two float16 arrays of a shape, made of batches once and memory-mapped."""
     files = [folder / f"{name}.npy" for name in names]
     if not folder.is_dir():
-        part = folder.with_name(folder.name + ".part")
+        part = beside(folder, ".part")
         part.mkdir(parents=True, exist_ok=True)
         arrays = [open_memmap(part / file.name, "w+", "float16", shape) for file in files]
         row = 0

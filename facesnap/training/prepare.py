@@ -30,11 +30,12 @@ from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.landmarks.predictor import LandmarkPredictor, Landmarks
 from facesnap.landmarks.scheme import POINT_COUNT
+from facesnap.settings.sampling import LAST_SEED
 from facesnap.training.draws import Purpose, generator
 from facesnap.training.losses import RECOGNISER_SIDE
 from facesnap.training.network_files import save_tensors
 from facesnap.training.shards import FORMAT, HEAD, ZERO, claim, has_shard, read_rows, write_json, write_shard
-from facesnap.training.sources import Photo, find_photos
+from facesnap.training.sources import Passed, Photo, find_photos
 from facesnap.training.variants import variant
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class PrepareSettings:
             ("variants", 1, 64),
             ("smallest_face", 8, 2048),
             ("shard", 1, 10000),
+            ("seed", 0, LAST_SEED),
         ):
             value = getattr(self, name)
             if not low <= value <= high or (name == "size" and value % 64):
@@ -118,7 +120,8 @@ class Preparer:
         Args:
             workers: threads that read and analyse photos. progress: wraps the shards' numbers, such as tqdm.
         """
-        photos, size = find_photos(source), self.settings.shard
+        passed, size = Passed(), self.settings.shard
+        photos = find_photos(source, passed)
         shards = [photos[i : i + size] for i in range(0, len(photos), size)]
         folder.mkdir(parents=True, exist_ok=True)
         self._claim(folder, len(shards))
@@ -130,7 +133,7 @@ class Preparer:
                 first = number * size
                 seen = list(pool.map(self._look, shards[number], range(first, first + len(shards[number]))))
                 self._write(folder, number, shards[number], seen)
-        report = _report(folder, len(shards))
+        report = _report(folder, len(shards)) | passed.json()
         write_json(folder / REPORT, report)
         return report
 

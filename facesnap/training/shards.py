@@ -58,7 +58,7 @@ def has_shard(folder: Path, number: int) -> bool:
 
 def read_rows(folder: Path, number: int) -> list[dict[str, Any]]:
     text = _shard(folder, number).with_suffix(".jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line]  # a caption may hold what else ends a line
 
 
 class Shards:

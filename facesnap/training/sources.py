@@ -2,156 +2,103 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from facesnap.errors import SettingsError
 from facesnap.files import PICTURE_SUFFIXES
+from facesnap.training.lists import LIST_SUFFIXES, from_list
+from facesnap.training.photos import Passed, Photo, decoded
+from facesnap.training.tars import TAR_SUFFIXES, from_tar, is_tar
 
-COLUMNS = ("path", "person")
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One photo, not read yet.
-
-    Attributes:
-        key: its name in messages and in the index, the same on every machine.
-        person: people of one name may stand in for each other as references.
-        caption: or None where none is given.
-        file: the photo, or the tar that holds it. offset, size: of the bytes inside a tar; size None: the whole file.
-        points: the 72 landmarks where they are known, as the tar's json has them (not checked yet): [x, y] in pixels
-            of the photo, from its upper left corner, in the order of `facesnap.landmarks.scheme`.
-    """
-
-    key: str
-    person: str
-    caption: str | None
-    file: Path
-    offset: int = 0
-    size: int | None = None
-    points: Any = None
-
-    def read(self) -> bytes:
-        with self.file.open("rb") as stream:
-            stream.seek(self.offset)
-            return stream.read() if self.size is None else stream.read(self.size)
+__all__ = ["Passed", "Photo", "find_photos"]
 
 
-def find_photos(source: Path) -> list[Photo]:
+def find_photos(source: Path, passed: Passed | None = None) -> list[Photo]:
     """All photos of a source, sorted by key.
 
     Args:
-        source: a folder with a sub-folder a person (photos right inside it are people of their own), a folder of
-            .tar shards, one .tar, or a list (.csv with a header, .json, .jsonl) with the columns path, person and
-            perhaps caption.
+        source: a folder with a sub-folder a person (photos right inside it are people of their own; links are
+            followed), a folder of tar shards, one tar, or a list (.csv with a header, .json, .jsonl) with the columns
+            path, person and perhaps caption. Tars may be packed by gzip, bzip2 or xz.
+        passed: takes the record of what is no photo.
 
     Raises:
-        SettingsError: nothing there, no photos, or a list that cannot be read.
+        SettingsError: nothing there, no photos, or a list or tar that cannot be read.
     """
-    if source.is_file() and source.suffix.lower() in (".csv", ".json", ".jsonl"):
-        found = list(_from_list(source))
-    elif source.is_file() and source.suffix.lower() == ".tar":
-        found = list(_from_tar(source))
+    passed = Passed() if passed is None else passed
+    if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
+        found = list(from_list(source))
+    elif source.is_file() and is_tar(source):
+        found = list(from_tar(source, passed))
     elif source.is_dir():
-        tars = sorted(source.glob("*.tar"))
-        found = [photo for tar in tars for photo in _from_tar(tar)] if tars else list(_from_folder(source))
+        tars = sorted(file for file in source.iterdir() if is_tar(file) and file.is_file())
+        found = [photo for tar in tars for photo in from_tar(tar, passed)]
+        found += _from_folder(source, passed) if not tars else []
+        for file in source.iterdir() if tars else ():
+            if file.suffix.lower() in PICTURE_SUFFIXES:
+                passed.note("a photo beside tar shards", file.name)
     else:
         raise SettingsError(
             f"{source} is no source of photos.",
-            expected="a folder, a .tar, or a .csv, .json or .jsonl list",
+            expected=f"a folder, a tar ({', '.join(TAR_SUFFIXES)}) or a list ({', '.join(LIST_SUFFIXES)})",
             remedy="correct the path",
         )
     if not found:
+        seen = "; ".join(passed.lines())
         raise SettingsError(
-            f"{source} holds no photos.",
+            f"{source} holds no photos{': ' + seen if seen else ''}.",
             expected=", ".join(PICTURE_SUFFIXES),
             remedy="give the folder above the people's",
         )
     return sorted(found, key=lambda photo: photo.key)
 
 
-def _from_folder(root: Path) -> Iterator[Photo]:
-    for file in root.rglob("*"):
-        if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file():
-            key = file.relative_to(root).as_posix()
+def _from_folder(root: Path, passed: Passed) -> Iterator[Photo]:
+    for file in _files(root, passed):
+        key, suffix = file.relative_to(root).as_posix(), file.suffix.lower()
+        if file.name.startswith("."):
+            passed.note("a hidden file", key)
+        elif suffix in PICTURE_SUFFIXES:
             person = key.split("/")[0] if "/" in key else key
-            text = file.with_suffix(".txt")
-            caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
-            yield Photo(key, person, caption or None, file)
+            yield Photo(key, person, _caption(file, passed), file)
+        elif suffix != ".txt" or not any(file.with_suffix(kind).exists() for kind in _spellings()):
+            passed.note(f"{suffix or 'no ending'}, no picture by its name", key)
 
 
-def _from_list(file: Path) -> Iterator[Photo]:
-    for number, row in enumerate(_rows(file), 1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(c), str) and row[c] for c in COLUMNS):
-            raise SettingsError(
-                f"Entry {number} of {file.name} is {str(row)[:80]}.",
-                expected="path and person, and perhaps caption, as text",
-                remedy="correct this entry",
-            )
-        yield Photo(row["path"], row["person"], row.get("caption") or None, file.parent / row["path"])
+def _files(root: Path, passed: Passed) -> Iterator[Path]:
+    """Every file below a folder. Links are entered after all real folders, and no folder twice."""
+    entered: set[Path] = set()
+    folders, links, top = [root], list[Path](), root.resolve()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        real = folder.resolve()
+        name = folder.relative_to(root).as_posix()
+        if real in entered or (real != top and top.is_relative_to(real)):
+            passed.note("a link to a folder that is read already, or to one above", name)
+            continue
+        entered.add(real)
+        for entry in sorted(folder.iterdir()):
+            if entry.is_dir() and not entry.name.startswith("."):
+                (links if entry.is_symlink() else folders).append(entry)
+            elif entry.is_file():
+                yield entry
+            else:
+                reason = "a hidden folder" if entry.is_dir() else "a link that leads nowhere"
+                passed.note(reason, entry.relative_to(root).as_posix())
 
 
-def _rows(file: Path) -> list[Any]:
-    text = file.read_text(encoding="utf-8-sig")
+def _spellings() -> Iterator[str]:
+    for kind in PICTURE_SUFFIXES:
+        yield from (kind, kind.upper())
+
+
+def _caption(photo: Path, passed: Passed) -> str | None:
+    text = photo.with_suffix(".txt")
+    if not text.is_file():
+        return None
     try:
-        if file.suffix.lower() == ".csv":
-            return list(csv.DictReader(io.StringIO(text)))
-        if file.suffix.lower() == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        rows = json.loads(text)
-    except ValueError as error:
-        raise SettingsError(
-            f"{file.name} cannot be read ({error}).", expected="a list of photos", remedy="correct the file"
-        ) from error
-    if not isinstance(rows, list):
-        raise SettingsError(f"{file.name} is no list.", expected="a JSON list", remedy="correct the file")
-    return rows
-
-
-def _from_tar(file: Path) -> Iterator[Photo]:
-    """Members of one stem belong together; a photo's person is its json's "person", else what precedes the last _.
-
-    The json may hold "caption" and "points" too.
-    """
-    members: dict[str, dict[str, tarfile.TarInfo]] = {}
-    try:
-        with tarfile.open(file) as tar:
-            for member in tar:
-                stem, _, kind = member.name.partition(".")
-                if member.isfile():
-                    members.setdefault(stem, {})[f".{kind.lower()}"] = member
-            for stem, parts in members.items():
-                photo = next((parts[kind] for kind in PICTURE_SUFFIXES if kind in parts), None)
-                if photo is None:
-                    continue
-                record = _json(tar, parts.get(".json"))
-                text = parts.get(".txt")
-                caption = _text(tar, text).strip() if text is not None else record.get("caption")
-                person = record.get("person")
-                person = str(person) if person is not None else stem.rpartition("_")[0] or stem
-                key, points = f"{file.name}/{stem}", record.get("points")
-                yield Photo(key, person, caption or None, file, photo.offset_data, photo.size, points)
-    except (tarfile.TarError, ValueError) as error:
-        raise SettingsError(
-            f"{file.name} cannot be read ({error}).",
-            expected="an uncompressed tar with pictures and .txt or .json of the same names",
-            remedy="write the shard again",
-        ) from error
-
-
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    stream = tar.extractfile(member)
-    assert stream is not None
-    return stream.read().decode("utf-8", errors="replace")
-
-
-def _json(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> dict[str, Any]:
-    record = json.loads(_text(tar, member)) if member is not None else {}
-    return record if isinstance(record, dict) else {}
+        return decoded(text.read_bytes()).strip() or None
+    except UnicodeDecodeError:
+        passed.note("a caption that is not UTF-8", text.name)
+        return None

@@ -12,7 +12,7 @@ from threading import Event
 from typing import IO
 
 from facesnap.errors import ChecksumError, StoppedError
-from facesnap.files import sha256_of
+from facesnap.files import beside, sha256_of
 from facesnap.weights.transfer import BLOCK, full
 
 MOST_ENTRIES = 100
@@ -29,29 +29,29 @@ def unpack(archive: Path, folder: Path, inside: Mapping[str, str], stop: Event) 
     Raises:
         ChecksumError: damaged, unsafe, or not what was published. DiskFullError, OSError, StoppedError.
     """
-    beside = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(beside, ignore_errors=True)
+    unpacked = beside(folder, ".unpacking")
+    shutil.rmtree(unpacked, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = _checked(opened, archive)
             needed = sum(entry.file_size for entry in entries.values())
             if shutil.disk_usage(archive.parent).free < needed:
                 raise full(archive.parent, needed)
-            beside.mkdir(parents=True)
+            unpacked.mkdir(parents=True)
             for name, entry in entries.items():
-                with opened.open(entry) as source, (beside / name).open("wb") as target:
-                    _copy(source, target, entry.file_size, beside / name, stop)
+                with opened.open(entry) as source, (unpacked / name).open("wb") as target:
+                    _copy(source, target, entry.file_size, unpacked / name, stop)
         for name, expected in inside.items():
-            found = sha256_of(beside / name, stop) if (beside / name).is_file() else "nothing"
+            found = sha256_of(unpacked / name, stop) if (unpacked / name).is_file() else "nothing"
             if found != expected:
                 raise _bad(archive, f"its {name} has the sha256 {found[:16]}, not {expected[:16]}")
         with contextlib.suppress(OSError):
             folder.rmdir()  # an empty one may be there
-        beside.rename(folder)
+        unpacked.rename(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise _bad(archive, f"it is damaged ({error})") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _checked(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:

@@ -187,6 +187,15 @@ def test_generate_from_an_identity_with_a_region(world, tmp_path: Path, capsys: 
     assert not (tmp_path / "no").exists()
 
 
+def test_a_random_seed_is_drawn_once(world, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--reference", str(world.photo), "--count", "2", "--batch", "1", "--seed", "-1", "--json")
+    seeds = []
+    for run in ("a", "b"):
+        assert _generate(world, tmp_path / run, *asked) == 0
+        seeds.append([one["seed"] for one in json.loads(capsys.readouterr().out)["pictures"]])
+    assert all(first >= 0 and then == first + 1 for first, then in seeds) and seeds[0] != seeds[1]
+
+
 @pytest.mark.parametrize("wrong", (["--window", "half"], ["--size", "big"], ["--block-strength", "middle"]), ids=str)
 def test_wrong_usage(world, tmp_path: Path, wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:

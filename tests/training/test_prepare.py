@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from facesnap.cli import main
 from facesnap.errors import SettingsError
 from facesnap.training import shards as shard_files
 from facesnap.training.losses import warp
@@ -58,6 +59,21 @@ def test_good_photos_are_kept_and_bad_ones_named(preparer, photos: Path, tmp_pat
     points, box = data.tensor(0, "points").numpy(), data.tensor(0, "box").numpy()
     assert ((points >= box[:2] - 1e-3) & (points <= box[2:] + 1e-3)).all()
     assert np.abs(points.mean(0) - [0.445, 0.27]).max() < 0.06  # where the face is on the photo
+
+
+def test_a_run_that_can_use_nothing_is_an_error(
+    world, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "nobody" / "layers.psd").write_bytes(b"8BPS")
+    command = ["prepare", str(photos / "nobody"), str(tmp_path / "out"), "--base", str(world.folder / "model")]
+    assert main([*command, "--pack", str(world.pack), "--size", "64", "--workers", "0"]) == 1
+    assert "--workers" in capsys.readouterr().err
+    assert main([*command, "--pack", str(world.pack), "--size", "64"]) == 1
+    said = capsys.readouterr()
+    assert "None of 2 photos can be used" in said.err and "report.json" in said.err
+    assert "dropped 1: NoFaceError (sky.png)" in said.out and "passed over 1: .psd" in said.out
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert list(report["passed_over_names"].values()) == [["layers.psd"]]
 
 
 def test_it_goes_on_where_it_stopped(preparer, photos: Path, tmp_path: Path, monkeypatch) -> None:
