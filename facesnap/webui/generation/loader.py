@@ -29,7 +29,7 @@ from facesnap.pipeline.pipeline import CACHE_BYTES, FaceSnapPipeline
 from facesnap.settings.model import SETTINGS, Person, Settings
 from facesnap.webui.generation.people import person_for, reference_names
 from facesnap.weights.adapters import entries
-from facesnap.weights.folders import Folders, find_adapter, list_adapters
+from facesnap.weights.folders import Folders, choose_adapter, list_adapters
 from facesnap.weights.identities import IdentityStore
 
 logger = logging.getLogger(__name__)
@@ -111,15 +111,15 @@ class PipelineLoader:
             sees_faces: whether photos will be analysed; saved identities alone need no pack.
         """
         with self._lock:
-            file = self._file(name, topology.base)
+            file, family = self._file(name, topology.base)
             options = self.options()
             place = (options["facesnap_pack"], options["facesnap_provider"])
-            key = (file, file.stat().st_mtime_ns, topology.sizes, *place)
+            key = (file, family, file.stat().st_mtime_ns, topology.sizes, *place)
             kept = self._pipeline
             if kept is not None and kept[0] == key and (kept[1].analyser is not None or not sees_faces):
                 return kept[1]
             self._pipeline = None  # free the former adapter before the next is read
-            adapter = load_adapter(file, topology=topology)
+            adapter = load_adapter(file, family or None, topology)
             adapter.check_unet(topology)
             analyser = self._analyser_of(adapter, sees_faces)
             self._pipeline = (key, FaceSnapPipeline(adapter, analyser, self._encoder_of(adapter), self.cache_bytes))
@@ -173,14 +173,15 @@ class PipelineLoader:
             logger.debug("%s", error)
         yield from installed_packs(folders.packs)
 
-    def _file(self, name: str, base: str) -> Path:
-        """An adapter's file by name or hash; without a name the first that fits the base model, our own before
-        others, those with all they need before those without."""
+    def _file(self, name: str, base: str) -> tuple[Path, str]:
+        """An adapter's file by name or hash, and its family where the name says it; without a name the first that fits
+        the base model, our own before others, those with all they need before those without."""
         folders = self.folders()
         if name:
-            return find_adapter(name, list_adapters(folders)).path
+            chosen, family = choose_adapter(name, list_adapters(folders))
+            return chosen.path, family
         listed = entries(folders, base)
-        fitting = [one for one in listed if one.fits and one.base == base and one.family]
+        fitting = [one for one in listed if one.fits and one.base == base and one.family and not one.choice]
         if not fitting:
             raise MissingWeightsError(
                 f"There is no adapter for {base} among {len(listed)} adapters.",
@@ -188,7 +189,8 @@ class PipelineLoader:
                 remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
                 "or choose another base model",
             )
-        return min(fitting, key=lambda one: (any(n.there is False for n in one.needs), one.family != NATIVE)).path
+        best = min(fitting, key=lambda one: (any(n.there is False for n in one.needs), one.family != NATIVE))
+        return best.path, ""
 
     def _encoder_of(self, adapter: Adapter) -> FaceEncoder | None:
         if not adapter.levels:
