@@ -17,7 +17,7 @@ from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.lora import AttentionLora
 from facesnap.models.mixers import Mixer, empty_mixer
 from facesnap.models.projections import IDProjections
-from facesnap.models.tensors import load_strictly
+from facesnap.models.tensors import load_strictly, of_one_dtype
 
 PARTS = ("mixer", "projections", "control_mixer", "ffrnet")
 FETCH_AGAIN = "the file is damaged or of another kind; fetch or convert it again"
@@ -86,7 +86,8 @@ def build(
         raise CheckpointError(f"{where}: {error.what}", expected=error.expected, remedy=error.remedy) from error
     for part, module in zip(PARTS, (mixer, projections, control_mixer, net), strict=True):
         if module is not None:
-            load_strictly(module.eval(), tensors[part], network=f"{part} of {where}")
+            whole = of_one_dtype(tensors[part]) if part == "ffrnet" else tensors[part]  # others are raised when used
+            load_strictly(module.eval(), whole, network=f"{part} of {where}")
     _check_counts(mixer, projections, counts(mixer) if stated_counts is None else stated_counts, where)
     if net is not None and net_spec is not None:
         _check_ffrnet(net, net_spec, mixer if control_mixer is None else control_mixer, spec, where)

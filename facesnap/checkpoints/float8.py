@@ -17,7 +17,7 @@ FLOAT8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2")
 SCALES = ("scale_weight", "weight_scale")
 ACTIVATIONS = ("scale_input", "input_scale")  # factors of what a layer is given, which is never in float8 here
 MARKERS = ("scaled_fp8", "comfy_quant")
-OTHER_SCALES = ("weight_scale_inv", "weight_scale_2", "scale_b")  # of blocks of a tensor, or of four bits
+OTHER_SCALES = ("weight_scale_inv", "weight_scale_2")  # of blocks of a tensor, or of four bits
 
 
 def is_marker(name: str) -> bool:

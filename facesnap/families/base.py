@@ -100,6 +100,7 @@ class Family:
     Attributes:
         key: for the command line, metadata and infotexts. title: for people. licence: of the weights, with its limits.
         hints: patterns (lower case) found in the names of its files, for files whose tensors leave a choice.
+        folder_hints: the same, found in the names of their folders.
         sha256: how the checksums of published files begin, for the same.
         metadata_key: key of .safetensors metadata that marks its files beyond doubt, or "".
         recogniser: key of `facesnap.faces.recognisers.RECOGNISERS`; "" where the mixer sees no recogniser's vector:
@@ -123,6 +124,7 @@ class Family:
     title: str
     licence: str = ""
     hints: tuple[str, ...] = ()
+    folder_hints: tuple[str, ...] = ()
     sha256: tuple[str, ...] = ()
     metadata_key: str = ""
     recogniser: str = ""

@@ -86,7 +86,7 @@ FAMILIES = (
     ),
     FaceID(
         key="faceid-plusv2", title="IP-Adapter FaceID-PlusV2", hints=("plus.*v2", "v2.*plus"),
-        sha256=("26d0d86a", "c6945d82"), shortcut=True,
+        folder_hints=("plus.?v2",), sha256=("26d0d86a", "c6945d82"), shortcut=True,
         downloads=(
             _download("faceid-plusv2_sd15", 156.6,
                       "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313", 156_558_509),
@@ -107,6 +107,7 @@ FAMILIES = (
     ),
     UnnormalisedPortrait(
         key="portrait-unnorm", title="IP-Adapter FaceID-Portrait, unnormalised", hints=("unnorm", "portrait"),
+        folder_hints=("unnorm",),
         part="stage2.", group="mix", id_vector="raw",
         downloads=(
             _download("faceid-portrait_sdxl_unnorm", 1010,

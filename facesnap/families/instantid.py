@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 # Files that are IdentityNet by their name, in the folder of the adapter or one of these below or beside it.
 NETWORK_NAME = re.compile(r"identity[-_ ]?net|(?=.*instant[-_ ]?id)(?=.*control)", re.IGNORECASE)
 FOLDERS = ("ControlNetModel", "controlnet", "IdentityNet", "instantid")
-FOLDER_FILE = re.compile(r"diffusion_pytorch_model(\.fp16)?", re.IGNORECASE)
+FOLDER_FILE = re.compile(r"diffusion_pytorch_model(\.fp16)?( ?\(\d+\))?", re.IGNORECASE)
+FOLDER_NAME = re.compile(r"controlnetmodel|identitynet|.*instant[-_ ]?id.*", re.IGNORECASE)  # where such a file is it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +66,7 @@ def _candidates(adapter: Path) -> Iterator[Path]:
         if parent.is_dir():
             folders += [f for f in sorted(parent.iterdir()) if f.is_dir() and f.name.casefold() in wanted and f != here]
     for folder in folders:
-        own = folder.name.casefold() in {"controlnetmodel", "identitynet"}
+        own = FOLDER_NAME.fullmatch(folder.absolute().name)
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             by_name = NETWORK_NAME.search(file.stem) or (own and FOLDER_FILE.fullmatch(file.stem))
             if by_name and file != adapter and file.suffix.lower() in SUFFIXES and file.is_file():
@@ -88,6 +89,7 @@ FAMILIES = (
         title="InstantID",
         licence=f"Apache-2.0, for research by its README; its insightface pack is for {RESEARCH_ONLY}",
         hints=(r"instant[-_ ]?id", r"^ip-adapter\.bin$"),
+        folder_hints=(r"instant[-_ ]?id",),
         part="stage2.",
         group="mix",
         recogniser="glintr100",

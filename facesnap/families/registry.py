@@ -22,8 +22,11 @@ from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
 from facesnap.families.base import NATIVE, Family
 from facesnap.files import sha256_of
+from facesnap.settings.words import FAMILY_MARK
 
 logger = logging.getLogger(__name__)
+
+_COPY = re.compile(r"( ?\(\d+\)| - copy( \(\d+\))?| copy( \d+)?)$", re.IGNORECASE)  # as browsers and desktops mark one
 
 
 def _discovered() -> dict[str, Family]:
@@ -104,7 +107,7 @@ def decide(options: Sequence[str], source: WeightsFile, tensors: Mapping[str, Te
     """Which of the families that `families_of` allows a file is.
 
     The first of these decides: the user's word, the tensors alone, a known hash, the file's name (of several that it
-    hints at the one whose hint is longest), the companion file beside it.
+    hints at the one whose hint is longest), the companion file beside it, the name of its folder.
 
     Args:
         tensors: of the file, to say what else it may be where there is no option.
@@ -130,7 +133,8 @@ def decide(options: Sequence[str], source: WeightsFile, tensors: Mapping[str, Te
         raise CheckpointError(
             f"{name} can be {' or '.join(options)}: their tensors are alike, and its name leaves it open.",
             expected="a name that says which, as the published files have",
-            remedy=f"say which: --family {options[0]} or --family {options[-1]}",
+            remedy=f"say which: --family {options[0]} or --family {options[-1]}; in the WebUI and its API, the adapter "
+            f"'{source.path.stem}{FAMILY_MARK}{options[0]}' or '{source.path.stem}{FAMILY_MARK}{options[-1]}'",
         )
     return FamilyMatch(key, why, BY_KEY[key].find_companion(source.path))
 
@@ -145,13 +149,28 @@ def _choice(options: Sequence[Family], source: WeightsFile) -> tuple[str, str]:
         prefix = next((prefix for prefix in one.sha256 if source.sha256.startswith(prefix)), None)
         if prefix is not None:
             return one.key, f"by its content: sha256 {prefix}... is the published file"
-    name = source.path.name.lower()
-    found = {one.key: next((match[0] for hint in one.hints if (match := re.search(hint, name))), "") for one in options}
-    if any(found.values()):
-        key = max(found, key=lambda one: len(found[one]))
-        return key, f"by its name, which has {found[key]!r}"
+    stem = _COPY.sub("", source.path.stem)
+    key, hint = _hinted({one.key: one.hints for one in options}, [f"{stem}{source.path.suffix}"])
+    if key:
+        return key, f"by its name, which has {hint!r}"
     for one in options:
         beside = one.find_companion(source.path)
         if beside is not None:
             return one.key, f"its {one.companion} lies beside it ({beside.name})"
+    key, hint = _hinted({one.key: one.folder_hints for one in options}, _folders_of(source.path))
+    return (key, f"by its folder, whose name has {hint!r}") if key else ("", "")
+
+
+def _hinted(hints: Mapping[str, Sequence[str]], names: Sequence[str]) -> tuple[str, str]:
+    """(key, what was found) of the longest hint in the first of the names that has one; or two empty strings."""
+    for name in map(str.lower, names):
+        found = {key: m[0] for key, some in hints.items() for hint in some[::-1] if (m := re.search(hint, name))}
+        if found:
+            return max(found.items(), key=lambda one: len(one[1]))
     return "", ""
+
+
+def _folders_of(path: Path) -> list[str]:
+    """Names of the folders that may say what a file is: the two above it or, in the Hub's cache, the repository's."""
+    above = [folder.name for folder in path.absolute().parents[:3]]
+    return [*above[:2], *(above[2:] if above[1:2] == ["snapshots"] else [])]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facesnap.errors import AttachError, CheckpointError
 from facesnap.models.fidelity_config import LANDMARK_HINT, FFRNetConfig
-from facesnap.models.tensors import check_tensors, load_strictly
+from facesnap.models.tensors import check_tensors, load_strictly, of_one_dtype
 from facesnap.models.unet_blocks import (
     Attention,
     Downsample,
@@ -246,7 +246,8 @@ class FFRNet(nn.Module):
     def from_state_dict(cls, state: Mapping[str, Tensor], **overrides: Any) -> FFRNet:
         """The network that a state dict in diffusers' ControlNet layout describes, with its tensors.
 
-        The tensors are taken over as they are (dtype and device too) and not copied.
+        The tensors are taken over as they are (dtype and device too) and not copied; those of a file that mixes dtypes
+        are raised to the widest.
 
         Args:
             overrides: ``heads``, ``head_dim``, ``norm_groups``, ``donor_picture``; see
@@ -265,7 +266,7 @@ class FFRNet(nn.Module):
             )
         with torch.device("meta"):
             net = cls(config)
-        load_strictly(net, state, network="FFRNet")
+        load_strictly(net, of_one_dtype(state), network="FFRNet")
         return net.requires_grad_(False).eval()
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import reduce
 from itertools import chain
 from typing import TypeVar
 
@@ -72,6 +73,15 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *
             expected=f"exactly the {len(expected)} tensors of its layout, with their shapes.",
             remedy="Download or convert the file again, or choose a checkpoint of this kind.",
         )
+
+
+def of_one_dtype(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in the widest of their floating-point dtypes: a network computes in one. Those in it are shared."""
+    dtypes = {t.dtype for t in state.values() if t.is_floating_point()}
+    if len(dtypes) < 2:
+        return dict(state)
+    widest = reduce(torch.promote_types, dtypes)
+    return {name: t.to(widest) if t.is_floating_point() else t for name, t in state.items()}
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, network: str) -> None:

@@ -89,7 +89,7 @@ def mix(
     """
     family, official = find(adapter.spec.family), official or OfficialPreprocessing()
     mixer = adapter.ffrnet_mixer if control else adapter.mixer
-    if next(mixer.parameters()).dtype != torch.float32:
+    if any(one.dtype != torch.float32 for one in mixer.parameters()):  # a file may mix dtypes
         mixer = copy.deepcopy(mixer).float()  # a copy: another thread may be using the adapter's own
     if identity is None:
         return family.unconditional(mixer, encoder, adapter.spec, s_struct, official, references)

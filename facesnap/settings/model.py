@@ -210,8 +210,9 @@ class Settings(Declared):
     enabled: bool = setting(Switch(), False, "FaceSnap", "Put the people below into the picture.")
     adapter: str = setting(
         Text(("automatic", "none")), "", "Adapter",
-        "The checkpoint to use, by name with or without extension, or by hash. Empty: the one that fits the base "
-        "model.", infotext="adapter",
+        "The checkpoint to use, by name with or without extension and folder, or by hash. Empty: the one that fits the "
+        'base model. "NAME as FAMILY", such as "ip-adapter as instantid", says what kind it is where its file leaves '
+        "that open.", infotext="adapter",
     )  # fmt: skip
     preset: str = setting(
         Choice(tuple(PRESETS)), PRESET, "Preset", "Fills in strengths, windows and speed.", infotext="preset",

@@ -15,6 +15,7 @@ EXPRESSIONS = (
     "neutral", "smile", "laugh", "open_mouth", "surprise", "sadness", "wink_left", "wink_right", "eyes_closed", "frown",
 )  # fmt: skip
 TITLE_MARK = " · "  # after the name in an adapter's title; Gradio 3 knows no titles apart from values
+FAMILY_MARK = " as "  # between an adapter's name and its family, where its file leaves that open
 SUGGESTED = "suggested"  # text in the place of a number: the adapter's suggestion
 
 PRESET = "Balanced"

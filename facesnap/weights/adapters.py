@@ -21,8 +21,8 @@ from facesnap.families import registry
 from facesnap.families.base import NATIVE, Family
 from facesnap.settings.field_types import Number
 from facesnap.settings.model import PERSON
-from facesnap.settings.words import TITLE_MARK
-from facesnap.weights.folders import Folders, ModelFile, find_adapter, list_adapters
+from facesnap.settings.words import FAMILY_MARK, TITLE_MARK
+from facesnap.weights.folders import Folders, ModelFile, choose_adapter, list_adapters
 from facesnap.weights.headers import ADAPTER
 from facesnap.weights.packs import WantedRecogniser
 
@@ -55,13 +55,14 @@ class ListedAdapter:
         name: as `Settings.adapter` takes it. title: name, family and base for a dropdown, joined by TITLE_MARK.
         path: its file. structure: the file beside it that belongs to it (InstantID's IdentityNet), or None.
         size: bytes of both.
-        family: "facesnap" or a key of `registry.FAMILIES`; "" where two look alike and the name leaves it open.
+        family: "facesnap" or a key of `registry.FAMILIES`; "" where the file cannot be used.
         family_title: the same for people. base: "sd15", "sdxl" or "".
         fits: whether it can be used with the loaded model.
         defaults: fields of `facesnap.settings.model.Person` with the values that it suggests.
         hint: CFG and size of the picture. needs: what it takes besides. licence: of the weights.
         note: how the family was found, or why the file cannot be used.
         recogniser: which one it was trained with.
+        choice: whether it is one of several families that the file can be of; people choose it, nothing else does.
     """
 
     name: str
@@ -79,17 +80,20 @@ class ListedAdapter:
     licence: str
     note: str
     recogniser: WantedRecogniser
+    choice: bool = False
 
 
 def entries(folders: Folders, base: str | None = None, places: Sequence[str] | None = None) -> list[ListedAdapter]:
     """All adapters in the folders, those that fit first, then by name.
+
+    A file whose family is left open comes once for each that it can be of, as "NAME as FAMILY".
 
     Args:
         base: of the loaded model, "sd15" or "sdxl"; None where none is loaded, then everything fits.
         places: where packs and encoders are looked for, `folders.packs` where None.
     """
     look = DiskLookup(folders.packs if places is None else places)
-    found = [_entry(file, base, look) for file in list_adapters(folders)]
+    found = [one for file in list_adapters(folders) for one in _entries(file, base, look)]
     return sorted(found, key=lambda entry: (not entry.fits, entry.name.lower()))
 
 
@@ -104,8 +108,12 @@ def chosen(name: str, folders: Folders, base: str | None = None) -> ListedAdapte
         UnknownAdapterError: there is none of that name. CheckpointError: there are several.
     """
     if name:
-        return _entry(find_adapter(name, list_adapters(folders)), base, DiskLookup(folders.packs))
-    fitting = [one for one in entries(folders, base) if one.fits and one.family and base in (None, one.base)]
+        file, family = choose_adapter(name, list_adapters(folders))
+        facts = _own(file.header.metadata) if file.header.kind == ADAPTER else _public(file, family)
+        return _entry(file, facts, base, DiskLookup(folders.packs), "by your word" if family else "")
+    fitting = [
+        one for one in entries(folders, base) if one.fits and one.family and not one.choice and base in (None, one.base)
+    ]
     return min(fitting, key=lambda one: (any(n.there is False for n in one.needs), one.family != NATIVE), default=None)
 
 
@@ -125,17 +133,28 @@ class _Facts:
     defaults: dict[str, float] = field(default_factory=dict)
 
 
-def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter:
+def _entries(file: ModelFile, base: str | None, look: DiskLookup) -> list[ListedAdapter]:
     header = file.header
-    facts = _own(header.metadata) if header.kind == ADAPTER else _public(file)
+    if header.kind == ADAPTER:
+        return [_entry(file, _own(header.metadata), base, look)]
+    facts = _public(file)
+    if facts.family or header.problem:
+        return [_entry(file, facts, base, look)]
+    return [_entry(file, _public(file, one), base, look, facts.note) for one in header.families]
+
+
+def _entry(file: ModelFile, facts: _Facts, base: str | None, look: DiskLookup, left_open: str = "") -> ListedAdapter:
+    """left_open: why nothing but people's word says the family, or ""."""
+    header = file.header
     fits = not header.problem and (not base or not header.base or header.base == base)
-    parts = [file.name, facts.title, BASE_TITLES.get(header.base, "")]
+    name = f"{file.name}{FAMILY_MARK}{facts.family}" if left_open else file.name
+    parts = [name, facts.title, BASE_TITLES.get(header.base, "")]
     if header.problem:
         parts.append("cannot be used")
     elif not fits:
         parts.append(f"does not fit {BASE_TITLES.get(base or '', base)}")
     return ListedAdapter(
-        name=file.name,
+        name=name,
         title=TITLE_MARK.join(part for part in parts if part),
         path=file.path,
         structure=facts.structure,
@@ -148,8 +167,9 @@ def _entry(file: ModelFile, base: str | None, look: DiskLookup) -> ListedAdapter
         hint=_hint(facts.kind, header.base),
         needs=() if header.problem else _needs(facts, look),
         licence=facts.licence,
-        note=header.problem or facts.note,
+        note=header.problem or left_open or facts.note,
         recogniser=WantedRecogniser(facts.recogniser_sha256, facts.recogniser),
+        choice=bool(left_open),
     )
 
 
@@ -172,12 +192,14 @@ def _own(metadata: Mapping[str, Any]) -> _Facts:
     )
 
 
-def _public(file: ModelFile) -> _Facts:
-    """Of a public adapter, by its family."""
+def _public(file: ModelFile, family: str = "") -> _Facts:
+    """Of a public adapter, by its family; family: the user's word."""
     options = file.header.families
     try:
         detection = (
-            registry.decide(options, WeightsFile(file.path)) if options else FamilyMatch("", file.header.problem)
+            registry.decide(options, WeightsFile(file.path, family=family))
+            if options
+            else FamilyMatch("", file.header.problem)
         )
     except CheckpointError as error:
         detection = FamilyMatch("", f"{error.what} {error.remedy[:1].upper()}{error.remedy[1:]}.")

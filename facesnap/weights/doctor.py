@@ -209,7 +209,8 @@ def weights(model_dirs: Sequence[str]) -> Iterator[Finding]:
     """Which adapters there are, and what each public family lacks, with the command that fetches it."""
     roots = model_roots(model_dirs)
     places = [str(root) for root in roots]
-    found = {one.path.resolve(): one for root in roots for one in entries(Folders.of(root), places=places)}
+    listed = [one for root in roots for one in entries(Folders.of(root), places=places)]
+    found = {(one.path.resolve(), one.family): one for one in listed}
     for one in found.values():
         if one.fits:
             yield Finding(OK, f"adapter {one.title} ({one.path})")
@@ -219,7 +220,7 @@ def weights(model_dirs: Sequence[str]) -> Iterator[Finding]:
     offered = {(family.key, item.base): (family, item) for item, family in reversed(ADAPTERS)}  # the first of several
     look = DiskLookup(places)
     for (key, base), (family, item) in reversed(offered.items()):
-        mine = [one for one in found.values() if (one.family, one.base) == (key, base) and one.fits]
+        mine = [one for one in found.values() if (one.family, one.base) == (key, base) and one.fits and not one.choice]
         title = f"{family.title} for {BASE_TITLES[base]}"
         needs = {need for one in mine[:1] for need in one.needs} or set(look.needs(family.recogniser, family.encoder))
         missing = [need for need in sorted(needs, key=str) if not need.there]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from facesnap.checkpoints.adapter import FamilyMatch, WeightsFile
 from facesnap.checkpoints.files import SUFFIXES
 from facesnap.errors import CheckpointError, SettingsError, UnknownAdapterError
 from facesnap.faces.known import OWN
-from facesnap.files import cached_sha256
+from facesnap.families import registry
+from facesnap.files import cached_sha256, sampled_sha256
+from facesnap.settings.words import FAMILY_MARK
 from facesnap.weights.catalogue import find
 from facesnap.weights.headers import ADAPTER, FAMILY, Header, read_header
 
@@ -26,12 +30,14 @@ class ModelFile:
     Attributes:
         name: how people choose it: its name without extension, with its folder before it where two share a name.
         path: the file. header: what it says about itself. size: bytes.
+        copies: other files of the same content, whose names choose it, too.
     """
 
     name: str
     path: Path
     header: Header
     size: int
+    copies: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,31 +82,97 @@ class Folders:
 def list_adapters(folders: Folders) -> list[ModelFile]:
     """Every adapter, ours and public ones, by name; known by the content, not by the file's name.
 
-    Damaged ones are listed too: their header has the problem.
+    Damaged ones are listed too: their header has the problem. Files of the same content are one adapter.
     """
-    found = [(path, header) for path, header in _files(folders.adapters) if header.kind in (ADAPTER, FAMILY)]
-    stems = [path.stem.lower() for path, _ in found]
-    files = []
-    for path, header in found:
-        own = stems.count(path.stem.lower()) == 1
-        name = path.stem if own else f"{path.parent.name}/{path.name}"
-        files.append(ModelFile(name, path, header, path.stat().st_size))
+    headers = {path: header for path, header in _files(folders.adapters) if header.kind in (ADAPTER, FAMILY)}
+    groups = _by_content(headers)
+    names = _names([group[0] for group in groups])
+    files = [
+        ModelFile(name, first, headers[first], first.stat().st_size, tuple(copies))
+        for name, (first, *copies) in zip(names, groups, strict=True)
+    ]
     return sorted(files, key=lambda file: file.name.lower())
 
 
+def _by_content(headers: Mapping[Path, Header]) -> list[list[Path]]:
+    """Files of one content together; the first is that of which most is known, of several the first that was found."""
+    by_size: dict[int, list[Path]] = {}
+    for path in headers:
+        by_size.setdefault(path.stat().st_size, []).append(path)
+    groups: dict[tuple[int, str], list[Path]] = {}
+    for size, paths in by_size.items():
+        for path in paths:
+            content = sampled_sha256(path) if len(paths) > 1 else ""  # no file is opened that has no equal
+            groups.setdefault((size, content), []).append(path)
+    return [one for group in groups.values() for one in _by_family(group, headers)]
+
+
+def _by_family(paths: list[Path], headers: Mapping[Path, Header]) -> list[list[Path]]:
+    """Copies of one file by the family that names and neighbours give them; those that leave it open with the others,
+    unless these are of several."""
+    matches = {path: _match(path, headers[path]) if len(paths) > 1 else FamilyMatch("", "") for path in paths}
+    families = {match.family for match in matches.values() if match.family}
+    groups: dict[str, list[Path]] = {}
+    # Those with a companion (IdentityNet) beside them first, those that leave the family open last.
+    for path in sorted(paths, key=lambda one: (not matches[one].family, matches[one].structure is None)):
+        family = matches[path].family or (next(iter(families)) if len(families) == 1 else "")
+        groups.setdefault(family, []).append(path)
+    return list(groups.values())
+
+
+def _match(path: Path, header: Header) -> FamilyMatch:
+    try:
+        return registry.decide(header.families, WeightsFile(path)) if header.families else FamilyMatch("", "")
+    except CheckpointError:
+        return FamilyMatch("", "")
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """For each file the shortest name that no other has: its stem, or its name below one or more of its folders."""
+    stems = Counter(path.stem.lower() for path in paths)
+    found = []
+    for path in paths:
+        name, parts, used = path.stem, path.parts, 1
+        rivals = [other for other in paths if other != path and other.stem.lower() == path.stem.lower()]
+        if stems[path.stem.lower()] > 1:
+            while used < len(parts) and (used < 2 or any(_ends(other, parts[-used:]) for other in rivals)):
+                used += 1
+            name = "/".join(parts[-used:])
+        found.append(name)
+    return found
+
+
+def _ends(path: Path, parts: Sequence[str]) -> bool:
+    return [part.lower() for part in path.parts[-len(parts) :]] == [part.lower() for part in parts]
+
+
+def choose_adapter(name: str, files: Iterable[ModelFile]) -> tuple[ModelFile, str]:
+    """(file, family) of an adapter's name as settings have it; family: the user's word, "" where the name has none.
+
+    Raises:
+        UnknownAdapterError, CheckpointError: as `find_adapter`.
+    """
+    files = list(files)
+    try:
+        return find_adapter(name, files), ""
+    except UnknownAdapterError:
+        bare, mark, family = name.rpartition(FAMILY_MARK)
+        if not mark:
+            raise
+        return find_adapter(bare, files), family.strip().lower()
+
+
 def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
-    """One of the adapters by name with or without extension, or by the beginning of its hash.
+    """One of the adapters by name with or without extension, below its folders or alone, or by the beginning of its
+    hash. Case and the direction of slashes make no difference.
 
     Raises:
         UnknownAdapterError: there is none of that name. CheckpointError: there are several.
     """
     files = list(files)
-    wanted = name.strip().lower()
-    for names in (
-        lambda file: {file.name.lower(), str(file.path).lower()},
-        lambda file: {file.path.name.lower(), file.path.stem.lower()},
-    ):
-        found = [file for file in files if wanted in names(file)]
+    wanted = name.strip().lower().replace("\\", "/")
+    for fits in (lambda file: file.name.lower() == wanted, lambda file: any(_is_called(p, wanted) for p in _all(file))):
+        found = [file for file in files if fits(file)]
         if len(found) > 1:
             raise CheckpointError(
                 f"There are {len(found)} adapters of the name {name!r}.",
@@ -118,6 +190,16 @@ def find_adapter(name: str, files: Iterable[ModelFile]) -> ModelFile:
         expected=f"one of {', '.join(file.name for file in files)}" if files else "an adapter in models/FaceSnap",
         remedy=f"correct the name, or {_get(name)} and refresh the list",
     )
+
+
+def _all(file: ModelFile) -> tuple[Path, ...]:
+    return file.path, *file.copies
+
+
+def _is_called(path: Path, wanted: str) -> bool:
+    """Whether a path, or its end from some folder on, is the name; the extension may be left out."""
+    whole = (path.as_posix().lower(), path.with_suffix("").as_posix().lower())
+    return bool(wanted) and any(one == wanted or one.endswith(f"/{wanted.lstrip('/')}") for one in whole)
 
 
 def _get(name: str) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from facesnap.attach import LoraPart, RowPlan, attach
+from facesnap.attach import ControlConditioning, ControlPictures, LoraPart, RowPlan, Speed, attach
 from facesnap.checkpoints import native
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.checkpoints.convert import with_structure
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
+from facesnap.faces.identity import Identity
 from facesnap.families.registry import load_adapter
+from facesnap.models.tensors import copied_to
+from facesnap.pipeline.id_tokens import mix
 from facesnap.weights.headers import read_header
 from tests.families.test_families import conditioning, inputs, ldm_of, twin_of, widths_of
 from tests.families.test_instantid import identitynet
@@ -31,6 +35,14 @@ PARTS = {
     "keys": lambda part, name: "to_k_ip" in name,
     "the projection": lambda part, name: part == "image_proj",
     "every second tensor": lambda part, name: len(name) % 2 == 0,
+}
+
+
+NETWORK_PARTS = {
+    "all": lambda name: True,
+    "attention": lambda name: ".attn" in name,
+    "all but attention": lambda name: ".attn" not in name,
+    "the first layer": lambda name: name.startswith("conv_in"),
 }
 
 
@@ -80,17 +92,45 @@ def test_the_unets_dtype_is_computed_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_a_controlnet_is_equal_to_the_bit(tmp_path: Path, kind: torch.dtype) -> None:
+@pytest.mark.parametrize("which", NETWORK_PARTS)
+@pytest.mark.parametrize("rest", (torch.float32, torch.float16))
+@torch.no_grad()
+def test_a_controlnet_is_equal_to_the_bit(tmp_path: Path, rest: torch.dtype, which: str, kind: torch.dtype) -> None:
+    """Also where a file mixes dtypes: the network computes in one, the UNet's."""
     state = public_state("instantid", widths_of(ldm_of("sdxl")), CONTEXT["sdxl"])
     adapter = load_adapter(write(state, tmp_path, "instantid", "sdxl"))
-    net = {k: t.to(kind) for k, t in identitynet().state_dict().items()}
+    chosen = NETWORK_PARTS[which]
+    net = {k: t.to(kind if chosen(k) else rest) for k, t in identitynet().state_dict().items()}
     save_file(net, tmp_path / "float8.safetensors")
     save_file({k: t.float() for k, t in net.items()}, tmp_path / "float32.safetensors")
-    nets = [
-        with_structure(adapter, tmp_path / f"{n}.safetensors", picture="five_points") for n in ("float8", "float32")
-    ]
-    ours, theirs = (one.ffrnet.float().state_dict() for one in nets)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    given, results = inputs("instantid"), []
+    for name in ("float8", "float32"):
+        found = with_structure(adapter, tmp_path / f"{name}.safetensors", picture="five_points")
+        tokens = found.mixer.float()(given["f_id"])["mix"].tokens
+        kvs = [found.ffrnet.project_tokens(tokens[i : i + 1]) for i in (1, 0)]
+        assert len({t.dtype for t in found.ffrnet.state_dict().values()}) == 1
+        placed = copied_to(found.ffrnet, torch.device("cpu"), torch.float32)
+        control = ControlConditioning(placed, kvs[0], lambda view: ControlPictures(None, picture), uncond=kvs[1])
+        people = [conditioning(found, given)]
+        with attach(ldm_of("sdxl"), people, RowPlan.classifier_free(), [control], Speed.EXACT):
+            results.append(run(ldm_of("sdxl"), Batch.draw("sdxl")))
+    assert torch.equal(*results)
+
+
+@torch.no_grad()
+def test_a_mixer_of_several_dtypes_makes_the_same_tokens(tmp_path: Path) -> None:
+    """The first of its tensors says nothing about the others."""
+    state = public_state("faceid", widths_of(ldm_of("sd15")), CONTEXT["sd15"])
+    first, *others = state["image_proj"]
+    state["image_proj"] = {first: state["image_proj"][first]} | {k: state["image_proj"][k].to(KINDS[0]) for k in others}
+    found, before = files(tmp_path, "faceid", "sd15", state, raised(state, torch.float32))
+    assert len({p.dtype for p in found.mixer.parameters()}) == 2
+    vectors = np.random.default_rng(0).normal(size=(1, 512)).astype(np.float32)
+    ones = np.ones(1, np.float32)
+    who = Identity(name="Zoe", recogniser="a" * 64, alias="buffalo_l", embeddings=vectors, weights=ones, scores=ones)
+    ours, theirs = (mix(one, who, None)["id"].tokens for one in (found, before))
+    assert ours.dtype == torch.float32 and torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("suffix", (".bin", ".safetensors"))

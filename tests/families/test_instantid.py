@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from facesnap.attach import ControlConditioning, ControlPictures, RowPlan, Speed, attach
 from facesnap.checkpoints import native
+from facesnap.checkpoints.adapter import WeightsFile
 from facesnap.checkpoints.convert import add_landmark_hint
 from facesnap.errors import CheckpointError, SettingsError
-from facesnap.families.registry import find, load_adapter
+from facesnap.families.registry import decide, find, load_adapter
 from tests import formulas
 from tests.families.test_families import TOLERANCE, conditioning, inputs, ldm_of, reference_tokens, twin_of, widths_of
 from tests.networks import CONTEXT, POOLED, TIME_IDS, Batch, redraw, run
@@ -162,3 +163,52 @@ def test_a_controlnet_of_another_kind_is_refused(folder: Path, tmp_path: Path) -
     save_file(narrow, tmp_path / "narrow.safetensors")
     with pytest.raises(CheckpointError, match="tokens 64 wide"):
         with_structure(adapter, tmp_path / "narrow.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    (
+        ("InstantID/ip-adapter.safetensors", "folder"),
+        ("instant_id/adapter.bin", "folder"),
+        ("InstantID/sdxl/ip-adapter.safetensors", "folder"),
+        ("models--InstantX--InstantID/snapshots/57b32d/weights.bin", "folder"),
+        ("downloads/ip-adapter (1).bin", "name"),
+        ("downloads/ip-adapter(2).bin", "name"),
+        ("downloads/ip-adapter - Copy.bin", "name"),
+        ("downloads/InstantID adapter (1).safetensors", "name"),
+        ("mine/ip-adapter.safetensors", "beside"),
+        ("portraits/InstantID/x_unnorm.bin", "portrait-unnorm"),
+        ("downloads/ip-adapter.safetensors", ""),
+        ("downloads/adapter (1).bin", ""),
+    ),
+)
+def test_the_adapter_is_told_by_its_name_its_neighbours_or_its_folder(tmp_path: Path, place: str, why: str) -> None:
+    path = tmp_path / "models" / "files" / place
+    path.parent.mkdir(parents=True)
+    if why == "beside":
+        (path.parent / "ControlNetModel").mkdir()
+        save_file({"controlnet_cond_embedding.conv_in.weight": torch.ones(2)},
+                  path.parent / "ControlNetModel" / "diffusion_pytorch_model.safetensors")  # fmt: skip
+    options, source = ("instantid", "portrait-unnorm"), WeightsFile(path)
+    if not why:
+        with pytest.raises(CheckpointError, match=r"--family instantid.*'.+ as instantid' or '.+ as portrait-unnorm'"):
+            decide(options, source)
+        return
+    match = decide(options, source)
+    assert match.family == ("instantid" if why != "portrait-unnorm" else why) and (
+        why in match.why or why == match.family
+    )
+
+
+def test_identitynet_lies_beside_the_adapter_as_a_browser_saves_it(tmp_path: Path) -> None:
+    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model (1).safetensors"):
+        folder = tmp_path / name / "InstantID"
+        folder.mkdir(parents=True)
+        save_file({"controlnet_cond_embedding.conv_in.weight": torch.ones(2)}, folder / name)
+        assert find("instantid").find_companion(folder / "ip-adapter.bin") == folder / name
+
+
+def test_a_controlnets_name_inside_another_word_is_no_mark(tmp_path: Path) -> None:
+    adapter = tmp_path / "ip-adapter.bin"
+    save_file({"my_controlnet_cond_embedding_x.weight": torch.ones(2)}, tmp_path / "identitynet.safetensors")
+    assert find("instantid").find_companion(adapter) is None

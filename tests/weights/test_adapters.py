@@ -117,10 +117,16 @@ def test_a_header_is_read_again_only_when_the_file_changes(folders: Folders, mon
 
 
 def test_names_that_do_not_tell_leave_the_choice_open(folders: Folders) -> None:
+    """The file comes once for each family that it can be of; people choose, nothing else does."""
     _write(folders, "faceid-plusv2", "sd15", name="face")
-    one = _only(folders, "sd15")
-    assert (one.family, one.fits, one.family_title) == ("", True, "FaceID-Plus or FaceID-PlusV2")
-    assert "face.bin can be" in one.note and "s_struct" in one.defaults and one.needs
+    plus, plusv2 = entries(folders, "sd15")
+    assert [plus.name, plusv2.name] == ["face as faceid-plus", "face as faceid-plusv2"]
+    assert [plus.family, plusv2.family] == ["faceid-plus", "faceid-plusv2"] and plus.title.endswith(
+        "FaceID-Plus · SD1.5"
+    )
+    assert "s_struct" in plusv2.defaults and "s_struct" not in plus.defaults
+    for one in (plus, plusv2):
+        assert one.fits and one.choice and "face.bin can be" in one.note and f"'{one.name}'" in one.note and one.needs
 
 
 def test_instantid_has_its_identitynet(folders: Folders) -> None:

@@ -6,6 +6,7 @@ import argparse
 import configparser
 import importlib.util
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from facesnap.errors import CheckpointError, SettingsError
+from facesnap.errors import CheckpointError, MissingWeightsError, SettingsError
 from facesnap.faces.identity import Identity
 from facesnap.files import sha256_of
 from facesnap.webui import log, options
 from facesnap.webui.ui import consent
-from facesnap.weights.folders import Folders, find_adapter, list_adapters
+from facesnap.weights.folders import Folders, choose_adapter, find_adapter, list_adapters
 from facesnap.weights.headers import ADAPTER, FAMILY, IDENTITY, OTHER, read_header
 from facesnap.weights.identities import IdentityStore
 from tests import public_files
@@ -46,11 +47,12 @@ def _write(path: Path, names: list[str], metadata: dict[str, str] | None = None)
     return path
 
 
-def _public(folder: Path, suffix: str, name: str = "") -> Path:
-    """A small FaceID file for SD1.5 in the public layout."""
+def _public(folder: Path, suffix: str, name: str = "", family: str = "faceid", seed: int = 4) -> Path:
+    """A small file for SD1.5 in the public layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = public_files.write(public_files.public_state("faceid", WIDTHS, 24), folder, "faceid", "sd15", suffix)
-    return path.rename(path.with_stem(name)) if name else path
+    state = public_files.public_state(family, WIDTHS, 24, seed)
+    path = public_files.write(state, folder, family, "sd15", suffix)
+    return path.rename(path.with_name(name + suffix)) if name else path
 
 
 def _identity(name: str = "Zoe", seed: int = 0) -> Identity:
@@ -94,7 +96,7 @@ def test_an_adapter_is_found_by_name_extension_folder_or_hash(models: Path) -> N
         find_adapter("missing", files)
     with pytest.raises(CheckpointError, match="models/FaceSnap"):
         find_adapter("missing", [])
-    _public(models / "ControlNet", ".safetensors", "own")
+    _public(models / "ControlNet", ".safetensors", "own", seed=5)
     files = list_adapters(Folders.of(models))
     assert {"FaceSnap/own.safetensors", "ControlNet/own.safetensors"} <= {file.name for file in files}
     with pytest.raises(CheckpointError, match="2 adapters"):
@@ -102,10 +104,87 @@ def test_an_adapter_is_found_by_name_extension_folder_or_hash(models: Path) -> N
     assert find_adapter("ControlNet/own.safetensors", files).header.kind == FAMILY
 
 
+def test_the_same_adapter_in_two_folders_is_one(models: Path) -> None:
+    for folder, name in (("instantid", "ip-adapter-faceid_sd15"), ("ipadapter", "face (1)"), ("FaceSnap/deep", "x")):
+        (models / folder).mkdir(exist_ok=True)
+        shutil.copy(models / "ControlNet" / "ip-adapter-faceid_sd15.bin", models / folder / f"{name}.bin")
+    one = _public(models / "ipadapter", ".bin", "other run", seed=5)  # of the same size and the same header
+    assert one.stat().st_size == (models / "ControlNet" / "ip-adapter-faceid_sd15.bin").stat().st_size
+    files = list_adapters(Folders.of(models))
+    assert [file.name for file in files] == ["old", "other run", "own", "Renamed", "x"]
+    assert len(files[-1].copies) == 3 and files[-1].path.parent.name == "deep"  # FaceSnap's own folder comes first
+    for name in (
+        "x",
+        "face (1)",
+        "ip-adapter-faceid_sd15",
+        "instantid/ip-adapter-faceid_sd15.bin",
+        "ControlNet\\ip-adapter-faceid_sd15",
+    ):
+        assert find_adapter(name, files) == files[-1]
+
+
+def test_a_copy_is_chosen_by_what_lies_beside_it_and_keeps_its_family(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    alone = _public(models / "FaceSnap", ".bin", "ip-adapter", "instantid")
+    (models / "ControlNet" / "ControlNetModel").mkdir(parents=True)
+    shutil.copy(alone, models / "ControlNet" / "renamed.bin")
+    net = models / "ControlNet" / "ControlNetModel" / "diffusion_pytorch_model.safetensors"
+    save_file({"controlnet_cond_embedding.conv_in.weight": torch.zeros(4, 3, 3, 3)}, net)
+    (one,) = list_adapters(Folders.of(models))
+    assert one.path.name == "renamed.bin" and one.copies == (alone,)
+    shutil.rmtree(models)
+    plus = _public(models / "FaceSnap", ".bin", "mine plus", "faceid-plusv2")
+    for name in ("mine plus v2", "open"):  # people's names for two kinds, of the same bytes
+        shutil.copy(plus, plus.with_name(f"{name}.bin"))
+    files = list_adapters(Folders.of(models))
+    assert [(file.name, file.copies) for file in files] == [("mine plus", ()), ("mine plus v2", ()), ("open", ())]
+
+
+def test_names_have_their_folders_with_and_without_extension_and_either_slash(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    paths = [
+        _public(models / folder, suffix, "own", seed=seed)
+        for seed, (folder, suffix) in enumerate(
+            (("FaceSnap/a", ".bin"), ("ControlNet/A", ".bin"), ("ControlNet/A", ".safetensors"), ("pulid", ".bin"))
+        )
+    ]
+    files = list_adapters(Folders.of(models))
+    names = {file.path: file.name for file in files}
+    assert [names[path] for path in paths] == ["FaceSnap/a/own.bin", "ControlNet/A/own.bin", "A/own.safetensors",
+                                               "pulid/own.bin"]  # fmt: skip
+    for file in files:
+        for name in (file.name, file.name.replace("/", "\\"), str(file.path), f" {file.name.upper()} "):
+            assert find_adapter(name, files) == file
+    for name, path in (("pulid/own", 3), ("pulid\\own", 3), ("models/pulid/own.bin", 3), ("FaceSnap/a/own", 0)):
+        assert find_adapter(name, files).path == paths[path]
+    for name in ("own", "A/own", "own.bin"):
+        with pytest.raises(CheckpointError, match="give the name with its folder"):
+            find_adapter(name, files)
+    for name in ("", "/", "wn", "n.bin", "lid/own"):
+        with pytest.raises(MissingWeightsError):
+            find_adapter(name, files)
+
+
+def test_people_say_the_family_with_the_name(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    path = _public(models / "FaceSnap", ".bin", "face", "faceid-plusv2")
+    _public(models / "FaceSnap", ".bin", "same as before", "faceid", seed=5)
+    files = list_adapters(Folders.of(models))
+    digest = sha256_of(path)[:10]
+    for name in ("face", "FACE.bin", digest, "FaceSnap\\face"):
+        assert choose_adapter(name, files) == (choose_adapter("face", files)[0], "")
+        for family in ("faceid-plus", "FaceID-PlusV2", "x"):  # the loader refuses what there is not
+            file, said = choose_adapter(f"{name} as {family}", files)
+            assert (file.path, said) == (path, family.lower())
+    assert choose_adapter("same as before", files)[0].path.stem == "same as before"
+    with pytest.raises(MissingWeightsError, match="nothing"):
+        choose_adapter("nothing as faceid", files)
+
+
 def test_folders_of_the_user_come_first_and_are_searched_once(models: Path, tmp_path: Path) -> None:
     other, further = tmp_path / "mine", tmp_path / "größer, further"
     _write(other / "a.safetensors", ["mixer.a"], OWN)
-    _write(further / "b.safetensors", ["mixer.a"], OWN)
+    _write(further / "b.safetensors", ["mixer.b"], OWN)
     folders = Folders.of(models, str(other), f"{further}\n\n  {other}  \n{tmp_path / 'missing'}")
     assert folders.adapters[:2] == [other, further] and folders.own == other
     assert {"a", "b", "own"} <= {file.name for file in list_adapters(folders)}

@@ -28,7 +28,7 @@ from facesnap.pipeline.usable import usable
 from facesnap.settings.model import Person, Settings
 from facesnap.webui.generation.people import person_for, reference_names
 from facesnap.weights.adapters import chosen
-from facesnap.weights.folders import Folders, list_adapters
+from facesnap.weights.folders import Folders, choose_adapter, list_adapters
 from facesnap.weights.identities import IdentityStore
 from facesnap.weights.packs import WantedRecogniser, needed_pack, viewing_pack
 
@@ -127,16 +127,16 @@ class PipelineLoader:
             sees_faces: whether photos will be analysed with an adapter; saved identities alone need no pack.
         """
         with self._lock:
-            file = self._file(name, topology.base)
+            file, family = self._file(name, topology.base)
             options = self.options()
             place = (options["facesnap_pack"], options["facesnap_provider"])
-            key = (file, file.stat().st_mtime_ns, topology.sizes, *place)
+            key = (file, family, file.stat().st_mtime_ns, topology.sizes, *place)
             kept = self._pipeline
             if kept is not None and kept[0] == key and (kept[1].analyser or not sees_faces(kept[1].adapter)):
                 return kept[1]
             del kept
             self._make_room()
-            adapter = load_adapter(file, topology=topology)
+            adapter = load_adapter(file, family or None, topology)
             adapter.check_unet(topology)
             analyser = self._analyser_of(adapter, sees_faces(adapter))
             self._pipeline = (key, FaceSnapPipeline(adapter, analyser, self._encoder_of(adapter), self.cache_bytes))
@@ -210,10 +210,14 @@ class PipelineLoader:
             self._analyser = (key, FaceAnalyser(*key))
         return self._analyser[1]
 
-    def _file(self, name: str, base: str) -> Path:
-        """An adapter's file by name or hash, or of the one that is found by itself."""
+    def _file(self, name: str, base: str) -> tuple[Path, str]:
+        """An adapter's file by name or hash, and its family where the name says it; or of the one that is found by
+        itself."""
         folders = self.folders()
-        found = chosen(name, folders, base)
+        if name:
+            file, family = choose_adapter(name, list_adapters(folders))
+            return file.path, family
+        found = chosen("", folders, base)
         if found is None:
             raise MissingWeightsError(
                 f"There is no adapter for {base} among {len(list_adapters(folders))} adapters.",
@@ -221,7 +225,7 @@ class PipelineLoader:
                 remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
                 "or choose another base model",
             )
-        return found.path
+        return found.path, ""
 
     def _encoder_of(self, adapter: Adapter) -> FaceEncoder | None:
         if not adapter.levels:
