@@ -22,12 +22,12 @@ value out of its range or a window that starts after its end is refused with the
 A preset is explicit values. The API and the UI start from "Balanced": a key that is absent takes its value. null means
 the default too, except for `strength` and `structure`, where it means the adapter's suggestion. The command line takes
 the adapter's suggestion, over the whole sampling, unless --preset or an option says otherwise. A window that is empty
-(start = end) adds nothing, and is noted.
-
-A setting that the adapter in use cannot use (structure or a pose without a landmarks network, the mode of another
-family, ...) has no effect in any of these places: it is noted once, and the picture's text does not hold it. With
-`strict` it is refused instead. In the text of a picture, and in the UI's list of values, the word "suggested"
+(start = end) adds nothing, and is noted. In the text of a picture, and in the UI's list of values, the word "suggested"
 asks for the adapter's suggestion; texts of pictures hold the numbers that were used.
+
+A setting that the adapter cannot use (structure or a pose without a landmarks network, the mode of another family, the
+LoRA of a file without one) has no effect, wherever it comes from: it is noted once, and the picture's text does not
+hold it. With `strict` it is refused instead.
 """
 
 

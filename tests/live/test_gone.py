@@ -66,7 +66,7 @@ def test_the_former_adapter_is_gone_whatever_ended_its_generation(webui, snap, t
 
 
 def test_an_axis_over_adapters(webui, snap, two) -> None:
-    cells = plot(webui, snap, ("[FaceSnap] Adapter", ", ".join(two)), ("Steps", "2, 3"))
+    cells = plot(webui, snap, ("[FaceSnap] Adapter", list(two)), ("Steps", "2, 3"))
     assert len(cells) == 4
     alive = webui.seen()["alive"]
     assert len(alive) >= 2 and set(alive) == {0}

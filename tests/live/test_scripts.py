@@ -49,10 +49,11 @@ def test_prompt_matrix(webui, snap) -> None:
     assert abs(last - webui.pictures(snap, prompt="a person, red hat, in snow")[0]).max() <= 3
 
 
-def plot(webui, snap, x: tuple[str, str], y: tuple[str, str]) -> list[np.ndarray]:
-    """The cells of an X/Y/Z plot, row by row; an axis is (label, values)."""
+def plot(webui, snap, x: tuple[str, str | list[str]], y: tuple[str, str]) -> list[np.ndarray]:
+    """The cells of an X/Y/Z plot, row by row; an axis is (label, values), a list where they are chosen from one."""
     labels = webui.seen()["axes"]
-    args = [labels.index(x[0]), x[1], [], labels.index(y[0]), y[1], [], 0, "", [],
+    typed, chosen = (x[1], []) if isinstance(x[1], str) else ("", x[1])
+    args = [labels.index(x[0]), typed, chosen, labels.index(y[0]), y[1], [], 0, "", [],
             False, True, False, False, False, False, False, 0, False]  # fmt: skip
     status, answer = webui.generate(snap, script_name="x/y/z plot", script_args=args)
     assert status == 200, answer

@@ -273,6 +273,21 @@ def test_settings_and_photos_travel_to_img2img(page: Driver, photos) -> None:
     expect(page.generate()).to_have_value(re.compile(r"FaceSnap photos: 1 \[.*FaceSnap pose: picture", re.DOTALL))
 
 
+def test_the_pose_canvas_has_the_picture_of_the_open_tab(page: Driver, photos) -> None:
+    page.switch_to("img2img")
+    page.upload(1, photos.first)
+    page.page.locator("#img2img_image input[type=file]").first.set_input_files(photos.first)
+    page.open("posing")
+    copy = page("posing").get_by_role("button", name="Init image")
+    expect(copy).to_be_enabled()
+    page.page.locator("#mode_img2img > .tab-nav").get_by_text("Inpaint", exact=True).click()
+    expect(copy).to_be_hidden()
+    page.page.locator("#img2maskimg input[type=file]").first.set_input_files(photos.other)
+    expect(copy).to_be_enabled()
+    page.page.locator("#mode_img2img > .tab-nav").get_by_text("Inpaint upload", exact=True).click()
+    expect(copy).to_be_hidden()
+
+
 def test_pose_sources(shared: Driver) -> None:
     page = shared
     page.switch_to("txt2img")
