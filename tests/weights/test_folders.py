@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from facesnap.errors import CheckpointError, MissingWeightsError, SettingsError
+from facesnap.errors import CheckpointError, SettingsError, UnknownAdapterError
 from facesnap.faces.identity import Identity
 from facesnap.files import sha256_of
 from facesnap.webui import log, options
@@ -161,7 +161,7 @@ def test_names_have_their_folders_with_and_without_extension_and_either_slash(tm
         with pytest.raises(CheckpointError, match="give the name with its folder"):
             find_adapter(name, files)
     for name in ("", "/", "wn", "n.bin", "lid/own"):
-        with pytest.raises(MissingWeightsError):
+        with pytest.raises(UnknownAdapterError):
             find_adapter(name, files)
 
 
@@ -177,7 +177,7 @@ def test_people_say_the_family_with_the_name(tmp_path: Path) -> None:
             file, said = choose_adapter(f"{name} as {family}", files)
             assert (file.path, said) == (path, family.lower())
     assert choose_adapter("same as before", files)[0].path.stem == "same as before"
-    with pytest.raises(MissingWeightsError, match="nothing"):
+    with pytest.raises(UnknownAdapterError, match="nothing"):
         choose_adapter("nothing as faceid", files)
 
 
