@@ -15,6 +15,7 @@ from facesnap.demo import untrained
 from facesnap.errors import (
     CheckpointError,
     FaceSnapError,
+    MissingWeightsError,
     NoFaceError,
     PackError,
     SettingsError,
@@ -285,6 +286,9 @@ def test_refused_or_skipped(run, snap, page, world, unets) -> None:
         with pytest.raises(SettingsError):
             run(wrong)
     world.standin.load(unets[2])  # SDXL
+    with pytest.raises(MissingWeightsError, match="no adapter for sdxl") as refused:
+        run({**snap, "on_error": "stop"})
+    assert refused.value.status_code == 503  # until one is put there
     p = processing(world, width=64, height=64, prompt="")
     begin(world.host, PipelineLoader(lambda: None, lambda: 1 / 0), p, [snap])  # a mistake of ours
     with pytest.raises(ZeroDivisionError):
