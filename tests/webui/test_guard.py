@@ -181,7 +181,7 @@ def test_a_mistake_of_ours_is_an_answer_without_its_inside(
     server: Server, photo: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = server.service()
-    monkeypatch.setattr(service, "analyser", lambda: {}["/home/anna/secret.png"])
+    monkeypatch.setattr(service, "analyser", lambda *_: {}["/home/anna/secret.png"])
     answer = TestClient(with_routes(server, service=service)).post(f"{V1}/analyse", json={"image": photo})
     assert answer.status_code == 500 and "KeyError" in answer.json()["detail"]
     assert "secret" not in answer.text and "Traceback" not in answer.text
