@@ -75,7 +75,8 @@
             if (this.tab !== "img2img") return null;
             const holder = initHolder();
             const found = holder ? [...holder.querySelectorAll("img")] : [];
-            return found.find((one) => visible(one) && one.naturalWidth > 1) || null;
+            // Where it is drawn on, AUTOMATIC1111 hides the picture itself behind its canvas.
+            return found.find((one) => one.naturalWidth > 1) || null;
         }
 
         /** The address of a backdrop, or "". */

@@ -35,6 +35,14 @@ document.addEventListener("DOMContentLoaded", () => {
     }).observe(gradioApp(), {childList: true, subtree: true});
 });
 
+// AUTOMATIC1111's canvas-zoom-and-pan hides the picture below what is drawn on it.
+onAfterUiUpdate(() => {
+    for (const id of ["img2img_sketch", "img2maskimg", "inpaint_sketch"]) {
+        const image = gradioApp().querySelector(`#${id} img:not(.forge-image)`);
+        if (image) image.style.display = "none";
+    }
+});
+
 // Forge's canvas: what is chosen is shown, and written into the text box of its layer.
 document.addEventListener("change", (event) => {
     const input = event.target;
