@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from, picture_size
 from facesnap.errors import SettingsError
 from facesnap.faces import Face, FaceAnalyser, choose_face
+from facesnap.faces.doubts import different_people
 from facesnap.faces.drawing import save_png
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
@@ -60,9 +62,12 @@ def run(args: argparse.Namespace) -> int:
     detector = LandmarkDetector(analyser.pack.folder, analyser.provider)
     predictor = LandmarkPredictor(detector, Basis.load(args.basis))
     faces = [_face(analyser, photo, args.choose) for photo in args.reference]
+    warnings = [f"{face.source}: {doubt}" for face in faces for doubt in face.quality.doubts]
+    warnings += different_people(np.stack([face.embedding for face in faces]), args.reference)
     found = [predictor.detect(face) for face in faces]
     source = fit(predictor.basis, [one.observation for one in found])
-    report: dict[str, Any] = {"out": str(args.out), "reference": describe(args.reference, found, source)}
+    reference = describe(args.reference, found, source)
+    report: dict[str, Any] = {"out": str(args.out), "reference": reference, "warnings": warnings}
     if args.sheet:
         picture = contact_sheet(predictor.basis, source, faces[0].picture)
     else:
@@ -123,4 +128,5 @@ def _text(report: dict[str, Any]) -> str:
                 f"error {one['error']:.1%} of the eyes' distance"
             )
         lines += [f"{role}: low confidence: {doubt}" for doubt in report.get(role, {}).get("doubts", [])]
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
     return "\n".join([*lines, f"wrote {report['out']}"])
