@@ -24,7 +24,7 @@ from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.sheet import contact_sheet
 from facesnap.pipeline.shape import pose_spec
 from facesnap.settings import arguments
-from facesnap.settings.model import POSE
+from facesnap.settings.model import PERSON, POSE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basis", type=Path, metavar="FILE", help="another face basis than the built-in one")
     add_pack_arguments(parser)
     add_choose_argument(parser)
+    parser.add_argument(
+        "--choose-driver", default=PERSON["face"].default, metavar="CHOICE",
+        help="which face of the driver picture, in the words of --choose, which is for the references (%(default)s)",
+    )  # fmt: skip
 
 
 def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
         spec = pose_spec(pose)
         driver: Fit | PoseSpec = source if pose.source == "reference" else spec
         if args.driver:
-            detection = predictor.detect(_face(analyser, str(args.driver), args.choose))
+            choose = PERSON["face"].read(args.choose_driver, "--choose-driver")
+            detection = predictor.detect(_face(analyser, str(args.driver), choose))
             driver = fit(predictor.basis, detection.observation)
             report["driver"] = describe([str(args.driver)], [detection], driver)
         override = spec if isinstance(driver, Fit) else None

@@ -159,7 +159,7 @@ def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
         choose = int(choose)
     if not faces or (isinstance(choose, int) and not 0 <= choose < len(faces)):
         raise NoFaceError(
-            f"Face {choose} was asked for, the picture has {len(faces)}.",
+            f"Face {choose} of {faces[0].source if faces else 'a picture'} was asked for, which has {len(faces)}.",
             expected=f"an index from 0 (the largest) to {len(faces) - 1}.",
             remedy="look at `facesnap analyse PHOTO --draw OUT.png`, which numbers the faces.",
         )
