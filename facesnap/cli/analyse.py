@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{photo}: {width} x {height}, {count}, found by {faces[0].found_by}")
         for index, face in enumerate(faces):
             print(f"  {'*' if face is chosen[photo] else ' '} {index}: {_line(face)}")
+            for doubt in face.quality.doubts:
+                print(f"       low confidence: {doubt}")
     return 0
 
 

@@ -25,7 +25,7 @@ from facesnap.cli.options import (
     picture_size,
 )
 from facesnap.errors import SettingsError
-from facesnap.faces.identity import Identity
+from facesnap.faces.identity import AnalysedIdentity, Identity
 from facesnap.faces.picture import read_picture
 from facesnap.families.registry import FAMILIES, load_adapter
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
@@ -104,14 +104,15 @@ def run(args: argparse.Namespace) -> int:
     analyser = analyser_from(args) if sees_faces(args, person) else None
     pipeline = FaceSnapPipeline(adapter, analyser, encoder_from(args))
     if args.identity:
-        identity = Identity.load(args.identity)
+        known = AnalysedIdentity(Identity.load(args.identity))
     else:
         names = [str(photo) for photo in args.reference]
         name = args.reference[0].stem
-        identity = pipeline.identity(person.references, person.face, name, names, settings.model_card)
-    for text in person.empty_windows(adapter.ffrnet is not None):
+        known = pipeline.analyse(person.references, person.face, name, names, settings.model_card)
+    doubts = known.doubts
+    for text in [*doubts, *person.empty_windows(adapter.ffrnet is not None)]:
         logger.warning("%s", text)
-    report = make_pictures(args, host, pipeline, identity, settings)
+    report = make_pictures(args, host, pipeline, known.identity, settings) | {"warnings": doubts}
     print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else f"{report['sheet']}")
     return 0
 

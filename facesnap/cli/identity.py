@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
 from facesnap.cli.options import (
@@ -14,10 +15,12 @@ from facesnap.cli.options import (
     encoder_from,
 )
 from facesnap.errors import CheckpointError
-from facesnap.faces import FaceAnalyser
-from facesnap.faces.identity import Identity, similarity
+from facesnap.faces import FaceAnalyser, choose_face
+from facesnap.faces.identity import AnalysedIdentity, Identity, ReferenceFace, similarity
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.pipeline.shape import landmarks_of
+
+logger = logging.getLogger("facesnap")
 
 IDENTITY_SUFFIX = ".safetensors"
 
@@ -49,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.action == "show":
-        _print(describe(Identity.load(args.file)) | {"file": str(args.file)}, args.json)
+        identity = Identity.load(args.file)
+        _print(describe(identity) | {"file": str(args.file), "warnings": identity.doubts()}, args.json)
         return 0
     return _make(args) if args.action == "make" else _compare(args)
 
@@ -62,13 +66,17 @@ def _make(args: argparse.Namespace) -> int:
             remedy="change --out.",
         )
     encoder, analyser = encoder_from(args), analyser_from(args)
-    faces = [analyser.face(Path(photo), args.choose, name=photo) for photo in args.photos]
+    found = [analyser.faces(Path(photo), name=photo) for photo in args.photos]
+    faces = [choose_face(one, args.choose) for one in found]
     name = args.name or Path(args.photos[0]).stem
     landmarks = landmarks_of(LandmarkDetector(analyser.pack.folder, analyser.provider), faces)
     identity = Identity.from_faces(faces, encoder, args.levels, name, args.keep_crops, landmarks)
     identity.save(args.out)
-    found = {"file": str(args.out), "references_found_by": [face.found_by for face in faces]}
-    _print(describe(identity) | found, args.json)
+    doubts = AnalysedIdentity(identity, tuple(map(ReferenceFace.of, faces, found))).doubts
+    for doubt in doubts:
+        logger.warning("%s", doubt)
+    more = {"file": str(args.out), "references_found_by": [face.found_by for face in faces], "warnings": doubts}
+    _print(describe(identity) | more, args.json)
     return 0
 
 
@@ -112,4 +120,4 @@ def _print(content: dict, as_json: bool) -> None:
         print(json.dumps(content, indent=1))
         return
     for key, value in content.items():
-        print(f"{key.replace('_', ' ')}: {value if value not in (None, {}) else 'none'}")
+        print(f"{key.replace('_', ' ')}: {value if value not in (None, {}, []) else 'none'}")

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from facesnap.cli.options import add_choose_argument, add_pack_arguments, analyser_from, picture_size
 from facesnap.errors import SettingsError
 from facesnap.faces import Face, FaceAnalyser, choose_face
+from facesnap.faces.doubts import different_people
 from facesnap.faces.drawing import save_png
 from facesnap.landmarks.basis import Basis
 from facesnap.landmarks.detect import Detection, LandmarkDetector
@@ -22,7 +24,7 @@ from facesnap.landmarks.render import render_five_points, render_landmarks
 from facesnap.landmarks.sheet import contact_sheet
 from facesnap.pipeline.shape import pose_spec
 from facesnap.settings import arguments
-from facesnap.settings.model import POSE
+from facesnap.settings.model import PERSON, POSE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basis", type=Path, metavar="FILE", help="another face basis than the built-in one")
     add_pack_arguments(parser)
     add_choose_argument(parser)
+    parser.add_argument(
+        "--choose-driver", default=PERSON["face"].default, metavar="CHOICE",
+        help="which face of the driver picture, in the words of --choose, which is for the references (%(default)s)",
+    )  # fmt: skip
 
 
 def add_pose_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,16 +66,20 @@ def run(args: argparse.Namespace) -> int:
     detector = LandmarkDetector(analyser.pack.folder, analyser.provider)
     predictor = LandmarkPredictor(detector, Basis.load(args.basis))
     faces = [_face(analyser, photo, args.choose) for photo in args.reference]
+    warnings = [f"{face.source}: {doubt}" for face in faces for doubt in face.quality.doubts]
+    warnings += different_people(np.stack([face.embedding for face in faces]), args.reference)
     found = [predictor.detect(face) for face in faces]
     source = fit(predictor.basis, [one.observation for one in found])
-    report: dict[str, Any] = {"out": str(args.out), "reference": describe(args.reference, found, source)}
+    reference = describe(args.reference, found, source)
+    report: dict[str, Any] = {"out": str(args.out), "reference": reference, "warnings": warnings}
     if args.sheet:
         picture = contact_sheet(predictor.basis, source, faces[0].picture)
     else:
         spec = pose_spec(pose)
         driver: Fit | PoseSpec = source if pose.source == "reference" else spec
         if args.driver:
-            detection = predictor.detect(_face(analyser, str(args.driver), args.choose))
+            choose = PERSON["face"].read(args.choose_driver, "--choose-driver")
+            detection = predictor.detect(_face(analyser, str(args.driver), choose))
             driver = fit(predictor.basis, detection.observation)
             report["driver"] = describe([str(args.driver)], [detection], driver)
         override = spec if isinstance(driver, Fit) else None
@@ -123,4 +133,5 @@ def _text(report: dict[str, Any]) -> str:
                 f"error {one['error']:.1%} of the eyes' distance"
             )
         lines += [f"{role}: low confidence: {doubt}" for doubt in report.get(role, {}).get("doubts", [])]
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
     return "\n".join([*lines, f"wrote {report['out']}"])

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from facesnap.errors import MissingDependencyError, NoFaceError, PackError, SettingsError, importing
-from facesnap.faces.align import aligned_crop, misfit
+from facesnap.faces.align import aligned_crop
 from facesnap.faces.face import Choice, Face, choose_face, quality_of
-from facesnap.faces.ladder import Hits, Size, Step, climb
+from facesnap.faces.ladder import Found, climb
+from facesnap.faces.looks import Hit, Size
 from facesnap.faces.packs import EMBEDDING_WIDTH, Pack, find_pack
 from facesnap.faces.picture import PictureSource, read_picture
 from facesnap.landmarks.detect import runtime_errors
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 BATCH = 16
+WEAKEST_SCORE = 0.3
 
 
 class FaceAnalyser:
@@ -59,6 +61,7 @@ class FaceAnalyser:
         model_zoo = _import_model_zoo()
         self.pack = find_pack(pack, model_dirs)
         self._detector = _load(model_zoo, self.pack, "detector", provider)
+        self._detector.det_thresh = WEAKEST_SCORE  # weak hits are hints where to look closely
         self._recogniser = _load(model_zoo, self.pack, "recogniser", provider)
         self.provider = self._recogniser.session.get_providers()[0]
         running = {self.provider, self._detector.session.get_providers()[0]}
@@ -90,15 +93,15 @@ class FaceAnalyser:
         """
         name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture")
         pixels = read_picture(picture, name=name)
-        hits, usable, tried = self._climb(pixels, most_steps)
-        if hits is None:
+        found, hits = self._climb(pixels, most_steps)
+        if not hits:
             raise NoFaceError(
-                f"No face was found in {name} ({pixels.shape[1]} x {pixels.shape[0]} pixels).",
+                f"No face was found in {name} ({pixels.shape[1]} x {pixels.shape[0]} pixels). {found.extent}",
                 expected="a photo with at least one face that is not hidden.",
                 remedy="use a sharper or less tightly cropped photo.",
-                details=f"Tried: {'; '.join(map(str, tried))}.",
+                details=f"Tried: {'; '.join(found.tried)}.",
             )
-        return self._describe(pixels, hits, usable, name)
+        return self._describe(pixels, hits, name)
 
     def place(self, pixels: np.ndarray, *, most_steps: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
         """Place of the largest face of a picture (H, W, 3) uint8 RGB, without embedding it.
@@ -106,14 +109,13 @@ class FaceAnalyser:
         Returns:
             box (4,) and kps (5, 2) in px, those that `faces` gives; or None where no face was found.
         """
-        hits, usable, _ = self._climb(pixels, most_steps)
-        return None if hits is None else (hits.boxes[usable[0]], hits.kps[usable[0]])
+        _, hits = self._climb(pixels, most_steps)
+        return (hits[0].box, hits[0].kps) if hits else None
 
-    def _climb(self, pixels: np.ndarray, most_steps: int | None) -> tuple[Hits | None, list[int], list[Step]]:
-        """The best step's hits, or None; which of them are faces that can be aligned; and the steps that were tried."""
-        hits, tried = climb(pixels, self._detect, self._fixed_size, most_steps)
-        usable = [] if hits is None else [i for i, kps in enumerate(hits.kps) if np.isfinite(misfit(kps))]
-        return (hits if usable else None), usable, tried
+    def _climb(self, pixels: np.ndarray, most_steps: int | None) -> tuple[Found, list[Hit]]:
+        """The search, and those of its hits that can be aligned."""
+        found = climb(pixels, self._detect, self._fixed_size, most_steps)
+        return found, [hit for hit in found.hits if np.isfinite(hit.misfit)]
 
     def face(self, picture: PictureSource, choose: Choice = "largest", *, name: str | None = None) -> Face:
         """One face of a picture: "largest", "leftmost", "central", or an index from the largest (0) down."""
@@ -145,29 +147,29 @@ class FaceAnalyser:
             )
         return found
 
-    def _detect(self, picture: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    def _detect(self, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # The size must be an argument: from insightface 1.0 on, assigning detector.input_size has no effect.
-        bgr = np.ascontiguousarray(picture[:, :, ::-1])
-        found, kps = self._detector.detect(bgr, input_size=size)
-        return np.asarray(found), np.asarray(kps)
+        bgr = np.ascontiguousarray(canvas[:, :, ::-1])
+        found, kps = self._detector.detect(bgr, input_size=(canvas.shape[1], canvas.shape[0]))
+        return np.asarray(found), np.asarray(kps).reshape(-1, 5, 2)
 
-    def _describe(self, pixels: np.ndarray, hits: Hits, usable: list[int], name: str) -> list[Face]:
-        crops = [aligned_crop(pixels, hits.kps[i], self._crop_size) for i in usable]
+    def _describe(self, pixels: np.ndarray, hits: list[Hit], name: str) -> list[Face]:
+        crops = [aligned_crop(pixels, hit.kps, self._crop_size) for hit in hits]
         return [
             Face(
-                box=hits.boxes[i],
-                kps=hits.kps[i],
-                score=float(hits.scores[i]),
+                box=hit.box,
+                kps=hit.kps,
+                score=hit.score,
                 embedding=embedding,
                 recogniser=self.recogniser,
                 alias=self.pack.name,
                 picture_size=(pixels.shape[1], pixels.shape[0]),
-                quality=quality_of(crop, hits.kps[i], float(hits.scores[i])),
-                found_by=str(hits.step),
+                quality=quality_of(crop, hit.kps, hit.score, hit.again),
+                found_by=hit.found_by,
                 source=name,
                 picture=pixels,
             )
-            for i, crop, embedding in zip(usable, crops, self.embed(crops), strict=True)
+            for hit, crop, embedding in zip(hits, crops, self.embed(crops), strict=True)
         ]
 
 

@@ -29,6 +29,7 @@ def draw_faces(faces: Sequence[Face], chosen: Face) -> Image.Image:
         f"  sharpness {quality.sharpness:.2f}",
         f"  frontalness {quality.frontalness:.2f}",
         f"  size {quality.size:.2f}",
+        f"  landmarks {quality.landmarks:.2f}",
     )
     column = ENCODER_SIZE + 2 * MARGIN
     height = max(photo.height, ENCODER_SIZE + 3 * MARGIN + 20 * len(lines))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from facesnap.errors import NoFaceError, SettingsError
-from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
+from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop, misfit
+from facesnap.faces.looks import GOOD_MISFIT, GOOD_SCORE, SURE_SCORE
 from facesnap.settings.words import FACES
 
 Choice = str | int
@@ -17,6 +18,8 @@ Choice = str | int
 # visibly out of focus lies below it, an ordinary portrait several times above.
 HALF_SHARPNESS = 60.0
 EYE_DISTANCE = 35.2  # px in the 112 template; a face whose eyes are closer is enlarged for the recogniser
+NO_FACE_MISFIT = 0.5  # five points that deviate so much from a face are scattered; profiles are near 0.3
+NOT_SEEN_AGAIN = 0.5  # of the detector's score where a second, close look saw no face
 DOUBTFUL = 0.4  # a part of the quality below this is worth a word to the person who chose the photo
 
 
@@ -25,21 +28,24 @@ class Quality:
     """Quality of a reference; every part is 0..1.
 
     Attributes:
-        detection: the detector's score.
+        detection: the detector's score; below 0.75 it falls faster, to 0 at 0.5, and it is halved where a second
+            look saw no face.
         sharpness: v / (v + 60), v the variance of the Laplacian of the 112 px crop.
         frontalness: 1 when the nose lies half-way between the eyes, 0 in profile.
         size: eye distance in the picture over that of the recogniser's template, at most 1.
+        landmarks: 1 where the five points make a face, 0 where they are scattered.
     """
 
     detection: float
     sharpness: float
     frontalness: float
     size: float
+    landmarks: float = 1.0
 
     @property
     def score(self) -> float:
-        """Geometric mean of the parts, 0..1: one bad part cannot be bought off by the others."""
-        return float((self.detection * self.sharpness * self.frontalness * self.size) ** 0.25)
+        """Geometric mean of the first four parts times the last, 0..1: no bad part is bought off by the others."""
+        return float((self.detection * self.sharpness * self.frontalness * self.size) ** 0.25 * self.landmarks)
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -49,12 +55,13 @@ class Quality:
             "sharpness": "blurred",
             "frontalness": "turned away",
             "size": "small in the photo",
+            "landmarks": "hidden or no face: its points do not fit one",
         }
         return tuple(f"the face is {word}" for part, word in said.items() if getattr(self, part) < DOUBTFUL)
 
     def json(self) -> dict[str, float]:
         """Score and parts, rounded."""
-        parts = ("score", "detection", "sharpness", "frontalness", "size")
+        parts = ("score", "detection", "sharpness", "frontalness", "size", "landmarks")
         return {part: round(float(getattr(self, part)), 4) for part in parts}
 
 
@@ -110,11 +117,16 @@ class Face:
             "found_by": self.found_by,
             "embedding_norm": round(float((self.embedding**2).sum() ** 0.5), 4),
             "quality": self.quality.json(),
+            "doubts": list(self.quality.doubts),
         }
 
 
-def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
-    """Quality from the 112 px crop (RGB uint8), the five points in the picture and the detector's score."""
+def quality_of(crop: np.ndarray, kps: np.ndarray, score: float, seen_again: bool | None = None) -> Quality:
+    """Quality from the 112 px crop (RGB uint8), the five points in the picture and the detector's score.
+
+    Args:
+        seen_again: whether a second, close look saw the face; None where there was none.
+    """
     import cv2
 
     laplacian = cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F)
@@ -123,11 +135,14 @@ def quality_of(crop: np.ndarray, kps: np.ndarray, score: float) -> Quality:
     eyes = right - left
     distance = float(np.linalg.norm(eyes))
     along = float(np.dot(nose - left, eyes)) / max(distance**2, 1e-6)  # 0.5 when the nose is in the middle
+    sure = score if score >= GOOD_SCORE else GOOD_SCORE * (score - SURE_SCORE) / (GOOD_SCORE - SURE_SCORE)
+    spread = (NO_FACE_MISFIT - misfit(kps)) / (NO_FACE_MISFIT - GOOD_MISFIT)
     return Quality(
-        detection=float(np.clip(score, 0, 1)),
+        detection=float(np.clip(sure * (NOT_SEEN_AGAIN if seen_again is False else 1.0), 0, 1)),
         sharpness=sharpness / (sharpness + HALF_SHARPNESS),
         frontalness=float(np.clip(1 - 2 * abs(along - 0.5), 0, 1)),
         size=min(1.0, distance / EYE_DISTANCE),
+        landmarks=float(np.clip(spread, 0, 1)),
     )
 
 
@@ -144,7 +159,7 @@ def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
         choose = int(choose)
     if not faces or (isinstance(choose, int) and not 0 <= choose < len(faces)):
         raise NoFaceError(
-            f"Face {choose} was asked for, the picture has {len(faces)}.",
+            f"Face {choose} of {faces[0].source if faces else 'a picture'} was asked for, which has {len(faces)}.",
             expected=f"an index from 0 (the largest) to {len(faces) - 1}.",
             remedy="look at `facesnap analyse PHOTO --draw OUT.png`, which numbers the faces.",
         )

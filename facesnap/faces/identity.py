@@ -16,6 +16,7 @@ import torch
 
 from facesnap.errors import CheckpointError, IdentityMismatchError, NoFaceError, SettingsError
 from facesnap.faces.align import ENCODER_SIZE
+from facesnap.faces.doubts import different_people
 from facesnap.faces.face import Face, Quality
 from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.stored_landmarks import TENSOR_PREFIX, StoredLandmarks
@@ -143,6 +144,10 @@ class Identity:
         """Raises IdentityMismatchError, naming both, unless this identity was made with that recogniser."""
         _require(self.recogniser, self.alias, sha256, alias, f"identity '{self.name}'")
 
+    def doubts(self, names: Sequence[str] = ()) -> list[str]:
+        """Reasons to doubt that the references show one person. names: of the R photos, for people to read."""
+        return different_people(self.embeddings, names or [f"reference {n}" for n in range(1, self.references + 1)])
+
     @functools.cached_property
     def digest(self) -> str:
         """sha256 over everything that generation depends on (not the name, not the crops): a cache key."""
@@ -262,6 +267,12 @@ class AnalysedIdentity:
 
     identity: Identity
     faces: tuple[ReferenceFace, ...] = ()
+
+    @property
+    def doubts(self) -> list[str]:
+        """Reasons to doubt the references, each with the photo that it is about; empty where there are none."""
+        of_faces = [f"{face.source}: {doubt}" for face in self.faces for doubt in face.quality.doubts]
+        return of_faces + self.identity.doubts([face.source for face in self.faces])
 
 
 def quality_weights(scores: np.ndarray) -> np.ndarray:

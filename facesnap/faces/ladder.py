@@ -1,78 +1,54 @@
-"""The detection ladder: the sizes, paddings and turns that are tried until a face is found well."""
+"""The detection ladder: the sizes, paddings, tiles and turns that are tried until a face is found well."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from facesnap.faces.align import misfit
+from facesnap.faces.looks import SURE_SCORE, Detector, Hit, Looks, Size, Step, Tiles, overlap, roll
 
-Size = tuple[int, int]
-Detector = Callable[[np.ndarray, Size], tuple[np.ndarray, np.ndarray]]
-
-SIZES = (640, 320, 160, 1024, 2048)
-PADDING = 0.5  # of the longer side, on every side
-GOOD_SCORE = 0.75  # below, the ladder goes on and the best step wins: tight close-ups give poor hits of about 0.7
-GOOD_MISFIT = 0.2  # 400 portraits stay below 0.15; in profile all steps are compared
-SHORTEST_SIDE = 16  # px that the shorter side must keep in the detector's input
-
-
-@dataclass(frozen=True)
-class Step:
-    """One way to look at the picture: the detector's input size, padded or not, quarter turns to the left."""
-
-    size: Size
-    padded: bool = False
-    turns: int = 0
-
-    def __str__(self) -> str:
-        width, height = self.size
-        size = str(width) if width == height else f"{width} x {height}"
-        turned = f"turned {90 * self.turns}, " if self.turns else ""
-        return f"{turned}{'padded ' if self.padded else ''}{size}"
+SIZES = (640, 320, 160)
+WHOLE = 1024  # px; a longer side up to this is enlarged to it once
+TILE, OVERLAP = 960, 96  # px; a face of up to OVERLAP px lies whole in one tile, larger ones are seen in smaller sizes
+WIDEST = 1.0  # scale of tiles: pictures are not enlarged in them
+SMALL = 2_000_000  # px of a picture whose search is kept cheap
+# Px that the detector may see: in search of faces, and looking closely at what was found.
+BUDGET, SMALL_BUDGET = (16e6, 8e6), (6e6, 2e6)
+# A close look is repeated, at most so often, where the face leaned by more degrees in it, or was by this share smaller
+# or larger (area of its box), than the hit before let expect: both are underestimated at first.
+CLOSE_LOOKS, STRAIGHT, FAR = 3, 6.0, 0.5
+SEEN_FACE = 20  # px of a face in the detector's input that it sees for certain
 
 
 @dataclass(frozen=True)
-class Hits:
-    """Detections of one step, in px of the picture, largest first: boxes (N, 4), kps (N, 5, 2), scores (N,)."""
+class Found:
+    """The outcome of a search.
 
-    step: Step
-    boxes: np.ndarray
-    kps: np.ndarray
-    scores: np.ndarray
+    Attributes:
+        hits: the faces of the best step, largest first. tried: what was looked at, in words.
+        upright, turned: px of the smallest face that was searched for, upright and turned by quarters.
+        seen: px that the detector has seen.
+    """
 
-    @property
-    def merit(self) -> float:
-        """Of the largest face: its score, less what its points deviate from a face."""
-        return float(self.scores[0]) * (1.0 - min(misfit(self.kps[0]), 1.0))
-
-    @property
-    def turns_needed(self) -> int:
-        """Quarter turns to the left of the picture that bring the largest face nearest to upright."""
-        return round(roll(self.kps[0]) / 90) % 4
+    hits: tuple[Hit, ...]
+    tried: tuple[str, ...]
+    upright: int
+    turned: int
+    seen: int
 
     @property
-    def upright(self) -> bool:
-        """The detector saw the largest face as nearly upright as quarter turns allow."""
-        return self.turns_needed == self.step.turns
-
-    @property
-    def good(self) -> bool:
-        """The largest face is found surely and upright, and its points make a face."""
-        return self.upright and bool(self.scores[0] >= GOOD_SCORE) and misfit(self.kps[0]) <= GOOD_MISFIT
+    def extent(self) -> str:
+        """How far was searched, in a sentence."""
+        turned = f", for turned ones from {self.turned} pixels on" if self.turned else ""
+        return f"Upright faces were searched for from {self.upright} pixels on{turned}."
 
 
-def roll(kps: np.ndarray) -> float:
-    """Lean of a face, -180..180 degrees, clockwise positive: the direction from left eye to right."""
-    across = kps[1] - kps[0]
-    return float(np.degrees(np.arctan2(across[1], across[0])))
-
-
-def steps(width: int, height: int, fixed: Size | None = None) -> Iterator[Step]:
-    """The ladder for a picture: sizes from the one that fits it best, then padding, then turns.
+def steps(width: int, height: int, fixed: Size | None = None) -> Iterator[Step | Tiles]:
+    """The ladder for a picture: sizes from the one that fits it best, then padding, quarter turns, and small faces.
 
     Args:
         fixed: the detector's only input size, if its graph has no free axes.
@@ -83,92 +59,175 @@ def steps(width: int, height: int, fixed: Size | None = None) -> Iterator[Step]:
     else:
         # Enlarging a small picture to 640 makes its face too large for the detector's anchors.
         first = 160 if longer <= 160 else 320 if longer <= 400 else 640
-        allowed = [size for size in SIZES if size <= 640 or size / 2 < longer]
-        sizes = [(size, size) for size in sorted(allowed, key=lambda size: size != first)]
-    yield from (Step(size) for size in sizes)
-    yield from (Step(size, padded=True) for size in sizes[:2])
-    small = [size for size in sizes if max(size) <= 640] or sizes
+        sizes = [(size, size) for size in sorted(SIZES, key=lambda size: size != first)]
+    ladder: list[Step | Tiles] = [Step(size) for size in sizes]
+    ladder += [Step(size, padded=True) for size in sizes[:2]]
     for turns in (1, 3, 2):
-        yield from (Step(size, turns=turns) for size in small)
-        yield Step(sizes[0], padded=True, turns=turns)
-    for turns in (1, 3, 2):  # the dearest steps come last
-        yield from (Step(size, turns=turns) for size in sizes if size not in small)
+        ladder += [Step(size, turns=turns) for size in sizes]
+        ladder.append(Step(sizes[0], padded=True, turns=turns))
+    at = len(sizes) + len(sizes[:2])  # upright before turned
+    yield from ladder[:at]
+    left = budget(width, height)[0] - sum(step.pixels for step in ladder)
+    deep = _deep(width, height, left, fixed)
+    if width * height <= SMALL:
+        yield from deep
+        yield from ladder[at:]
+    else:
+        yield from ladder[at:]
+        yield from deep
 
 
-def climb(
-    picture: np.ndarray, detect: Detector, fixed: Size | None = None, most: int | None = None
-) -> tuple[Hits | None, list[Step]]:
-    """Climb until a step finds its largest face well; else the step of greatest merit.
+def budget(width: int, height: int) -> tuple[float, float]:
+    """Px that the detector may see of a picture: in search of faces, and close to what was found."""
+    return SMALL_BUDGET if width * height <= SMALL else BUDGET
 
-    A face that leans by more than 45 degrees is looked at again with the picture turned at once, since
-    detectors place the five points of a lying face poorly.
+
+def _deep(width: int, height: int, left: float, fixed: Size | None) -> list[Step | Tiles]:
+    """Looks for small faces that cost at most `left` px."""
+    longer = max(width, height)
+    if fixed is None and longer <= WHOLE:
+        return [Step((WHOLE, WHOLE))] if longer > WHOLE / 2 else []
+    found: list[Step | Tiles] = []
+    tiles = [fixed] if fixed is not None else [(640, 640), (TILE, TILE)]
+    if fixed is None and width * height > SMALL:
+        found.append(Step((TILE, TILE)))
+        left -= found[0].pixels
+    wanted = min(WIDEST, 2900 / math.sqrt(width * height))  # faces of 40 px on 24 megapixels become 24 px
+    grids = [grid for size in tiles for grid in _grids(width, height, size, left)]
+    if not grids:
+        return found
+    enough = [grid for grid in grids if grid.scale >= wanted]
+    best = min(enough, key=lambda grid: grid.pixels) if enough else max(grids, key=lambda grid: grid.scale)
+    return [*found, best]
+
+
+def _grids(width: int, height: int, size: Size, left: float) -> Iterator[Tiles]:
+    """Every arrangement of tiles of a size that costs at most `left` px."""
+    most = int(left // (size[0] * size[1]))
+    for columns in range(1, most + 1):
+        for rows in range(1, most // columns + 1):
+            across = columns * (size[0] - OVERLAP) + OVERLAP
+            down = rows * (size[1] - OVERLAP) + OVERLAP
+            yield Tiles(size, columns, rows, min(across / width, down / height, WIDEST))
+
+
+def climb(picture: np.ndarray, detect: Detector, fixed: Size | None = None, most: int | None = None) -> Found:
+    """Climb until a step finds its largest face well; else the step whose largest face is the surest.
+
+    A face that is not found surely, leans, or whose points make none is looked at again closely and turned back by
+    its roll: detectors place the points of leaning faces poorly, and what is no face is rarely seen twice. One that
+    leans by more than 45 degrees is looked at with the whole picture turned at once.
 
     Args:
-        picture: (H, W, 3) uint8.
-        detect: picture, (width, height) of the input -> (N, 5) boxes with score, (N, 5, 2) points.
+        picture: (H, W, 3) uint8. detect: see `Looks`.
         most: how many steps of the ladder may be tried; all where None.
-
-    Returns:
-        what was found, or None, and the steps that were tried.
     """
     height, width = picture.shape[:2]
-    tried: list[Step] = []
-    best: Hits | None = None
+    looks = Looks(picture, detect, *budget(width, height), fixed)
+    search = _Search(looks)
+    best: list[Hit] = []
     for step in itertools.islice(steps(width, height, fixed), most):
-        if step in tried:
-            continue
-        tried.append(step)
-        hits = look(picture, detect, step)
-        if hits is not None and not hits.upright:
-            turned = replace(step, turns=hits.turns_needed)
-            if turned not in tried:
-                tried.append(turned)
-                hits = _better(hits, look(picture, detect, turned))
-        best = _better(best, hits)
-        if best is not None and best.good:
+        best = max(best, search.step(step), key=_rank)
+        if best and best[0].good:
             break
-    return best, tried
+    return Found(tuple(best), tuple(map(str, search.tried)), *search.reach(), looks.seen)
 
 
-def look(picture: np.ndarray, detect: Detector, step: Step) -> Hits | None:
-    """Detect in the picture as the step says; coordinates are those of the picture itself."""
-    view = np.rot90(picture, step.turns)
-    margin = round(PADDING * max(view.shape[:2])) if step.padded else 0
-    view = np.pad(view, ((margin, margin), (margin, margin), (0, 0))) if margin else np.ascontiguousarray(view)
-    height, width = view.shape[:2]
-    if min(height, width) * min(step.size[0] / width, step.size[1] / height) < SHORTEST_SIDE:
-        return None
-    found, kps = detect(view, step.size)
-    if len(found) == 0:
-        return None
-    height, width = picture.shape[:2]
-    boxes = found[:, :4].reshape(-1, 2, 2) - margin  # (N, 2 corners, xy)
-    corners = unturn(boxes, step.turns, width, height)
-    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)  # (N, 4)
-    order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
-    return Hits(
-        step,
-        boxes[order].astype(np.float32),
-        unturn(kps - margin, step.turns, width, height)[order].astype(np.float32),
-        found[order, 4].astype(np.float32),
-    )
+class _Search:
+    """Steps that were taken at one picture, and what was seen closely."""
+
+    def __init__(self, looks: Looks) -> None:
+        self._looks = looks
+        self.tried: list[Step | Tiles] = []
+        self._known: list[tuple[Hit, Hit]] = []  # what was looked at closely, and what came of it
+
+    def step(self, step: Step | Tiles) -> list[Hit]:
+        """The faces that a step finds, the largest first."""
+        if step in self.tried or not self._looks.affords(step.pixels):
+            return []
+        self.tried.append(step)
+        if isinstance(step, Tiles):
+            return self._faces(self._looks.tiles(step))
+        hits = self._looks.whole(step)
+        sure = [hit for hit in hits if hit.score >= SURE_SCORE]
+        faces = self._faces(hits)
+        largest = faces[0] if faces and faces[0].again else max(sure, key=lambda hit: hit.area, default=None)
+        turns = step.turns if largest is None else round(roll(largest.kps) / 90) % 4
+        if turns == step.turns:
+            return faces
+        turned = self.step(replace(step, turns=turns))
+        return turned if turned and turned[0].settled else max(faces, turned, key=_rank)
+
+    def _faces(self, hits: list[Hit]) -> list[Hit]:
+        """Hits as close looks show them, the largest first."""
+        sure = sorted((hit for hit in hits if hit.score >= SURE_SCORE), key=lambda hit: -hit.area)
+        if sure and sure[0].settled:
+            return [hit if hit.settled else self._again(hit) for hit in sure]
+        weak = sorted((hit for hit in hits if hit.score < SURE_SCORE), key=lambda hit: -hit.score)
+        faces = [hit if hit.settled else self._again(hit) for hit in sure]
+        faces += [seen for seen in map(self._again, weak) if seen.again and seen.score >= SURE_SCORE]
+        if any(hit.good for hit in faces):
+            faces = [hit for hit in faces if hit.good or hit.again]
+        return sorted(_distinct(faces), key=lambda hit: -hit.area)
+
+    def _again(self, hit: Hit) -> Hit:
+        """The hit after a close look: what was seen there if that is the better, else the hit itself."""
+        for before, after in self._known:
+            if overlap(before.box, hit.box) > 0.5 and abs(_between(before, hit)) < 30:
+                return after
+        after, seen = replace(hit, again=False), hit
+        for _ in range(CLOSE_LOOKS):
+            if not self._looks.affords(self._looks.close_pixels, "close"):
+                return after if after.again else hit
+            close = self._looks.closely(seen)
+            if close is None:
+                break
+            resized = close.area / max(seen.area, 1.0)
+            seen = replace(close, again=True)
+            if seen.good or _rank([seen]) > _rank([after]):
+                after = seen
+            if abs(seen.lean) <= STRAIGHT and FAR <= resized <= 1 / FAR:
+                break  # it was looked at as upright and as near as was meant
+        self._known.append((hit, after))
+        return after
+
+    def reach(self) -> tuple[int, int]:
+        """Px of the smallest face that was searched for, upright and turned."""
+        height, width = self._looks.picture.shape[:2]
+        reached = []
+        for turned in (False, True):
+            scales = [_scale(step, width, height) for step in self.tried if bool(step.turns) == turned]
+            reached.append(math.ceil(SEEN_FACE / max(scales, default=math.inf)) if scales else 0)
+        return reached[0], reached[1]
 
 
-def unturn(points: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
-    """Points (..., 2) of np.rot90(picture, turns) -> points of the picture, which is width x height."""
-    x, y = points[..., 0], points[..., 1]
-    if turns % 4 == 1:
-        x, y = width - 1 - y, x
-    elif turns % 4 == 2:
-        x, y = width - 1 - x, height - 1 - y
-    elif turns % 4 == 3:
-        x, y = y, height - 1 - x
-    return np.stack([x, y], axis=-1)
+def _scale(step: Step | Tiles, width: int, height: int) -> float:
+    """Of the picture in the detector's input."""
+    if isinstance(step, Tiles):
+        return step.scale
+    if step.turns % 2:
+        width, height = height, width
+    margin = max(width, height) if step.padded else 0
+    return min(step.size[0] / (width + margin), step.size[1] / (height + margin))
 
 
-def _better(first: Hits | None, second: Hits | None) -> Hits | None:
-    if first is None or second is None:
-        return first or second
-    if first.upright != second.upright:
-        return first if first.upright else second
-    return second if second.merit > first.merit else first
+def _rank(hits: list[Hit]) -> tuple[bool, bool, bool, float]:
+    """Order of steps, and of looks at one face: by the largest face."""
+    if not hits:
+        return (False, False, False, 0.0)
+    first = hits[0]
+    return (first.good, first.again is not False, first.steady, first.merit)
+
+
+def _between(a: Hit, b: Hit) -> float:
+    """Degrees between the rolls of two hits, -180..180."""
+    return (a.lean + a.turned - b.lean - b.turned + 180.0) % 360.0 - 180.0
+
+
+def _distinct(faces: list[Hit]) -> list[Hit]:
+    """Of faces that lie over each other the best."""
+    kept: list[Hit] = []
+    for hit in sorted(faces, key=lambda one: _rank([one]), reverse=True):
+        if all(overlap(hit.box, other.box) < 0.5 for other in kept):
+            kept.append(hit)
+    return kept

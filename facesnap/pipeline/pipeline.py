@@ -347,7 +347,10 @@ class FaceSnapPipeline:
             )
         photos = [p if isinstance(p, (Path, np.ndarray)) else read_picture(p) for p in one.references]
         name = photos[0].stem if isinstance(photos[0], Path) else f"person {number}"
-        return self.identity(photos, one.face, name, match_model_card=settings.model_card), one
+        known = self.analyse(photos, one.face, name, match_model_card=settings.model_card)
+        for doubt in known.doubts:
+            logger.warning("person %d: %s", number, doubt)
+        return known.identity, one
 
     def similarity(self, image: Image.Image, identity: Identity) -> float | None:
         """See `similarity`."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facesnap.cli import analyse, doctor, identity, main
+from facesnap.cli import analyse, doctor, identity, landmarks, main
 from facesnap.errors import CheckpointError, FaceSnapError, NoFaceError, SettingsError
 from facesnap.weights.doctor import ERROR, NOTE, OK, examine, installed_versions, overlaps, packages
 
@@ -92,6 +92,39 @@ def test_identity_make_show_compare(
         call(identity, "make", obama, "--out", tmp_path / "x.txt", *pack)
     with pytest.raises(FaceSnapError):
         call(identity, "show", photo)
+
+
+def test_reference_and_driver_are_chosen_apart(
+    face_pack: Path, astronaut: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reference has one face; the driver a second, mirrored and smaller one at its left."""
+    canvas = np.full((512, 900, 3), 128, np.uint8)
+    canvas[:, 388:] = astronaut
+    canvas[100:484, :384] = np.array(Image.fromarray(astronaut).resize((384, 384)))[:, ::-1]
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    Image.fromarray(astronaut).save(one)
+    Image.fromarray(canvas).save(two)
+    asked = ("--reference", one, "--driver", two, "--pack", face_pack, "--out", tmp_path / "map.png", "--json")
+    yaws = []
+    for choice in ("largest", "1"):
+        assert call(landmarks, *asked, "--choose-driver", choice) == 0
+        yaws.append(json.loads(capsys.readouterr().out)["driver"]["pictures"][0]["yaw"])
+    assert yaws[0] * yaws[1] < 0
+    with pytest.raises(NoFaceError, match=r"Face 1 of .*one\.png"):
+        call(landmarks, *asked, "--choose", "1")
+    with pytest.raises(NoFaceError, match=r"Face 2 of .*two\.png"):
+        call(landmarks, *asked, "--choose-driver", "2")
+
+
+def test_two_strangers_as_one_person_are_named(
+    photo: Path, face_pack: Path, components: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, obama = tmp_path / "both.safetensors", components / "photos" / "obama.jpg"
+    assert call(identity, "make", obama, photo, "--out", file, "--json", "--pack", face_pack) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert "different people" in warning and str(obama) in warning and str(photo) in warning
+    assert call(identity, "show", file, "--json") == 0
+    assert "different people" in json.loads(capsys.readouterr().out)["warnings"][0]
 
 
 def levels(findings: list) -> dict[str, str]:

@@ -105,6 +105,7 @@ def _similarity(analyser: FaceAnalyser, person: Identity, image: np.ndarray) -> 
         "face": best,
         "faces": [{"box": face.json()["box"], "similarity": score} for face, score in zip(faces, scores, strict=True)],
         "recogniser": analyser.recogniser,
+        "warnings": person.doubts(),
     }
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from facesnap.attach import read_topology
-from facesnap.faces.identity import Identity
+from facesnap.faces.identity import AnalysedIdentity
 from facesnap.settings.model import Person
 from facesnap.webui.api.bodies import IdentityBody, documented, read
 from facesnap.webui.api.service import Service
@@ -29,8 +29,10 @@ def add(router: APIRouter, service: Service) -> None:
         store = service.store()
         name = store.checked_name(wanted.name, wanted.replace)
         with service.turns.place():
-            identity = dataclasses.replace(_identity(service, wanted), name=name)
-        return JSONResponse(_entry(store.save(identity, wanted.replace)) | {"hash": identity.digest[:10]}, 201)
+            known = _identity(service, wanted)
+        identity, warnings = dataclasses.replace(known.identity, name=name), known.doubts
+        more = {"hash": identity.digest[:10], "warnings": warnings}
+        return JSONResponse(_entry(store.save(identity, wanted.replace)) | more, 201)
 
     @router.delete("/identities", summary="Delete the identity of a name")
     def delete_identity(name: str) -> Response:
@@ -38,7 +40,7 @@ def add(router: APIRouter, service: Service) -> None:
         return JSONResponse({"deleted": name})
 
 
-def _identity(service: Service, wanted: IdentityBody) -> Identity:
+def _identity(service: Service, wanted: IdentityBody) -> AnalysedIdentity:
     """As a generation would make it; under the host's queue, since adapters and encoders are the generations'."""
     source = service.source()
     photos = tuple(source.picture(one, f"reference {n}") for n, one in enumerate(wanted.references, 1))

@@ -18,7 +18,7 @@ from facesnap.errors import MissingDependencyError, MissingWeightsError, PackErr
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face_encoder import FaceEncoder
-from facesnap.faces.identity import AnalysedIdentity, Identity
+from facesnap.faces.identity import AnalysedIdentity
 from facesnap.faces.packs import Pack
 from facesnap.faces.tower import load_encoder
 from facesnap.families.registry import load_adapter
@@ -173,10 +173,10 @@ class PipelineLoader:
         names = reference_names(person, number)
         return pipeline.analyse(person.references, person.face, f"person {number}", names, match_model_card)
 
-    def identity(self, adapter: str, topology: Topology, person: Person, number: int) -> Identity:
+    def identity(self, adapter: str, topology: Topology, person: Person, number: int) -> AnalysedIdentity:
         """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks. Raises
         what `prepare` raises."""
-        return self.seen(self.pipeline(adapter, topology), person, number).identity
+        return self.seen(self.pipeline(adapter, topology), person, number)
 
     def analyser(self, adapter: Adapter) -> FaceAnalyser:
         """The analyser of a pack with an adapter's recogniser; see `facesnap.weights.packs`.
@@ -254,7 +254,7 @@ def _parts(
     people, controls, owners, doubts = [], [], [], []
     for n, (known, one) in enumerate(zip(analysed, wanted, strict=True)):
         people.append(pipeline.conditioning(known.identity, one, settings))
-        doubtful = [doubt for face in known.faces for doubt in face.quality.doubts]
+        doubtful = known.doubts
         if pipeline.adapter.ffrnet is not None:
             control = pipeline.control(known.identity, one, size, settings=settings)
             shape = pipeline.shape(known.identity, one, size)

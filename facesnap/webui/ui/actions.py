@@ -75,8 +75,8 @@ def save_identity(number: int, most_people: int) -> Callable[..., list[Any]]:
             settings = from_flat([True, adapter], most_people)
             person.require(number)
             topology = read_topology(process.current_host().live_unet())
-            identity = process.loader().identity(settings.adapter, topology, decoded(person, number), number)
-            entry = lists.identities().save(dataclasses.replace(identity, name=name or ""))
+            known = process.loader().identity(settings.adapter, topology, decoded(person, number), number)
+            entry = lists.identities().save(dataclasses.replace(known.identity, name=name or ""))
         except FaceSnapError as error:
             warn(error)
             return [html.problem(error), *unchanged]
@@ -87,7 +87,8 @@ def save_identity(number: int, most_people: int) -> Callable[..., list[Any]]:
             gr.update(choices=choices, value=entry.name) if n == number else gr.update(choices=choices)
             for n in range(1, most_people + 1)
         ]
-        return [html.status([saved]), gr.update(value=""), gr.update(value=None), *boxes]
+        said = html.status([saved]) + html.status([f"{doubt}." for doubt in known.doubts], html.WARNING)
+        return [said, gr.update(value=""), gr.update(value=None), *boxes]
 
     return act
 

@@ -76,6 +76,7 @@ def _look(look: PhotoPreview) -> str:
         for name, value in (
             ("quality", quality.score), ("detection", quality.detection), ("sharpness", quality.sharpness),
             ("frontalness", quality.frontalness), ("size", quality.size),
+            ("landmarks", quality.landmarks),
         )
     )  # fmt: skip
     width, height = face.picture_size

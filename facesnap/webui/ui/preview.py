@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from PIL import Image
@@ -12,13 +11,12 @@ from PIL import Image
 from facesnap.errors import FaceSnapError
 from facesnap.faces.align import ENCODER_SIZE
 from facesnap.faces.analyser import FaceAnalyser
+from facesnap.faces.doubts import different_people, likeness
 from facesnap.faces.drawing import mark_faces
 from facesnap.faces.face import Face, choose_face
 from facesnap.faces.identity import Identity
 from facesnap.settings.model import Person
 from facesnap.webui.generation.photos import decoded
-
-STRANGERS = 0.2  # cosine below which two photos hardly show one person, with any of the usual recognisers
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +70,14 @@ def look_at(
     looks = []
     if person.references and analyser is not None:
         looks = [_look(pixels, f"Photo {n}", analyser, person.face) for n, pixels in enumerate(person.references, 1)]
-    vectors = [look.chosen.normed_embedding for look in looks if look.chosen is not None]
-    likeness = np.stack(vectors) @ np.stack(vectors).T if len(vectors) > 1 else None  # (R, 512) -> (R, R)
-    warnings = _warnings(looks, likeness)
+    warnings = _warnings(looks)
+    if identity is not None:
+        warnings += [f"{doubt}." for doubt in identity.doubts()]
+    vectors = [look.chosen.embedding for look in looks if look.chosen is not None]
+    cosines = likeness(np.stack(vectors)) if len(vectors) > 1 else None  # (R, 512) -> (R, R)
     if person.pose.source == "picture" and person.pose.image is not None and analyser is not None:
         looks.append(_look(person.pose.image, "Pose picture", analyser, "largest"))
-    return PersonPreview(tuple(looks), identity, likeness, tuple(warnings))
+    return PersonPreview(tuple(looks), identity, cosines, tuple(warnings))
 
 
 def _look(pixels: np.ndarray, title: str, analyser: FaceAnalyser, choose: str) -> PhotoPreview:
@@ -90,13 +90,9 @@ def _look(pixels: np.ndarray, title: str, analyser: FaceAnalyser, choose: str) -
     return PhotoPreview(title, len(faces), chosen, faces.index(chosen), mark_faces(faces, chosen), crop)
 
 
-def _warnings(looks: Sequence[PhotoPreview], likeness: np.ndarray | None) -> list[str]:
-    found = []
-    for look in looks:
-        if look.chosen is not None:
-            found += [f"{look.title}: {doubt}." for doubt in look.chosen.quality.doubts]
-    usable = [look.title for look in looks if look.chosen is not None]
-    for a, b in combinations(range(len(usable)), 2):
-        if likeness is not None and likeness[a, b] < STRANGERS:
-            found.append(f"{usable[a]} and {usable[b].lower()} seem to show different people.")
-    return found
+def _warnings(looks: Sequence[PhotoPreview]) -> list[str]:
+    seen = [(look.title, look.chosen) for look in looks if look.chosen is not None]
+    found = [f"{title}: {doubt}." for title, face in seen for doubt in face.quality.doubts]
+    names = [title if n == 0 else title.lower() for n, (title, _) in enumerate(seen)]
+    strangers = different_people(np.stack([face.embedding for _, face in seen]), names) if seen else []
+    return found + [f"{doubt}." for doubt in strangers]
