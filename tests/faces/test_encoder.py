@@ -245,7 +245,7 @@ def test_refuses_damaged_hostile_and_foreign_files(
         (write("page.safetensors", b"<!DOCTYPE html><html></html>"), "cannot be read"),
         (write("evil.bin", pickle.dumps(Evil())), "cannot be read"),
         (saved("evil2.pt", {"a": Evil()}), "cannot be read"),
-        (saved("list.pt", {"a": [1, 2]}), "entry a is a list"),
+        (saved("list.pt", {"a": [1, 2]}), "holds no tensor"),
         (saved("other.pt", {"model.weight": torch.ones(2)}), "no CLIP vision model"),
         (saved("less.pt", {k: v for k, v in tensors.items() if k != key}), "1 missing"),
         (saved("more.pt", tensors | {"vision_model.extra": torch.ones(2)}), "1 not part of the network"),
