@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 BATCH = 16
 WEAKEST_SCORE = 0.3
+LARGE = 3 * 4_000_000  # bytes of a picture whose search frees hundreds of MB
 
 
 class FaceAnalyser:
@@ -115,6 +117,8 @@ class FaceAnalyser:
     def _climb(self, pixels: np.ndarray, most_steps: int | None) -> tuple[Found, list[Hit]]:
         """The search, and those of its hits that can be aligned."""
         found = climb(pixels, self._detect, self._fixed_size, most_steps)
+        if pixels.size > LARGE:
+            _trim_heap()
         return found, [hit for hit in found.hits if np.isfinite(hit.misfit)]
 
     def face(self, picture: PictureSource, choose: Choice = "largest", *, name: str | None = None) -> Face:
@@ -181,6 +185,14 @@ def _import_model_zoo() -> Any:
     return model_zoo
 
 
+def _trim_heap() -> None:
+    """Give freed memory back to the system: glibc keeps what lay in blocks below 32 MB, here hundreds of MB."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
+        if trim is not None:
+            trim(0)
+
+
 def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     import onnxruntime
     from google.protobuf.message import DecodeError
@@ -189,9 +201,13 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     providers = list(dict.fromkeys([PROVIDERS[provider], PROVIDERS["cpu"]]))
     if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # finds the CUDA libraries that torch brings
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False  # it would keep for good what the largest input took, hundreds of MB
     try:
         with contextlib.redirect_stdout(sys.stderr):  # insightface 0.7.3 prints, and stdout may be for JSON alone
-            model = model_zoo.get_model(str(file), providers=providers)
+            model = model_zoo.get_model(str(file), providers=providers, sess_options=options)
+        if model is not None and model.session.get_session_options().enable_cpu_mem_arena:  # 0.7.3 passes no options on
+            model.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     except (RuntimeError, ValueError, AssertionError, OSError, DecodeError, *runtime_errors()) as error:
         raise PackError(
             f"The {kind} {file} cannot be loaded ({str(error).splitlines()[0] if str(error) else error!r}).",
