@@ -93,7 +93,7 @@ def test_the_unets_dtype_is_computed_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("which", NETWORK_PARTS)
-@pytest.mark.parametrize("rest", (torch.float32, torch.float16))
+@pytest.mark.parametrize("rest", (torch.float16, pytest.param(torch.float32, marks=pytest.mark.thorough)))
 @torch.no_grad()
 def test_a_controlnet_is_equal_to_the_bit(tmp_path: Path, rest: torch.dtype, which: str, kind: torch.dtype) -> None:
     """Also where a file mixes dtypes: the network computes in one, the UNet's."""

@@ -18,7 +18,7 @@ def equal_error_rate(same: np.ndarray, different: np.ndarray) -> float:
     return float((rejected[crossing] + accepted[crossing]) / 2)
 
 
-@pytest.mark.parametrize("each", [4, pytest.param(10, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("each", [2, pytest.param(10, marks=pytest.mark.thorough)])
 def test_orl(analyser: FaceAnalyser, orl: list[tuple[str, int, np.ndarray]], each: int) -> None:
     """each: pictures of a person, of ten."""
     shown = [one for one in orl if one[1] <= each]
