@@ -180,7 +180,7 @@ def test_a_preview_during_a_generation(visit, photos) -> None:
     expect(looks).to_have_count(1)
     assert page.own("interrupt").is_visible()  # it still runs
     page.shoot("preview_during_generation", page.page.locator("body"))
-    expect(looks.locator("meter")).to_have_count(5)
+    expect(looks.locator("meter")).to_have_count(6)
     page.own("interrupt").click()
     expect(page.own("generate")).to_be_visible()
     expect(page.own("interrupt")).to_be_hidden(timeout=600_000)

@@ -62,7 +62,7 @@ def test_upload_preview_generate(page: Driver, photos) -> None:
     looks = page("p1_seen").locator("figure")
     expect(looks).to_have_count(2)
     expect(looks.first).to_contain_text("Photo 1")
-    expect(looks.first.locator("meter")).to_have_count(5)
+    expect(looks.first.locator("meter")).to_have_count(6)
     widths = looks.first.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
     assert min(widths) >= 112  # the pictures are there, not only their frames
     expect(page("p1_seen")).to_contain_text(re.compile(r"Photo 1 and photo 2: 0\.[89]"))
