@@ -50,7 +50,7 @@ class FaceSnapScript(scripts.Script):
 def add_axes():
     grid = xyz.find_grid(scripts.scripts_data)
     if grid is not None:
-        xyz.register(grid, lists.adapter_names, lists.identity_names)
+        xyz.register(grid, lists.adapter_names, lists.identity_names, lists.is_adapter)
 
 
 add_axes()  # without a UI the grid reads its list before `on_before_ui`

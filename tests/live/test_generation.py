@@ -205,7 +205,7 @@ def test_a_hundred_generations_leave_nothing(webui, snap, astronaut) -> None:
         ({"strength": 99}, 422, "strength"),
         ({"references": None}, 422, "photo"),
         ({"references": ["AAAA"]}, 422, "reference 1"),
-        ({"adapter": "nowhere"}, 503, "nowhere"),
+        ({"adapter": "nowhere"}, 422, "nowhere"),
     ),
     ids=str,
 )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from facesnap.checkpoints import native
 from tests.live.test_scripts import plot
 from tests.live.webui import WebUI, to_text
 
@@ -18,7 +19,11 @@ from tests.live.webui import WebUI, to_text
 def two(webui: WebUI) -> Iterator[tuple[str, str]]:
     """Names of two adapters; the collector is off meanwhile."""
     folder = webui.data / "models" / "FaceSnap"
-    copy = shutil.copy(folder / "untrained.safetensors", folder / "second.safetensors")
+    other, copy = native.load(folder / "untrained.safetensors"), folder / "second.safetensors"
+    with torch.no_grad():
+        for parameter in other.mixer.parameters():  # a mere copy would be the same adapter
+            parameter.mul_(0.9)
+    native.save(other, copy)
     assert webui.request("/probe", {"watch": False, "fail_at": None, "adapters": True})[0] == 200
     yield "untrained", "second"
     assert webui.request("/probe", {"watch": False, "fail_at": None, "adapters": False})[0] == 200

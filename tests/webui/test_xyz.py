@@ -87,6 +87,15 @@ def test_values_are_checked_before_any_cell_is_made(grid: ModuleType, name: str,
     assert AXES[name].label in refused.value.what
 
 
+def test_an_adapter_may_be_called_otherwise_than_in_the_list(grid: ModuleType) -> None:
+    """By its hash, as a copy of it, or with its family."""
+    register(grid, lambda: ["own"], list, lambda name: name == "folder/copy")
+    axis = _axis(grid, "adapter")
+    axis.confirm(None, ["own", "folder/copy"])
+    with pytest.raises(SettingsError, match="there is no 'nowhere'"):
+        axis.confirm(None, ["nowhere"])
+
+
 def test_choices_are_offered(grid: ModuleType) -> None:
     assert _axis(grid, "adapter").choices() == ["own", "other"] and _axis(grid, "identity").choices() == ["Zoe", "Ann"]
     assert _axis(grid, "speed").choices() == ["exact", "balanced", "fast"] and _axis(grid, "yaw").choices is None

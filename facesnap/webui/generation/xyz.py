@@ -100,27 +100,31 @@ def find_grid(scripts_data: Iterable[Any]) -> ModuleType | None:
     return None
 
 
-def register(grid: ModuleType, adapters: Names, identities: Names) -> None:
+def register(
+    grid: ModuleType, adapters: Names, identities: Names, is_adapter: Callable[[str], bool] | None = None
+) -> None:
     """Put our axes into the list of the host's xyz_grid module; a second call replaces those of the first.
 
     Args:
         adapters, identities: names to choose from, asked when the list is opened.
+        is_adapter: whether a name that is not in the list is one of an adapter all the same, such as a hash.
     """
     choices = {"adapter": adapters, "identity": identities}
+    known = {"adapter": is_adapter}
     others = [option for option in grid.axis_options if not str(option.label).startswith(PREFIX)]
-    ours = [_option(grid, axis, choices.get(axis.name)) for axis in AXES.values()]
+    ours = [_option(grid, axis, choices.get(axis.name), known.get(axis.name)) for axis in AXES.values()]
     grid.axis_options[:] = [*others, *ours]
 
 
-def _option(grid: ModuleType, axis: Axis, names: Names | None) -> Any:
+def _option(grid: ModuleType, axis: Axis, names: Names | None, is_known: Callable[[str], bool] | None) -> Any:
     def apply(p: Any, x: Any, xs: Sequence[Any]) -> None:
         # A new tuple: the grid's copies of p share what they had before.
         setattr(p, NOTES, (*getattr(p, NOTES, ()), (axis.name, x)))
 
     def confirm(p: Any, xs: Sequence[Any]) -> None:
         for x in xs:
-            axis.read(x)
-            if names is not None and axis.read(x) not in ("", *names()):
+            value = axis.read(x)
+            if names is not None and value not in ("", *names()) and not (is_known and is_known(value)):
                 raise SettingsError(
                     f"{axis.label}: there is no {x!r}.", expected=", ".join(names()) or "some to choose from",
                     remedy="correct the name, or refresh the list",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from facesnap.errors import CheckpointError
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.settings.model import SETTINGS
 from facesnap.settings.words import TITLE_MARK
 from facesnap.webui import process
 from facesnap.weights.adapters import ListedAdapter, entries
+from facesnap.weights.folders import choose_adapter, list_adapters
 from facesnap.weights.identities import IdentityStore
 
 AUTOMATIC, NO_IDENTITY = "Automatic", "None"  # the empty name as it is shown, see `controls`
@@ -20,6 +22,15 @@ def adapters() -> list[ListedAdapter]:
 def adapter_names() -> list[str]:
     """Names for the adapter axis."""
     return [entry.name for entry in adapters()]
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a setting's value is an adapter of this machine: also a hash, a copy's name, a name with its family."""
+    try:
+        choose_adapter(name, list_adapters(process.folders()))
+    except CheckpointError:
+        return False
+    return True
 
 
 def adapter_choices(found: list[ListedAdapter]) -> list[str]:
