@@ -20,6 +20,7 @@ from facesnap.demo import untrained
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
 from facesnap.models.fidelity_lora import LoraFFRNet
+from facesnap.training.encoder_shape import config_of
 from tests.families.test_families import widths_of
 from tests.public_files import public_state, write
 
@@ -86,8 +87,6 @@ class Checkpoints:
 
     def write_lora_ffrnet(self, folder: Path, pack: Path) -> Path:
         """An adapter whose FFRNet is a LoRA on the UNet, beside the encoder of `write_adapters`."""
-        from facesnap.training.start import config_of  # the page tests run with pydantic 1, which training refuses
-
         unet = self.first.unet()
         adapter = untrained.make_adapter(unet, ffrnet=False, **_names(folder, pack))
         net = LoraFFRNet(config_of(unet), 4)
