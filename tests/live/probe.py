@@ -106,7 +106,7 @@ def memory():
 
     objects = shared.sd_model.forge_objects_after_applying_lora
     unet = (objects or shared.sd_model.forge_objects).unet
-    ours = sum(type(one.model.model).__name__ == "Carrier" for one in current_loaded_models)
+    ours = sum(type(one.model.model).__name__ == "FFRNetCarrier" for one in current_loaded_models)
     return [ours, len(unet.extra_model_patchers_during_sampling), unet.extra_preserved_memory_during_sampling]
 
 
