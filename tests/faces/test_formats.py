@@ -161,6 +161,7 @@ def test_profiles_that_change_nothing_or_cannot_be_used(
 
 def heic(pixels: np.ndarray, **options: Any) -> bytes:
     import pillow_heif as heif
+
     stream = io.BytesIO()
     heif.from_pillow(Image.fromarray(pixels)).save(stream, quality=-1, chroma=444, matrix_coefficients=0, **options)
     return stream.getvalue()
