@@ -17,7 +17,7 @@ from facesnap.hosts.diffusers import Sampling
 from facesnap.pipeline.cache import picture_digest
 from facesnap.settings.field_types import Box
 from facesnap.settings.infotext import Named, PersonFacts, fields, parameters
-from facesnap.settings.model import SETTINGS, Person, Pose, Settings
+from facesnap.settings.model import Person, Pose, Settings
 from facesnap.settings.words import PRESETS
 from facesnap.version import __version__
 
@@ -67,7 +67,11 @@ def infotext(
     settings: Settings,
     portrait: Portrait,
 ) -> str:
-    """Parameters in the WebUI's form: prompt, negative prompt, then `key: value` pairs; defaults are omitted."""
+    """Parameters in the WebUI's form: prompt, negative prompt, then `key: value` pairs; defaults are omitted.
+
+    Args:
+        people, settings: with what the adapter can use alone (`facesnap.pipeline.usable`).
+    """
     params: dict[str, object] = {
         "Steps": sampling.steps,
         "Sampler": sampling.sampler,
@@ -79,7 +83,6 @@ def infotext(
     written = replace(
         settings,
         enabled=True,
-        speed=SETTINGS["speed"].default if adapter.ffrnet is None else settings.speed,
         people=tuple(_written(adapter, who, person, settings.preset) for who, person in people),
     )
     scores = [*portrait.similarity, *[None] * len(people)]
@@ -89,9 +92,9 @@ def infotext(
 
 
 def _written(adapter: Adapter, identity: Identity, person: Person, preset: str) -> Person:
-    """The person by name; settings of the landmarks are left out where they are off."""
+    """The person by name; settings of the landmarks are left out where their strength is 0."""
     person = resolved(replace(person, references=(), identity=identity.name), adapter)
-    if adapter.ffrnet is not None and person.structure != 0.0:
+    if adapter.ffrnet is None or person.structure != 0.0:
         return person
     window = {key: PRESETS[preset][key] for key in ("structure_start", "structure_end")}
     return replace(person, structure=0.0, pose=Pose(), **window)
