@@ -116,8 +116,9 @@ class FaceAnalyser:
 
     def _climb(self, pixels: np.ndarray, most_steps: int | None) -> tuple[Found, list[Hit]]:
         """The search, and those of its hits that can be aligned."""
-        found = climb(pixels, self._detect, self._fixed_size, most_steps)
-        if pixels.size > LARGE:
+        large = pixels.size > LARGE
+        found = climb(pixels, self._detect_trimmed if large else self._detect, self._fixed_size, most_steps)
+        if large:
             _trim_heap()
         return found, [hit for hit in found.hits if np.isfinite(hit.misfit)]
 
@@ -156,6 +157,12 @@ class FaceAnalyser:
         bgr = np.ascontiguousarray(canvas[:, :, ::-1])
         found, kps = self._detector.detect(bgr, input_size=(canvas.shape[1], canvas.shape[0]))
         return np.asarray(found), np.asarray(kps).reshape(-1, 5, 2)
+
+    def _detect_trimmed(self, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same, for many large looks, of which each would leave its freed memory beside the next one's."""
+        found = self._detect(canvas)
+        _trim_heap()
+        return found
 
     def _describe(self, pixels: np.ndarray, hits: list[Hit], name: str) -> list[Face]:
         crops = [aligned_crop(pixels, hit.kps, self._crop_size) for hit in hits]
