@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.components import face_pack as pack_builder
 from tests.components.fetch import ComponentError, fetch
+from tests.networks_once import networks_once
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("FACESNAP_TEST_CACHE", ROOT / ".cache"))
@@ -27,6 +29,12 @@ def _missing(error: ComponentError) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"a real component is missing: {error}", pytrace=False)
     pytest.skip(f"a real component is missing: {error}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _networks_once() -> Iterator[None]:
+    with networks_once():
+        yield
 
 
 @pytest.fixture(scope="session")
