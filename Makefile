@@ -21,7 +21,9 @@ OLD_TESTS := $(addprefix tests/,faces checkpoints weights webui families/test_fa
 OLD_MORE ?=
 SAME_TESTS := tests/checkpoints/test_hostile.py tests/faces/test_orl.py
 # In a real Chromium, where Gradio is; in runs of their own, for Playwright keeps the thread's event loop.
-PAGE_TESTS := $(addprefix tests/webui/,page test_canvas.py test_scene.py)
+PAGE_TESTS := $(addprefix tests/webui/,page test_canvas.py)
+# In Chromium without Gradio: once is enough.
+SCENE_TESTS := tests/webui/test_scene.py
 # Requests, as pydantic 2 and Forge's FastAPI read them.
 REQUEST_TESTS := $(addprefix tests/webui/,test_routes.py test_fuzz.py test_guard.py)
 
@@ -50,10 +52,11 @@ test-lab: $(VENV)/.tested components
 
 # transformers 4.30, numpy 1.26, Pillow 9.5, Gradio 3, pydantic 1, and the insightface that many users have.
 test-old: $(OLD)/.tested components
-	$(RUN_OLD) -m pytest $(OLD_TESTS) $(OLD_MORE) -k "not own_loader" $(addprefix --ignore=,$(PAGE_TESTS) $(SAME_TESTS))
+	$(RUN_OLD) -m pytest $(OLD_TESTS) $(OLD_MORE) -k "not own_loader" \
+		$(addprefix --ignore=,$(PAGE_TESTS) $(SCENE_TESTS) $(SAME_TESTS))
 
 test-pages: $(OLD)/.tested components
-	$(RUN_OLD) -m pytest $(PAGE_TESTS)
+	$(RUN_OLD) -m pytest $(PAGE_TESTS) $(SCENE_TESTS)
 
 # What differs in Forge: Gradio 4 and pydantic 2.
 test-forge: $(FORGE)/.tested components

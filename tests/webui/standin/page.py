@@ -21,6 +21,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 
+from tests.networks_once import networks_once
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 FORGE = int(gr.__version__.split(".")[0]) >= 4
@@ -196,4 +198,5 @@ def serve(demo: gr.Blocks, port: int) -> None:
 
 if __name__ == "__main__":
     script_module = load_script(Path(sys.argv[1]))
-    serve(build(script_module, Sampler()), int(sys.argv[2]))
+    with networks_once():
+        serve(build(script_module, Sampler()), int(sys.argv[2]))
