@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,25 +62,38 @@ def main(argv: list[str] | None = None) -> int:
     state, seen = look(deep=False), _read_stamp()
     if seen is not None and seen.get("state") == _digest(state) and not args.dry_run:
         if seen.get("broken"):  # no wheel helps; but a system library may have come meanwhile
-            report(look())
+            report(look(), seen.get("worked", {}))
         return 0
     state = look()
     if args.dry_run:
         dry_run(state)
         return 0
-    state, failed = install(state)
+    # What one start has replaced stays as others bring it back, until others are gone or have come.
+    rivals = sorted({pin.extension for pin in demands()})
+    replaced = list(seen.get("replaced", ())) if seen is not None and seen.get("rivals") == rivals else []
+    state, failed = install(state, replaced)
     for line in requirements.notes(state):
         say(line)
-    if report(state) and failed:
+    worked = (seen or {}).get("worked", {})
+    if report(state, worked) and failed:
         return 0  # the next start tries again
-    _write_stamp(state)
+    _write_stamp(state, replaced, rivals, worked)
     return 0
 
 
-def report(state: object) -> bool:
-    """Say what is wrong. Returns whether anything is."""
+def demands() -> list:
+    """Versions that the WebUI's other extensions ask for."""
+    return list(requirements.pins((HERE.parent, HERE.parent.parent / "extensions-builtin"), HERE))
+
+
+def report(state: object, worked: dict) -> bool:
+    """Say what is wrong, and who may have done it. Returns whether anything is.
+
+    Args:
+        worked: versions of the last start at which nothing was.
+    """
     lines = requirements.advice(state)
-    for line in lines:
+    for line in [*lines, *(requirements.blame(state, worked, demands()) if lines else ())]:
         say(line)
     if lines:
         say("The WebUI starts without face analysis; `python -m facesnap doctor` in its environment says more.")
@@ -116,20 +130,31 @@ def _broken(modules: list[str]) -> dict[str, str]:
         return dict.fromkeys(modules[-1:], f"Python stopped with exit code {done.returncode}")
 
 
-def install(state: object) -> tuple[object, bool]:
-    """Carry the plan out. Returns the state afterwards and whether a call of pip failed."""
+def install(state: object, replaced: list[str]) -> tuple[object, bool]:
+    """Carry the plan out. Returns the state afterwards and whether a call of pip failed.
+
+    Args:
+        replaced: what earlier starts have replaced; what this one replaces is added.
+    """
     tried: set[str] = set()
     for _ in range(ROUNDS):
-        steps = [step for step in _plan(state) if step.package not in tried]
+        steps = [step for step in _plan(state, replaced) if step.package not in tried]
         if not steps:
             break
+        new = list(filter(None, (requirements.replacement(state, step) for step in steps)))
         for step in steps:
             tried.add(step.package)
             say(f"{step.why}: installing {step.package}")
             if not pip(step, look(deep=False)):
                 return look(), True
+        replaced += new
         state = look()
     return state, False
+
+
+def _uv() -> str:
+    """The program uv, where this environment has no pip: those that uv has made have none."""
+    return "" if importlib.util.find_spec("pip") else shutil.which("uv") or ""
 
 
 def pip(step: object, state: object) -> bool:
@@ -137,24 +162,25 @@ def pip(step: object, state: object) -> bool:
         file = Path(folder) / "constraints.txt"
         file.write_text("\n".join(requirements.constraints(state, step)) + "\n", encoding="utf-8")
         index = os.environ.get("INDEX_URL", "")  # the WebUI's own variable
-        call = requirements.command(step, sys.executable, str(file), index)
+        call = requirements.command(step, sys.executable, str(file), index, _uv())
         done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode == 0:
         return True
     text = done.stdout.decode("utf-8", "replace").strip()
-    errors = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-3:]
+    errors = [line for line in text.splitlines() if line.lower().startswith("error")] or text.splitlines()[-3:]
     say(f"{step.package} could not be installed (pip's exit code {done.returncode}):")
     for line in errors[:5]:
         say(f"  {line}")
     say("Without network, connect once and start again, or install it by hand with the same command:")
-    say("  " + _shown(requirements.command(step, "python", "CONSTRAINTS.txt", index)))
+    say("  " + _shown(requirements.command(step, "python", "CONSTRAINTS.txt", index, "uv" if _uv() else "")))
     return False
 
 
 def dry_run(state: object) -> None:
     steps = _plan(state)
     for step in steps:
-        call = requirements.command(step, "python", "CONSTRAINTS.txt", os.environ.get("INDEX_URL", ""))
+        index = os.environ.get("INDEX_URL", "")
+        call = requirements.command(step, "python", "CONSTRAINTS.txt", index, "uv" if _uv() else "")
         print(f"# {step.why}\n{_shown(call)}")
     if steps:
         print("# CONSTRAINTS.txt pins everything that is installed now")
@@ -164,8 +190,8 @@ def dry_run(state: object) -> None:
         print("# nothing to install")
 
 
-def _plan(state: object) -> list:
-    return requirements.plan(state, os.environ.get("FACESNAP_ONNXRUNTIME", "onnxruntime"))
+def _plan(state: object, replaced: list[str] | tuple[str, ...] = ()) -> list:
+    return requirements.plan(state, os.environ.get("FACESNAP_ONNXRUNTIME", "onnxruntime"), replaced)
 
 
 def _digest(state: object) -> str:
@@ -182,8 +208,18 @@ def _read_stamp() -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-def _write_stamp(state: object) -> None:
-    content = {"state": _digest(state), "broken": bool(requirements.advice(state))}
+def _write_stamp(state: object, replaced: list[str], rivals: list[str], worked: dict) -> None:
+    broken = bool(requirements.advice(state))
+    versions = {
+        name: state.versions[name] for name in sorted(state.versions) if name.startswith(("onnx", "insightface"))
+    }
+    content = {
+        "state": _digest(state),
+        "broken": broken,
+        "replaced": replaced,
+        "rivals": rivals,
+        "worked": worked if broken else versions,
+    }
     try:
         STAMP.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:

@@ -22,11 +22,14 @@ from facesnap.requirements import (
     Installed,
     InstallStep,
     advice,
+    blame,
     command,
     constraints,
     normalised,
     notes,
+    pins,
     plan,
+    replacement,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,9 +110,79 @@ def test_an_insightface_that_cannot_be_imported_is_replaced_only_when_the_fault_
     assert plan(state) == [] and "onnxruntime is missing." in advice(state)
 
 
-def test_newer_protobuf_gets_a_newer_onnx_with_what_it_imports() -> None:
-    state = Installed({**HOST, "protobuf": "5.28.0"}, A1111.modules)
-    assert [s.package for s in plan(state)][:3] == ["ml-dtypes", "typing-extensions", "onnx>=1.17,<2"]
+@pytest.mark.parametrize(
+    ("protobuf", "python", "onnx"),
+    [
+        ("3.20.0", (3, 10), "onnx==1.17.0"), ("4.25.0", (3, 12), "onnx==1.17.0"),
+        ("4.25.1", (3, 10), "onnx>=1.18,<1.23"),
+        ("4.25.9", (3, 13), "onnx>=1.18,<1.23"), ("6.31.0", (3, 13), "onnx>=1.18,<1.23"),
+        ("6.31.1", (3, 13), "onnx>=1.17,<2"), ("7.36.2", (3, 11), "onnx>=1.17,<2"),
+    ],
+)  # fmt: skip
+def test_the_onnx_that_suits_protobuf(protobuf: str, python: tuple[int, int], onnx: str) -> None:
+    state = Installed({**HOST, "protobuf": protobuf}, A1111.modules, python=python)
+    new = [] if onnx == "onnx==1.17.0" else ["ml-dtypes", "typing-extensions"]
+    assert [step.package for step in plan(state)][: len(new) + 1] == [*new, onnx]
+    broken = dataclasses.replace(
+        state, versions={**state.versions, "onnx": "1.25.0"}, modules=state.modules | {"onnx"},
+        broken={"onnx": "cannot import name 'runtime_version'"},
+    )  # fmt: skip
+    (step,) = (step for step in plan(broken) if step.distribution == "onnx")
+    assert step.package == onnx and step.again and step.no_deps
+
+
+def test_where_no_onnx_suits_this_is_said_with_what_helps() -> None:
+    state = Installed(HOST, A1111.modules, python=(3, 13))
+    assert "onnx" not in [step.distribution for step in plan(state)]
+    (line,) = (line for line in advice(state) if "3.13" in line)
+    assert "protobuf 3.20.0" in line and "Python 3.10 to 3.12" in line
+    assert not any("3.13" in line for line in advice(dataclasses.replace(state, python=(3, 12))))
+    bare = {name: version for name, version in HOST.items() if name != "protobuf"}
+    packages = [step.package for step in plan(dataclasses.replace(state, versions=bare))]
+    assert "protobuf>=4.25.8,<5" in packages and "onnx>=1.18,<1.23" in packages
+
+
+def test_what_others_bring_back_is_replaced_once() -> None:
+    there = {**HOST, "insightface": "2.1", "onnx": "1.16.1", "onnxruntime": "1.26.0"}
+    state = Installed(there, frozenset({*NEEDS, *PROBED}), {"onnx": "why"})
+    (step,) = plan(state)
+    entry = replacement(state, step)
+    assert entry == "onnx 1.16.1" and plan(state, replaced=[entry]) == []
+    newer = dataclasses.replace(state, versions={**there, "onnx": "1.25.0"})
+    assert [one.distribution for one in plan(newer, replaced=[entry])] == ["onnx"]
+
+
+def test_extensions_that_pin_other_versions_are_found_and_named(tmp_path: Path) -> None:
+    extensions, builtin = tmp_path / "extensions", tmp_path / "extensions-builtin"
+    texts = {
+        extensions
+        / "reactor"
+        / "install.py": 'run_pip(f"install insightface==0.7.3")\nrun("onnxruntime-gpu == 1.20.0")',
+        extensions / "reactor" / "requirements.txt": "onnx==1.16.1\nopencv-python>=4.7\ninsightface>=0.7\n",
+        extensions / "facesnap" / "install.py": "onnx==1.17.0",
+        extensions / "harmless" / "install.py": "import onnx\nprint('onnx == installed')",
+        builtin / "legacy" / "requirements.txt": "insightface[gpu]<1.0\n",
+    }
+    for file, text in texts.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    (extensions / "broken" / "install.py").mkdir(parents=True)
+    found = list(pins([extensions, builtin, tmp_path / "nowhere"], extensions / "facesnap"))
+    assert [(pin.extension, pin.file, pin.requirement) for pin in found] == [
+        ("reactor", "install.py", "insightface==0.7.3"), ("reactor", "install.py", "onnxruntime-gpu==1.20.0"),
+        ("reactor", "requirements.txt", "onnx==1.16.1"), ("legacy", "requirements.txt", "insightface<1.0"),
+    ]  # fmt: skip
+    lines = blame(Installed({"onnx": "1.16.1"}, frozenset()), {"onnx": "1.22.0"}, found)
+    assert lines[0] == "onnx is 1.16.1 now and was 1.22.0 when face analysis worked."
+    assert "The extension reactor asks for onnx==1.16.1 (requirements.txt)" in " ".join(lines)
+
+
+def test_the_call_of_uv() -> None:
+    call = command(
+        InstallStep("why", "onnx>=1.18,<1.23", no_deps=True, again=True), "py", "c.txt", "https://m", uv="/uv"
+    )
+    assert call[:5] == ["/uv", "pip", "install", "--python", "py"] and call[-1] == "onnx>=1.18,<1.23"
+    assert call[call.index("--reinstall-package") + 1] == "onnx" and call[call.index("--constraint") + 1] == "c.txt"
 
 
 def test_doubled_wheels_are_named() -> None:
@@ -127,7 +200,7 @@ def test_the_call_of_pip() -> None:
 
 # A pip that writes down how it was called and then installs an empty module, or fails as without network.
 FAKE_PIP = """
-import os, pathlib, sys
+import os, pathlib, shutil, sys
 here = pathlib.Path(__file__).resolve().parents[1]
 with (here / "calls.txt").open("a", encoding="utf-8") as log:
     log.write(" ".join(sys.argv[1:]) + "\\n")
@@ -143,6 +216,8 @@ name = re.match("[A-Za-z0-9-]+", sys.argv[-1])[0]
 module = {"scikit-image": "skimage", "opencv-python": "cv2"}.get(name, name).replace("-gpu", "")
 (here / module).mkdir(exist_ok=True)
 (here / module / "__init__.py").write_text("", encoding="utf-8")
+for old in here.glob(f"{name.replace('-', '_')}-*.dist-info"):
+    shutil.rmtree(old)
 info = here / f"{name.replace('-', '_')}-9.9.dist-info"
 info.mkdir(exist_ok=True)
 (info / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 9.9\\n", encoding="utf-8")
@@ -244,6 +319,36 @@ def test_an_insightface_that_imports_is_kept_and_a_broken_one_replaced_once(envi
     (environment.site / "useless").touch()
     environment.start()
     assert "ABI" in environment.start() and len(environment.calls) == 2  # still broken: said, not tried for ever
+
+
+def test_a_tug_of_war_ends_after_one_turn_and_names_the_other(environment: Environment) -> None:
+    """Another extension brings a broken onnx back at every start."""
+    for name in ("onnx", "onnxruntime", "insightface"):
+        environment.add(name, "1.17.0")
+    assert environment.start() == ""
+    reactor = environment.extension.parent / "reactor"
+    reactor.mkdir()
+    (reactor / "requirements.txt").write_text("onnx==1.16.1", encoding="utf-8")
+
+    def bring_back() -> None:
+        for old in (*environment.site.glob("onnx-*.dist-info"), environment.site / "onnx"):
+            shutil.rmtree(old)
+        environment.add("onnx", "1.16.1", "raise ImportError('runtime_version')")
+
+    bring_back()
+    assert "installing onnx==1.17.0" in environment.start() and environment.calls == ["onnx==1.17.0"]
+    for _ in range(2):
+        bring_back()
+        said = environment.start()
+        assert environment.calls == ["onnx==1.17.0"]
+        assert "onnx is 1.16.1 now and was 9.9 when face analysis worked" in said
+        assert "The extension reactor asks for onnx==1.16.1 (requirements.txt)" in said
+    shutil.rmtree(reactor)  # the other one is gone: it is worth another try
+    bring_back()
+    (environment.site / "marker-1.dist-info").mkdir()
+    (environment.site / "marker-1.dist-info" / "METADATA").write_text("Name: marker\nVersion: 1\n", encoding="utf-8")
+    environment.start()
+    assert environment.calls == ["onnx==1.17.0"] * 2
 
 
 def test_what_no_wheel_mends_is_said_at_every_start_without_pip(environment: Environment) -> None:
