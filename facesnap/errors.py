@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from facesnap import remedies
+
 
 class FaceSnapError(Exception):
     """Base of every error that FaceSnap raises on purpose.
@@ -176,15 +178,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield one
 
 
-DOCTOR = "run `facesnap doctor`: it names the command that installs what is missing."
-
-
 @contextmanager
-def importing(what: str, expected: str, remedy: str = DOCTOR) -> Iterator[None]:
-    """Raise a MissingDependencyError with these words where an import inside fails. what: without a full stop."""
+def importing(what: str, expected: str, remedy: str = "") -> Iterator[None]:
+    """Raise a MissingDependencyError with these words where an import inside fails.
+
+    Args:
+        what: without a full stop. remedy: by default the one for packages that face analysis needs.
+    """
     try:
         yield
     except ImportError as error:
+        remedy = remedy or remedies.remedy("look after packages")
         raise MissingDependencyError(f"{what} ({error}).", expected=expected, remedy=remedy) from error
 
 

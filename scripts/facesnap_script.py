@@ -4,6 +4,7 @@ from pathlib import Path
 
 from modules import script_callbacks, scripts, shared
 
+from facesnap import remedies
 from facesnap.hosts import face_pass
 from facesnap.hosts.base import is_face_pass
 from facesnap.webui import api as routes
@@ -12,6 +13,7 @@ from facesnap.webui.generation import job, xyz
 from facesnap.webui.process import current_host, loader
 from facesnap.webui.ui import accordion, lists
 
+remedies.stand_in(remedies.WEBUI)
 HOST = current_host()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from facesnap import remedies
 from tests.components import face_pack as pack_builder
 from tests.components.fetch import ComponentError, fetch
 from tests.networks_once import networks_once
@@ -22,6 +23,13 @@ CACHE = Path(os.environ.get("FACESNAP_TEST_CACHE", ROOT / ".cache"))
 # Machines that run tests are busy, and no property here is about time.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+@pytest.fixture
+def in_webui() -> Iterator[Callable[[], None]]:
+    """Called, what follows in the test is said as in a WebUI."""
+    yield lambda: remedies.stand_in(remedies.WEBUI)
+    remedies.stand_in(remedies.COMMAND_LINE)
 
 
 def _missing(error: ComponentError) -> None:

@@ -18,7 +18,8 @@ PACKAGE = "facesnap"
 
 # From the ground up. A room imports itself and what stands above it in this list, never its own line's neighbours.
 FLOORS = (
-    "errors version requirements",
+    "remedies requirements",
+    "errors version",
     "settings files",
     "sheet",
     "models landmarks",
@@ -49,6 +50,7 @@ WEBUI = {room for room in FLOOR if room.startswith("webui")}
 HOST_MODULES = {"modules", "modules_forge", "backend", "ldm_patched"}  # the WebUIs' own top-level packages
 KNOWS_HOST = ("facesnap.webui", "facesnap.hosts.a1111", "facesnap.hosts.forge", "facesnap.hosts.forge_memory")
 ONLY = {  # room -> the only packages beyond the standard library
+    "remedies": set(),
     "errors": set(),
     "version": set(),
     "requirements": set(),
@@ -58,7 +60,9 @@ ONLY = {  # room -> the only packages beyond the standard library
     "attach": {"torch"},
     "landmarks": {"numpy", "PIL"},
 }
-OWN_ONLY = {"settings": {"errors"}, "requirements": set(), "errors": set(), "version": set()}
+OWN_ONLY = {
+    "settings": {"errors"}, "requirements": set(), "remedies": set(), "errors": {"remedies"}, "version": set(),
+}  # fmt: skip
 
 Graph = dict[str, set[str]]  # module -> the modules that it imports; those from outside by their first name
 

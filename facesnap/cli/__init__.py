@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from facesnap.errors import FaceSnapError
+from facesnap.remedies import command
 from facesnap.version import __version__
 
 COMMANDS = {
@@ -85,5 +86,5 @@ def _about_file(error: OSError) -> FaceSnapError:
     return FaceSnapError(
         f"{error.filename}: {error.strerror or type(error).__name__}.",
         expected="a file or folder that can be read or written there",
-        remedy="correct the path or its permissions; `facesnap -v` shows where it failed",
+        remedy=f"correct the path or its permissions; {command('-v')} shows where it failed",
     )

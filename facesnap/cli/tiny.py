@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
+from facesnap.remedies import command
 
 STAGES = (
     "data", "outer", "inner", "autoencoder", "recogniser", "encoder", "unet", "landmarks", "attributes", "all", "ship"
@@ -54,7 +55,7 @@ def _ship(args: argparse.Namespace) -> int:
 
     if args.adapter is None:
         raise SettingsError(
-            "`facesnap tiny ship` without an adapter.", expected="--adapter FILE", remedy="train one on the pipeline"
+            f"{command('tiny ship')} without an adapter.", expected="--adapter FILE", remedy="train one on the pipeline"
         )
     out = args.out or WEIGHTS
     sizes = ship(args.state, args.adapter, out)

@@ -17,6 +17,7 @@ from facesnap.demo import shipped
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.faces.drawing import save_png
 from facesnap.files import beside
+from facesnap.remedies import command
 from facesnap.tiny.data import Portraits
 
 PEOPLE = 4
@@ -49,7 +50,7 @@ def ship(state: Path, adapter: Path, out: Path, *, limit: int = shipped.LIMIT) -
     for file, stage in ((pipeline / "model_index.json", "unet"), (encoder / "model.safetensors", "encoder")):
         if not file.is_file():
             raise SettingsError(
-                f"There is no {file}.", expected="a trained one.", remedy=f"run `facesnap tiny {stage}` first"
+                f"There is no {file}.", expected="a trained one.", remedy=f"run {command(f'tiny {stage}')} first"
             )
     part = beside(out, ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -114,7 +115,7 @@ def _people(portraits: Portraits, folder: Path) -> None:
         raise SettingsError(
             "No held-out person has a photo without glasses that shows the face.",
             expected="at least one",
-            remedy="run `facesnap tiny data` with more people or pictures",
+            remedy=f"run {command('tiny data')} with more people or pictures",
         )
     for person, row in list(chosen.items())[:PEOPLE]:
         save_png(Image.fromarray(np.asarray(portraits.images[row])), folder / f"{person}.png")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError
 from facesnap.evaluation.blocks import Block, stem, to_tensor
+from facesnap.remedies import command
 from facesnap.training.network_files import SmallNetwork, metadata_of
 from facesnap.world import captions, look, palette
 
@@ -63,7 +64,7 @@ class AttributeJudge(SmallNetwork):
             raise CheckpointError(
                 f"{file} knows other attributes: {found}.",
                 expected=cls.metadata["values"],
-                remedy="train it again with `facesnap tiny attributes`.",
+                remedy=f"train it again with {command('tiny attributes')}.",
             )
         return model
 

@@ -21,6 +21,7 @@ from facesnap.faces.looks import Hit, Size
 from facesnap.faces.packs import EMBEDDING_WIDTH, Pack, find_pack
 from facesnap.faces.picture import PictureSource, read_picture
 from facesnap.landmarks.detect import runtime_errors
+from facesnap.remedies import remedy
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,7 @@ class FaceAnalyser:
             raise MissingDependencyError(
                 f"Provider {provider} was asked for, the models run on {', '.join(sorted(running))}.",
                 expected=PROVIDERS[provider],
-                remedy="install onnxruntime-gpu for your CUDA version in place of onnxruntime (not beside it), "
-                "or use provider cpu. `facesnap doctor` shows what is installed.",
+                remedy=remedy("analyse on the CPU"),
             )
         self.recogniser = self.pack.recogniser_sha256
         height, width = self._detector.session.get_inputs()[0].shape[2:4]

@@ -16,6 +16,7 @@ from facesnap.errors import CheckpointError, EncoderError
 from facesnap.faces.known import ENCODER_FILES, ENCODER_HUB_FILES, ENCODER_SOURCES, advice
 from facesnap.faces.packs import model_roots, webui_roots
 from facesnap.models.tensors import load_strictly
+from facesnap.remedies import remedy
 
 StateDict = dict[str, torch.Tensor]
 
@@ -82,7 +83,7 @@ def read_tensors(path: Path) -> StateDict:
         raise EncoderError(
             f"Encoder file {path} does not exist.",
             expected="a CLIP vision model as .safetensors, .bin, .pt or .pth.",
-            remedy="check the path; `facesnap doctor` lists the encoders it finds.",
+            remedy=f"check the path; {remedy('see where files lie')}",
         )
     try:
         return read_file(path).tensors

@@ -12,6 +12,7 @@ from facesnap.errors import EncoderError
 from facesnap.faces.encoder import fingerprint_of
 from facesnap.faces.encoder_files import encoder_parents, find_encoder
 from facesnap.faces.known import ENCODER_FILES, ENCODER_SOURCES, advice, encoder_key
+from facesnap.remedies import remedy
 
 CLASS_EMBEDDINGS = (
     "vision_model.embeddings.class_embedding", "visual.class_embedding", "class_embedding",
@@ -33,7 +34,7 @@ def encoder_of(fingerprint: str, name: str, model_dirs: Iterable[str | os.PathLi
         raise EncoderError(
             "The adapter looks at pictures, but does not say through which image encoder.",
             expected="a public file of the published widths, or a FaceSnap checkpoint that names its encoder",
-            remedy="fetch the adapter again, or give its encoder to `facesnap generate --encoder FILE`",
+            remedy=f"fetch the adapter again, or {remedy('give an encoder')}",
         )
     model_dirs = list(model_dirs)
     if fingerprint:

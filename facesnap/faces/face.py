@@ -11,6 +11,7 @@ import numpy as np
 from facesnap.errors import NoFaceError, SettingsError
 from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop, misfit
 from facesnap.faces.looks import GOOD_MISFIT, GOOD_SCORE, SURE_SCORE
+from facesnap.remedies import remedy
 from facesnap.settings.words import FACES
 
 Choice = str | int
@@ -161,7 +162,7 @@ def choose_face(faces: Sequence[Face], choose: Choice = "largest") -> Face:
         raise NoFaceError(
             f"Face {choose} of {faces[0].source if faces else 'a picture'} was asked for, which has {len(faces)}.",
             expected=f"an index from 0 (the largest) to {len(faces) - 1}.",
-            remedy="look at `facesnap analyse PHOTO --draw OUT.png`, which numbers the faces.",
+            remedy=remedy("see the faces"),
         )
     by_size = sorted(faces, key=lambda face: -face.area)
     if isinstance(choose, int):

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from facesnap.errors import PictureError, TooLargeError
+from facesnap.remedies import remedy
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +126,7 @@ def _module(kind: str, name: str) -> Any:
             f"{name}: {'a HEIC' if kind == 'HEIC' else 'an AVIF'} picture, and the package {package}, which reads "
             "them, is not installed.",
             expected=f"{package}, or a picture in another format.",
-            remedy=f"save the picture as JPEG{phone}, or install {package}; into a WebUI's Python without its "
-            "dependencies (--no-deps), so that the WebUI's Pillow stays.",
+            remedy=f"save the picture as JPEG{phone}, or {remedy('install a reader', package=package)}.",
         ) from error
 
 

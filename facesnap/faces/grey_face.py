@@ -20,6 +20,7 @@ from facesnap.faces.encoder_files import read_tensors
 from facesnap.faces.face import Face
 from facesnap.faces.packs import model_roots, webui_roots
 from facesnap.models.face_parsing import SIDE, Parser, parser_of
+from facesnap.remedies import remedy
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +98,9 @@ def load_parser(model_dirs: Iterable[str | os.PathLike] = ()) -> Parser | None:
     if file is None:
         logger.warning(
             "No face-parsing network (%s) was found: the background of reference photos is cut off by an ellipse, "
-            "which may keep some of it and lose some hair. `facesnap doctor` says where to put one.",
+            "which may keep some of it and lose some hair. %s.",
             " or ".join(PARSER_FILES),
+            remedy("see where files lie"),
         )
         return None
     parser = parser_of(read_tensors(file), file.name)

@@ -21,6 +21,7 @@ from facesnap.faces.face import Face, Quality
 from facesnap.faces.face_encoder import Encoded, FaceEncoder
 from facesnap.faces.stored_landmarks import TENSOR_PREFIX, StoredLandmarks
 from facesnap.files import write_atomically
+from facesnap.remedies import remedy
 
 FORMAT, VERSION = "facesnap-identity", "1"
 EMBEDDING_WIDTH = 512
@@ -296,7 +297,7 @@ def _require(found: str, found_alias: str, wanted: str, wanted_alias: str, what:
         raise IdentityMismatchError(
             f"{what} was made with the recogniser of {found_alias} ({found[:12]}).",
             expected=f"the recogniser of {wanted_alias} ({wanted[:12]}); vectors are not interchangeable.",
-            remedy=f"make the identity anew from its photos with --pack {wanted_alias}.",
+            remedy=remedy("analyse with a pack", pack=wanted_alias),
         )
 
 
@@ -374,6 +375,6 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str], pa
 def _not_identity(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
         f"Identity {path} {reason}.",
-        expected="an identity file of `facesnap identity make`.",
+        expected=f"an identity file, as {remedy('make an identity')} makes them.",
         remedy="check the path, or make the identity anew from its photos.",
     )

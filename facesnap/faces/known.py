@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from facesnap.faces.recognisers import RECOGNISERS
+from facesnap.remedies import program, remedy
 
 HUB = "https://huggingface.co"
 OWN = "FaceSnap"  # first part of `File.to`: FaceSnap's own folder (--facesnap-dir), models/FaceSnap where none is set
@@ -111,7 +112,7 @@ class Item:
     @property
     def command(self) -> str:
         """The command that fetches it."""
-        return f"facesnap download {self.name}"
+        return f"{program()} download {self.name}"
 
 
 def _zip(name: str, megabytes: float, recogniser: str) -> Item:
@@ -158,7 +159,7 @@ def encoder_key(name: str) -> str:
 def advice(name: str, otherwise: str) -> str:
     """The remedy for a missing pack or encoder: the command that fetches it, or `otherwise` where there is none."""
     item = next((item for item in DOWNLOADS if plain(item.name) == plain(name)), None)
-    return otherwise if item is None else f"run `{item.command}` (licence: {item.licence})"
+    return otherwise if item is None else remedy("download", name=item.name, licence=item.licence)
 
 
 def plain(name: str) -> str:

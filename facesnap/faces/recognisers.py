@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from facesnap.errors import IdentityMismatchError
+from facesnap.remedies import remedy
 
 
 @dataclass(frozen=True)
@@ -48,5 +49,5 @@ def require_named(what: str, found: str, alias: str, wanted: str) -> None:
     raise IdentityMismatchError(
         f"{what} was made with the recogniser {known or alias} ({found[:12]}).",
         expected=f"{wanted} (pack {' or '.join(packs)}); vectors are not interchangeable",
-        remedy=f"make the identity anew from its photos with --pack {packs[0]}",
+        remedy=remedy("analyse with a pack", pack=packs[0]),
     )

@@ -31,6 +31,7 @@ from facesnap.models.fidelity_config import Picture
 from facesnap.models.layers import TokenGroup
 from facesnap.models.mixer import FacialAttributeMixer
 from facesnap.models.mixers import Mixer
+from facesnap.remedies import remedy
 
 NATIVE = "facesnap"  # key of FaceSnap's own family, which stands for every adapter of no public one
 
@@ -269,7 +270,7 @@ class Family:
             raise EncoderError(
                 f"The adapter {spec.name!r} needs {self.encoder_kind}, and none was given.",
                 expected=spec.encoder_name or "the encoder that it was trained with",
-                remedy="give --encoder FILE; `facesnap doctor` lists those of this machine",
+                remedy=remedy("give an encoder"),
             )
         return encoder
 

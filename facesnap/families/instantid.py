@@ -23,6 +23,7 @@ from facesnap.checkpoints.files import SUFFIXES, TensorFile, read_outline
 from facesnap.errors import CheckpointError
 from facesnap.faces.known import OWN, PACK_TERMS, RESEARCH_ONLY, File, Item
 from facesnap.families.ip_adapter import IPAdapterFamily, is_resampler
+from facesnap.remedies import remedy
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,10 @@ class InstantID(IPAdapterFamily):
         if match.structure is not None:
             return with_structure(adapter, match.structure, picture=self.picture, strength=self.structure)
         logger.warning(
-            "%s: its IdentityNet is not beside it, so structure and pose are off. `facesnap download instantid` "
-            "fetches both files; or put ControlNetModel/diffusion_pytorch_model.safetensors beside it.",
+            "%s: its IdentityNet is not beside it, so structure and pose are off. Put "
+            "ControlNetModel/diffusion_pytorch_model.safetensors beside it, or %s: it fetches both files.",
             source.path.name,
+            remedy("download", name="instantid", licence="Apache-2.0, for research by its README"),
         )
         return adapter
 

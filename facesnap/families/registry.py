@@ -22,6 +22,7 @@ from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
 from facesnap.families.base import NATIVE, Family
 from facesnap.files import sha256_of
+from facesnap.remedies import remedy
 from facesnap.settings.words import FAMILY_MARK
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def decide(options: Sequence[str], source: WeightsFile, tensors: Mapping[str, Te
         raise CheckpointError(
             f"{name} is no adapter that FaceSnap knows: {foreign.kind_of(tensors or {})}.",
             expected="FaceSnap's own, or " + ", ".join(one.title for one in PUBLIC),
-            remedy="choose an adapter file; see `facesnap inspect FILE`",
+            remedy=remedy("see what a file is"),
         )
     if source.family and source.family not in options:
         raise CheckpointError(
@@ -133,8 +134,7 @@ def decide(options: Sequence[str], source: WeightsFile, tensors: Mapping[str, Te
         raise CheckpointError(
             f"{name} can be {' or '.join(options)}: their tensors are alike, and its name leaves it open.",
             expected="a name that says which, as the published files have",
-            remedy=f"say which: --family {options[0]} or --family {options[-1]}; in the WebUI and its API, the adapter "
-            f"'{source.path.stem}{FAMILY_MARK}{options[0]}' or '{source.path.stem}{FAMILY_MARK}{options[-1]}'",
+            remedy=remedy("say the family", one=options[0], other=options[-1], name=source.path.stem, mark=FAMILY_MARK),
         )
     return FamilyMatch(key, why, BY_KEY[key].find_companion(source.path))
 

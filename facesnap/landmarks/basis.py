@@ -140,6 +140,6 @@ def _validate(file: Path, arrays: dict[str, np.ndarray]) -> None:
 def _unusable(file: Path, reason: str) -> LandmarkError:
     return LandmarkError(
         f"The face basis {file} is unusable: {reason}.",
-        expected="an .npz file written by `python -m facesnap.landmarks.build_basis` or Basis.save.",
+        expected="an .npz file that Basis.save or facesnap.landmarks.build_basis has written.",
         remedy="Leave the basis setting empty to use the built-in one, or rebuild the file.",
     )

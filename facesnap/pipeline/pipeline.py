@@ -40,6 +40,7 @@ from facesnap.pipeline.portrait import Portrait, infotext, resolved
 from facesnap.pipeline.region import region_map
 from facesnap.pipeline.shape import Shape, Shapes
 from facesnap.pipeline.usable import usable, usable_by_one
+from facesnap.remedies import remedy
 from facesnap.settings.model import SETTINGS, Person, Settings
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class FaceSnapPipeline:
             raise PackError(
                 "Photos were given, but no face-analysis pack.",
                 expected="a pack, to find and embed faces",
-                remedy="give --pack, or a saved identity instead of photos",
+                remedy=f"{remedy('give a pack')}, or give a saved identity instead of photos",
             )
         analyser, levels, official = self.analyser, self.adapter.levels, self._official(match_model_card)
         encoder = self.family.needed_encoder(self.encoder, self.adapter.spec) if levels else None

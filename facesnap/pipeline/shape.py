@@ -33,6 +33,7 @@ from facesnap.landmarks.recombination import PoseSpec, recombine
 from facesnap.landmarks.render import DOT_RADIUS, render_five_points, render_landmarks, side_of
 from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.pipeline.cache import ContentCache, content_digest
+from facesnap.remedies import remedy
 from facesnap.settings.model import Pose
 
 logger = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ class Shapes:
             raise LandmarkError(
                 f"Identity '{identity.name}' holds no landmarks, so its face shape is unknown.",
                 expected="an identity made with landmarks",
-                remedy="make the identity anew from its photos, or set the structure strength (--structure) to 0",
+                remedy=f"make the identity anew from its photos, or {remedy('switch structure off')}",
             )
 
         def make() -> Fit:
@@ -218,7 +219,7 @@ class Shapes:
             raise PackError(
                 "A driver picture or photos were given, but no face-analysis pack.",
                 expected="a pack, to find the face",
-                remedy="give --pack, or a pose by numbers instead of a driver picture",
+                remedy=f"{remedy('give a pack')}, or give a pose by numbers instead of a driver picture",
             )
         return self.analyser
 

@@ -19,6 +19,7 @@ from facesnap.errors import SettingsError
 from facesnap.faces.align import RECOGNISER_SIZE, aligned_crop
 from facesnap.files import beside
 from facesnap.landmarks.scheme import POINT_COUNT, five_points
+from facesnap.remedies import command
 
 # name -> (shape of one picture's entry, dtype)
 ARRAYS: dict[str, tuple[Any, str]] = {
@@ -68,8 +69,8 @@ class Portraits:
         if not file.is_file():
             raise SettingsError(
                 f"There are no pictures in {folder}.",
-                expected="arrays that `facesnap tiny data` made.",
-                remedy="run `facesnap tiny data` with the same --state first.",
+                expected=f"arrays that {command('tiny data')} made.",
+                remedy=f"run {command('tiny data')} with the same --state first.",
             )
         with file.open(encoding="utf-8") as lines:
             records = [json.loads(line) for line in lines]

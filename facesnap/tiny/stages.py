@@ -40,6 +40,7 @@ from facesnap.evaluation.landmark_judge import LandmarkJudge, by_band, nme
 from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.drawing import save_png
 from facesnap.files import beside, sha256_of
+from facesnap.remedies import command
 from facesnap.sheet import tiled
 from facesnap.tiny import attributes, autoencoder, grow, landmarks, recogniser, text, unet, vit
 from facesnap.tiny.data import Portraits, pack
@@ -97,7 +98,7 @@ class Workspace:
                 raise SettingsError(
                     f"{self.state / 'data' / split} holds people of the split {found.split}.",
                     expected=split,
-                    remedy="delete the folder and run `facesnap tiny data` again.",
+                    remedy=f"delete the folder and run {command('tiny data')} again.",
                 )
             self._opened[split] = found
         return self._opened[split]
@@ -208,7 +209,7 @@ def _vae(workspace: Workspace, stage: str) -> tuple[Any, str]:
         raise SettingsError(
             f"There is no autoencoder in {folder}.",
             expected="a trained one.",
-            remedy=f"run `facesnap tiny {stage}` with the same --state first.",
+            remedy=f"run {command(f'tiny {stage}')} with the same --state first.",
         )
     weights = sha256_of(folder / "diffusion_pytorch_model.safetensors")
     return AutoencoderKL.from_pretrained(folder).eval(), weights

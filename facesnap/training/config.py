@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facesnap.errors import SettingsError, importing
+from facesnap.remedies import command
 
 with importing(
     "Training cannot start",
@@ -271,7 +272,7 @@ def load_config(source: Path | str, changes: dict[str, Any] | None = None) -> Tr
         raise SettingsError(
             f"There is no configuration {source}.",
             expected="a YAML file, or one of " + ", ".join(known),
-            remedy="correct the path, or write a ready-made one with `facesnap train NAME --print`",
+            remedy=f"correct the path, or write a ready-made one with {command('train NAME --print')}",
         )
     try:
         values = yaml.safe_load(text)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError
 from facesnap.files import write_atomically
+from facesnap.remedies import command
 
 Network = TypeVar("Network", bound="SmallNetwork")
 
@@ -38,7 +39,7 @@ class SmallNetwork(nn.Module):
         except Exception as error:  # safetensors and torch raise many kinds
             raise CheckpointError(
                 f"{file} cannot be read ({type(error).__name__}: {error}).",
-                expected=f"the network that `facesnap tiny {cls.stage}` writes.",
+                expected=f"the network that {command(f'tiny {cls.stage}')} writes.",
                 remedy="train it again.",
             ) from error
         return model.eval().requires_grad_(False)

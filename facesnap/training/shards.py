@@ -20,6 +20,7 @@ from torch import Tensor
 
 from facesnap.errors import SettingsError
 from facesnap.files import write_atomically
+from facesnap.remedies import command
 from facesnap.training.network_files import save_tensors
 
 FORMAT = 1
@@ -83,7 +84,7 @@ class Shards:
                 raise SettingsError(
                     f"Shard {number} of {self.head['shards']} in {folder} is missing.",
                     expected="data that were prepared to the end",
-                    remedy="run `facesnap prepare` again: it goes on where it stopped",
+                    remedy=f"run {command('prepare')} again: it goes on where it stopped",
                 )
             for place, row in enumerate(read_rows(folder, number)):
                 if "error" not in row:
@@ -116,7 +117,7 @@ class Shards:
             raise SettingsError(
                 f"{name} of {self.rows[index]['key']} cannot be read from shard {number} ({error}).",
                 expected="a whole shard",
-                remedy="delete the shard's two files and run `facesnap prepare` again",
+                remedy=f"delete the shard's two files and run {command('prepare')} again",
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class Shards:
         except (OSError, ValueError, KeyError, TypeError) as error:
             what = f"{file} cannot be read ({error})."
         raise SettingsError(
-            what, expected=f"data of format {FORMAT}", remedy="run `facesnap prepare` into this folder first"
+            what, expected=f"data of format {FORMAT}", remedy=f"run {command('prepare')} into this folder first"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from facesnap.errors import SettingsError
 from facesnap.faces.known import DOWNLOADS, Item, plain
 from facesnap.families.registry import PUBLIC
+from facesnap.remedies import remedy
 
 # Adapters for SD1.5 before those for SDXL, each in the families' order.
 ADAPTERS = sorted(((item, family) for family in PUBLIC for item in family.downloads), key=lambda pair: pair[0].base)
@@ -27,5 +28,5 @@ def find(name: str) -> Item:
     raise SettingsError(
         f"The catalogue has no {name!r}.",
         expected=", ".join(item.name for item in CATALOGUE),
-        remedy="choose one of these; `facesnap download --list` says more",
+        remedy=f"choose one of these; {remedy('see what can be downloaded')}",
     )

@@ -18,6 +18,7 @@ from facesnap.faces.encoder_files import encoder_parents
 from facesnap.faces.grey_face import PARSER_FILES, find_parser, parser_folders
 from facesnap.faces.known import BASE_TITLES, advice
 from facesnap.faces.packs import installed_packs, model_roots, pack_parents, webui_roots
+from facesnap.remedies import program
 from facesnap.requirements import ONNXRUNTIMES, OPENCVS, normalised
 from facesnap.version import __version__
 from facesnap.weights.adapters import DiskLookup, entries
@@ -231,7 +232,7 @@ def weights(model_dirs: Sequence[str]) -> Iterator[Finding]:
             yield Finding(OK, f"{title}: everything is there")
             continue
         lacks = [*([] if mine else ["its adapter"]), *(need.what for need in missing)]
-        yield Finding(NOTE, f"{title}: {', '.join(lacks)} missing", f"facesnap download {' '.join(names)}{where}")
+        yield Finding(NOTE, f"{title}: {', '.join(lacks)} missing", f"{program()} download {' '.join(names)}{where}")
 
 
 def parsers(model_dirs: Sequence[str]) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from filelock import FileLock
 from facesnap.errors import ChecksumError, DownloadError, LicenceError
 from facesnap.faces.known import OWN, File, Item
 from facesnap.files import cached_sha256, sha256_of
+from facesnap.remedies import remedy
 from facesnap.weights import transfer
 from facesnap.weights.folders import Folders
 from facesnap.weights.transfer import Remote
@@ -109,7 +110,7 @@ def fetch(
         raise DownloadError(
             f"{item.title} cannot be written to {targets[0].parent} ({error}).",
             expected="a folder that you may write to",
-            remedy="correct its permissions, or choose another folder with --folder",
+            remedy=f"correct its permissions, or {remedy('choose another folder')}",
         ) from error
     return targets[0].parent if item.kind == "pack" and not item.files[0].unpack else targets[0]
 
@@ -120,7 +121,7 @@ def require_consent(item: Item, accept: bool) -> None:
         raise LicenceError(
             f"The licence of {item.title} was not accepted: {item.licence}.",
             expected=f"your consent to it (see {item.page})",
-            remedy=f"read it, and answer yes, tick its box or run `{item.command} --accept-licence`",
+            remedy=remedy("accept the licence", name=item.name),
         )
 
 
@@ -207,7 +208,7 @@ def _verify(part: Path, file: File, remote: Remote, stop: Event) -> None:
         raise ChecksumError(
             f"What {remote.page} sent is not the published file ({size} bytes, sha256 {found[:16] or 'unknown'}).",
             expected=f"{expected_size or size} bytes, sha256 {expected[:16] or 'unknown'}",
-            remedy="it was removed; download it again, or from another server (--mirror)",
+            remedy=f"it was removed; {remedy('download from elsewhere')}",
         )
 
 

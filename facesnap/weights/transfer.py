@@ -18,6 +18,7 @@ from threading import Event
 import requests
 
 from facesnap.errors import AccessError, ChecksumError, DiskFullError, NotOnServerError, ServerError, StoppedError
+from facesnap.remedies import remedy
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Even
                 raise ChecksumError(
                     f"{remote.page} has {start} bytes or fewer, not the {remote.size} that it announced.",
                     expected="as many as it announced",
-                    remedy="use another server (--mirror)",
+                    remedy=remedy("download from elsewhere"),
                 )
             return False
         if answer.status_code >= 500 or answer.status_code == 429:
@@ -169,7 +170,7 @@ def _stream(remote: Remote, part: Path, start: int, advance: Advance, stop: Even
                     raise ChecksumError(
                         f"{remote.page} sends more than {most} bytes.",
                         expected="as many as it announced",
-                        remedy="use another server (--mirror)",
+                        remedy=remedy("download from elsewhere"),
                     )
                 file.write(block)
                 advance(arrived)
@@ -182,7 +183,7 @@ def full(folder: Path, needed: int) -> DiskFullError:
     return DiskFullError(
         f"There is no room in {folder}.",
         expected=room,
-        remedy="free some space, or choose a folder on another disk with --folder; then run it again: what has "
+        remedy=f"free some space, or {remedy('choose another folder')}, on another disk; then start it again: what has "
         "arrived is kept",
     )
 

@@ -13,6 +13,7 @@ from typing import IO
 
 from facesnap.errors import ChecksumError, StoppedError
 from facesnap.files import beside, sha256_of
+from facesnap.remedies import remedy
 from facesnap.weights.transfer import BLOCK, full
 
 MOST_ENTRIES = 100
@@ -93,5 +94,5 @@ def _bad(archive: Path, what: str) -> ChecksumError:
     return ChecksumError(
         f"The zip {archive.name} cannot be used: {what}.",
         expected="the published zip of the pack",
-        remedy="it was removed; download it again, or from another server (--mirror)",
+        remedy=f"it was removed; {remedy('download from elsewhere')}",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,9 @@ def test_a_controlnet_of_another_kind_is_refused(folder: Path, tmp_path: Path) -
         ("downloads/adapter (1).bin", ""),
     ),
 )
-def test_the_adapter_is_told_by_its_name_its_neighbours_or_its_folder(tmp_path: Path, place: str, why: str) -> None:
+def test_the_adapter_is_told_by_its_name_its_neighbours_or_its_folder(
+    tmp_path: Path, place: str, why: str, in_webui: Callable[[], None]
+) -> None:
     path = tmp_path / "models" / "files" / place
     path.parent.mkdir(parents=True)
     if why == "beside":
@@ -191,7 +194,10 @@ def test_the_adapter_is_told_by_its_name_its_neighbours_or_its_folder(tmp_path: 
                   path.parent / "ControlNetModel" / "diffusion_pytorch_model.safetensors")  # fmt: skip
     options, source = ("instantid", "portrait-unnorm"), WeightsFile(path)
     if not why:
-        with pytest.raises(CheckpointError, match=r"--family instantid.*'.+ as instantid' or '.+ as portrait-unnorm'"):
+        with pytest.raises(CheckpointError, match="--family instantid or --family portrait-unnorm"):
+            decide(options, source)
+        in_webui()
+        with pytest.raises(CheckpointError, match=r"adapter '.+ as instantid' or '.+ as portrait-unnorm'"):
             decide(options, source)
         return
     match = decide(options, source)

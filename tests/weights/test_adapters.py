@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,9 @@ def test_a_header_is_read_again_only_when_the_file_changes(folders: Folders, mon
     assert _only(folders).family == "portrait" and len(seen) == 2
 
 
-def test_names_that_do_not_tell_leave_the_choice_open(folders: Folders) -> None:
+def test_names_that_do_not_tell_leave_the_choice_open(folders: Folders, in_webui: Callable[[], None]) -> None:
     """The file comes once for each family that it can be of; people choose, nothing else does."""
+    in_webui()
     _write(folders, "faceid-plusv2", "sd15", name="face")
     plus, plusv2 = entries(folders, "sd15")
     assert [plus.name, plusv2.name] == ["face as faceid-plus", "face as faceid-plusv2"]

@@ -16,6 +16,7 @@ from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.known import PACK_SOURCES
 from facesnap.faces.packs import find_pack, is_installed
 from facesnap.families.registry import BY_KEY, PUBLIC
+from facesnap.remedies import program
 from facesnap.weights.adapters import DiskLookup
 from facesnap.weights.catalogue import CATALOGUE, find
 from facesnap.weights.doctor import NOTE, OK, Finding, weights
@@ -68,12 +69,19 @@ def _by_family(findings: list[Finding]) -> dict[str, Finding]:
     return {one.what.split(":")[0]: one for one in findings if not one.what.startswith("adapter ")}
 
 
+def _words(finding: Finding) -> list[str]:
+    """Of the command that a finding names, without the command itself."""
+    command, words = [*program().split(), "download"], shlex.split(finding.remedy)
+    assert words[: len(command)] == command
+    return words[len(command) :]
+
+
 def test_doctor_gives_one_command_for_each_family(models: Path) -> None:
     found = _by_family(list(weights([str(models)])))
     assert {title.split(" for ")[0] for title in found} == {family.title for family in PUBLIC}
     for one in found.values():
-        program, command, *names = shlex.split(one.remedy)
-        assert (program, command, names[-2:]) == ("facesnap", "download", ["--folder", str(models)])
+        names = _words(one)
+        assert names[-2:] == ["--folder", str(models)]
         assert all(find(name).name == name for name in names[:-2]) and len(names) >= 4 and one.level == NOTE
 
 
@@ -82,7 +90,7 @@ def test_what_doctor_asks_for_is_all_that_a_family_needs(models: Path, family: s
     """Put what the command fetches where it would put it: nothing is missing then."""
     folders = Folders.of(models)
     title = f"{BY_KEY[family].title} for {'SD1.5' if base == 'sd15' else 'SDXL'}"
-    names = shlex.split(_by_family(list(weights([str(models)])))[title].remedy)[2:-2]
+    names = _words(_by_family(list(weights([str(models)])))[title])[:-2]
     state = public_files.public_state(family, SITES[base], 24 if base == "sd15" else 32)
     for n, name in enumerate(names):
         for file in find(name).files:

@@ -25,6 +25,7 @@ from facesnap.families.registry import load_adapter
 from facesnap.hosts.base import Parts
 from facesnap.pipeline.pipeline import CACHE_BYTES, FaceSnapPipeline
 from facesnap.pipeline.usable import usable
+from facesnap.remedies import remedy
 from facesnap.settings.model import Person, Settings
 from facesnap.webui.generation.people import person_for, reference_names
 from facesnap.weights.adapters import chosen
@@ -222,7 +223,7 @@ class PipelineLoader:
             raise MissingWeightsError(
                 f"There is no adapter for {base} among {len(list_adapters(folders))} adapters.",
                 expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
-                remedy="put one there (`facesnap download --list` names public ones) and refresh the list of models, "
+                remedy=f"put one there ({remedy('see what can be downloaded')}) and refresh the list of models, "
                 "or choose another base model",
             )
         return found.path, ""
