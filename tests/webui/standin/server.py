@@ -17,6 +17,7 @@ import torch
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
+from facesnap import remedies
 from facesnap.demo import untrained
 from facesnap.faces.encoder import ImageEncoder
 from facesnap.faces.packs import load_pack
@@ -132,6 +133,7 @@ def running(folder: Path, pack: Path) -> Iterator[Server]:
     for name in [n for n in sys.modules if n.split(".")[0] == "modules" or n in OURS]:
         del sys.modules[name]
     sys.path.insert(0, str(HERE))
+    remedies.stand_in(remedies.WEBUI)  # as our script does
     caches = (process.current_host, process.loader)
     for cached in caches:
         cached.cache_clear()
@@ -156,6 +158,7 @@ def running(folder: Path, pack: Path) -> Iterator[Server]:
         left = [m for m in unet.modules() if m._forward_hooks or m._forward_pre_hooks]
         assert not left, f"{len(left)} modules of the UNet still have hooks"
     finally:
+        remedies.stand_in(remedies.COMMAND_LINE)
         for cached in caches:
             cached.cache_clear()
         sys.path.remove(str(HERE))
