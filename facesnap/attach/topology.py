@@ -14,6 +14,7 @@ from torch import nn
 from facesnap.errors import TopologyError
 from facesnap.models.projections import KINDS, site_key
 
+LATENT = 4  # channels, of SD1.5 and SDXL
 _LDM = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
 _LDM_MIDDLE = re.compile(r"middle_block\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
 _DIFFUSERS = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
@@ -114,11 +115,14 @@ def ip_adapter_order(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda n: ((0, 2, 1)[KINDS.index(n.split(".")[0])], *site_key(n)[1:])))
 
 
-def read_topology(unet: nn.Module) -> Topology:
+def read_topology(unet: nn.Module, name: str = "") -> Topology:
     """Find the sites and the places of residuals in a live UNet of ldm, sgm, Forge or diffusers.
 
+    Args:
+        name: what the host calls a model that is no UNet; for the message.
+
     Raises:
-        TopologyError: it is compiled, or none of the known layouts.
+        TopologyError: it is compiled, none of the known layouts, or of another latent than SD1.5's and SDXL's.
     """
     if type(unet).__name__ == "OptimizedModule" or getattr(unet, "_compiled_call_impl", None) is not None:
         raise TopologyError(
@@ -130,8 +134,22 @@ def read_topology(unet: nn.Module) -> Topology:
         layout, found = "ldm", _ldm_sites(unet)
     elif hasattr(unet, "down_blocks") and hasattr(unet, "up_blocks") and hasattr(unet, "mid_block"):
         layout, found = "diffusers", _diffusers_sites(unet)
+    elif name:
+        raise TopologyError(
+            f"The loaded model is {name}, a transformer.",
+            expected="a UNet of SD1.5 or SDXL, which FaceSnap works on",
+            remedy="choose a checkpoint of SD1.5 or SDXL (Illustrious, NoobAI and Pony are SDXL)",
+        )
     else:
         raise _unknown(unet, "it has neither of the two sets of blocks")
+    channels = _latent_channels(unet)
+    if channels not in (None, LATENT):
+        raise TopologyError(
+            f"The UNet ({name or type(unet).__name__}) has the blocks of SD1.5 or SDXL, and a latent of {channels} "
+            "channels.",
+            expected=f"{LATENT} channels: the adapters have never seen another latent",
+            remedy="choose a checkpoint of SD1.5 or SDXL itself",
+        )
     sites = tuple(
         Site(name, unet.get_submodule(path), getattr(unet.get_submodule(path.removesuffix(".attn2")), "attn1", None))
         for name, path in sorted(found.items(), key=lambda item: site_key(item[0]))
@@ -151,6 +169,13 @@ def read_topology(unet: nn.Module) -> Topology:
         middle = unet.mid_block.resnets[-1]  # type: ignore
         output = [resnet for block in unet.up_blocks for resnet in block.resnets]  # type: ignore
     return Topology(layout, sites, middle, tuple(output))
+
+
+def _latent_channels(unet: nn.Module) -> int | None:
+    """Channels of what the UNet predicts; those of its input are more for inpainting and InstructPix2Pix."""
+    out = getattr(unet, "out", None)
+    last = out[-1] if isinstance(out, nn.Sequential) and len(out) else getattr(unet, "conv_out", None)
+    return getattr(last, "out_channels", None)
 
 
 def _ldm_sites(unet: nn.Module) -> dict[str, str]:

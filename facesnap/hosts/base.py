@@ -86,6 +86,10 @@ class Host(ABC):
             HostError: no checkpoint is loaded, or a compiled engine takes the UNet's place.
         """
 
+    def refused_name(self) -> str:
+        """Name of the loaded model where it is one that FaceSnap cannot use, for messages; "" where unknown."""
+        return ""
+
     def interrupted(self) -> bool:
         """Whether the user has interrupted or skipped the running job."""
         state = self.shared.state

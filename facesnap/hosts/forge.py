@@ -14,12 +14,21 @@ from modules import shared
 from torch import nn
 
 from facesnap.attach import Row
-from facesnap.errors import AttachError
+from facesnap.errors import AttachError, TopologyError
 from facesnap.hosts.base import Host, require_model
 from facesnap.hosts.forge_memory import ForgePlacement
 from facesnap.hosts.generation import Generation
 from facesnap.hosts.memory import Stay
 from facesnap.hosts.webui import WebUI
+
+# Class of the host's engine -> name of a model family without a UNet, as people write it.
+TRANSFORMERS = {
+    "Flux": "Flux", "Flux2": "Flux.2", "Chroma": "Chroma", "Wan": "Wan", "QwenImage": "Qwen Image", "Krea2": "Krea 2",
+    "Lumina2": "Lumina 2", "ZImage": "Z-Image", "Anima": "Anima", "ErnieImage": "Ernie Image", "PiD": "PiD",
+    "StableDiffusion3": "Stable Diffusion 3",
+}  # fmt: skip
+# Left on the model by Neo's torch.compile, which swaps the UNet inside each call: hooks never see it.
+COMPILED = ("_torch_compile_config", "_orig_apply_model")
 
 
 class ForgeGeneration(Generation):
@@ -28,6 +37,18 @@ class ForgeGeneration(Generation):
     def __init__(self, host: Host, p: Any) -> None:
         super().__init__(host, p)
         self._pictures = 0
+
+    def _attach(self, unet: nn.Module) -> None:
+        objects = getattr(shared.sd_model, "forge_objects", None)
+        model = getattr(getattr(objects, "unet", None), "model", None)
+        if any(getattr(model, name, None) is not None for name in COMPILED):
+            # Before anything is compiled with our hooks in it: dynamo would keep that for plain pictures.
+            raise TopologyError(
+                "The UNet is compiled: torch.compile is on.",
+                expected="a UNet whose modules run as Python modules, so that the cross-attention can be reached",
+                remedy="disable torch.compile in its own accordion for pictures with FaceSnap",
+            )
+        super()._attach(unet)
 
     def announce(self, params: Any) -> None:
         self._pictures = len(params.x)
@@ -63,6 +84,10 @@ class Forge(WebUI):
         objects = getattr(model, "forge_objects", None)
         unet = getattr(getattr(objects, "unet", None), "model", None)
         return require_model(getattr(unet, "diffusion_model", None), type(model).__name__)
+
+    def refused_name(self) -> str:
+        engine = type(shared.sd_model).__name__
+        return TRANSFORMERS.get(engine, "Mugen" if engine == "Mugen" else "")
 
 
 def _stay() -> Stay:

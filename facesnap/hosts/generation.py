@@ -122,7 +122,7 @@ class Generation(ABC):
     def _attach(self, unet: nn.Module) -> None:
         assert self.prepare is not None
         self._unet = unet
-        topology = read_topology(unet)
+        topology = read_topology(unet, self.host.refused_name())
         self._parts = self.prepare(topology)
         if is_face_pass(self.p):
             self._parts = face_pass.owners(self._parts, face_pass.mask_of(self.p), self._outer_piece())

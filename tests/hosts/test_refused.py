@@ -1,0 +1,71 @@
+"""Models that FaceSnap cannot work on: named as people know them, refused before the sampling, left as they were."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from facesnap.attach.topology import read_topology
+from facesnap.errors import TopologyError
+from tests.hosts.test_webui import prepare, processing, sampled
+from tests.networks import diffusers_unet, ldm_unet
+
+ENGINES = {"Flux": "Flux", "Flux2": "Flux.2", "QwenImage": "Qwen Image", "ZImage": "Z-Image", "Anima": "Anima",
+           "ErnieImage": "Ernie Image", "Krea2": "Krea 2", "Lumina2": "Lumina 2"}  # fmt: skip
+
+
+class SingleStreamDiT(nn.Module):
+    """A transformer: no blocks of a UNet."""
+
+    def forward(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        raise AssertionError("it was sampled")
+
+
+@pytest.mark.parametrize("world", ["forge"], indirect=True)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_transformer_is_called_by_its_own_name(world, engine: str) -> None:
+    world.modules.shared.sd_model = type(engine, (), vars(world.modules.shared.sd_model))()
+    world.modules.shared.sd_model.forge_objects.unet.model.diffusion_model = SingleStreamDiT()
+    assert world.host.loaded_base() is None
+    p = processing(world)
+    world.host.enlist(p, prepare(world.person))
+    with pytest.raises(TopologyError, match=rf"The loaded model is {ENGINES[engine]}, a transformer.*SD1\.5 or SDXL"):
+        sampled(p)
+
+
+@pytest.mark.parametrize("world", ["forge"], indirect=True)
+def test_a_compiled_unet_is_refused_before_it_is_called_and_makes_plain_pictures(world) -> None:
+    bare = sampled(processing(world))
+    model = world.modules.shared.sd_model.forge_objects.unet.model
+    for mark in ("_torch_compile_config", "_orig_apply_model"):
+        setattr(model, mark, {"backend": "inductor"})
+        p = processing(world)
+        world.host.enlist(p, prepare(world.person))
+        calls = []
+        handle = world.standin.unet().register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        with pytest.raises(TopologyError, match=r"torch\.compile is on.*disable torch\.compile in its own accordion"):
+            sampled(p)
+        handle.remove()
+        assert not calls and world.host.loaded_base() == "sd15"
+        assert torch.equal(sampled(processing(world)), bare)
+        delattr(model, mark)
+    p = processing(world)
+    world.host.enlist(p, prepare(world.person))
+    assert not torch.equal(sampled(p), bare)
+
+
+@pytest.mark.parametrize("make", [ldm_unet, diffusers_unet])
+def test_another_latent_is_told_from_sdxl(make) -> None:
+    unet = make("sdxl")
+    assert read_topology(unet).base == "sdxl"
+    last = unet.out if hasattr(unet, "out") else unet
+    wide = nn.Conv2d(unet.conv_out.in_channels if last is unet else unet.out[-1].in_channels, 32, 3)
+    if last is unet:
+        unet.conv_out = wide
+    else:
+        unet.out[-1] = wide
+    with pytest.raises(TopologyError, match=r"Mugen.*a latent of 32 channels"):
+        read_topology(unet, "Mugen")
+    with pytest.raises(TopologyError, match=r"UNet.*a latent of 32 channels"):
+        read_topology(unet)
