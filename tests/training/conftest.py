@@ -57,7 +57,7 @@ def changes(prepared, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def prepared_f4(world, tmp_path_factory: pytest.TempPathFactory, prepared) -> SimpleNamespace:
     """The same photos for an untrained base whose VAE divides sides by four, and an untrained judge."""
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from facesnap.models.drawn import draw
     from facesnap.tiny import autoencoder, text, unet
@@ -65,9 +65,10 @@ def prepared_f4(world, tmp_path_factory: pytest.TempPathFactory, prepared) -> Si
 
     folder = tmp_path_factory.mktemp("f4")
     tokenizer = text.make_tokenizer(["a photo of a person, soft light"], folder / "words")
-    tiny = unet.make_unet(16)
-    channels = autoencoder.OUTER_CHANNELS
-    small = type(tiny).from_config({**tiny.config, "in_channels": channels, "out_channels": channels})
+    channels, widths, heads = autoencoder.OUTER_CHANNELS, (32,) * 4, (1,) * 4  # half the tiny one's
+    tiny = unet.make_unet(16).config
+    shape = {"in_channels": channels, "out_channels": channels, "block_out_channels": widths}
+    small = UNet2DConditionModel.from_config({**tiny, **shape, "attention_head_dim": heads})
     model = unet.Denoiser(draw(small, 3), draw(text.make_encoder(tokenizer), 4))
     vae: AutoencoderKL = draw(autoencoder.make_outer(), 5)
     unet.save_pipeline(model, vae, tokenizer, folder / "model")
