@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,9 @@ def prepared(world, tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndar
     settings = PrepareSettings(size=64, variants=2, smallest_face=8, shard=3)
     vae = world.host.pipeline.vae
     Preparer(settings, world.analyser, world.encoder, vae, "sd15").run(folder / "photos", folder / "data")
+    # accelerate collects garbage at the end of every stage: it need not look through all of torch each time.
+    gc.collect()
+    gc.freeze()
     return SimpleNamespace(folder=folder, data=folder / "data", model=world.folder / "model")
 
 
