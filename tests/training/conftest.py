@@ -20,7 +20,7 @@ if pydantic.VERSION.startswith("1."):  # a WebUI's environment: training refuses
     collect_ignore = [file.name for file in Path(__file__).parent.glob("test_*.py") if file.name not in kept]
 REHEARSAL: list[dict[str, Any]] = [
     {
-        "name": "all", "steps": 30, "warmup": 5, "lr": {"mixer": 1e-3, "projections": 1e-3, "ffrnet": 1e-3},
+        "name": "all", "steps": 24, "warmup": 3, "lr": {"mixer": 1e-3, "projections": 1e-3, "ffrnet": 1e-3},
         "losses": {"face_box": 1.0, "leak": 0.1},
     }
 ]  # fmt: skip
