@@ -17,7 +17,7 @@ from facesnap.models.fidelity_lora import LoraFFRNet
 from facesnap.models.lora import AttentionLora
 from facesnap.models.mixers import Mixer, empty_mixer
 from facesnap.models.projections import IDProjections
-from facesnap.models.tensors import load_strictly, of_one_dtype
+from facesnap.models.tensors import load_strictly, of_one_dtype, on_meta
 
 PARTS = ("mixer", "projections", "control_mixer", "ffrnet")
 FETCH_AGAIN = "the file is damaged or of another kind; fetch or convert it again"
@@ -147,7 +147,7 @@ def _lora_net(stated: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoraFF
         config = FFRNetConfig(**shape, **overrides)
         if len(config.attention_widths()) > DEEPEST:
             raise ValueError(f"{len(config.attention_widths())} transformer blocks")
-        with torch.device("meta"):
+        with on_meta():
             return LoraFFRNet(config, stated["rank"])
     except (TypeError, ValueError, ZeroDivisionError, IndexError, RuntimeError) as error:
         raise CheckpointError(
@@ -199,7 +199,7 @@ def _ffrnet(state: Mapping[str, Tensor], stated: Mapping[str, Any]) -> tuple[FFR
     if "lora" in stated:
         return _lora_net(stated["lora"], overrides), spec
     config = FFRNetConfig.from_state_dict(state, **overrides)
-    with torch.device("meta"):
+    with on_meta():
         return FFRNet(config), spec
 
 

@@ -20,6 +20,7 @@ from facesnap.faces.known import EVA_TOWER
 from facesnap.models.eva_tower import EvaConfig, EvaTower, tower_tensors
 from facesnap.models.face_parsing import Parser
 from facesnap.models.pulid import TOWER_LEVELS
+from facesnap.models.tensors import on_meta
 
 PUBLISHED = EvaConfig(width=1024, layers=24, ff=2730, patch=14, grid=24, projection=768)
 
@@ -68,7 +69,7 @@ class TowerEncoder:
                 remedy="use EVA02_CLIP_L_336_psz14_s6B.pt of huggingface.co/QuanSun/EVA-CLIP",
             )
         target = torch.device(device)
-        with torch.device("meta"):
+        with on_meta():
             model = EvaTower(EvaConfig.from_state_dict(tensors))
         fill(model, tensors, path, "EVA-CLIP image tower")
         model = model.to(device=target, dtype=dtype).eval().requires_grad_(False)

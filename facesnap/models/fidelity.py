@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facesnap.errors import AttachError, CheckpointError
 from facesnap.models.fidelity_config import LANDMARK_HINT, FFRNetConfig
-from facesnap.models.tensors import check_tensors, load_strictly, of_one_dtype
+from facesnap.models.tensors import check_tensors, load_strictly, of_one_dtype, on_meta
 from facesnap.models.unet_blocks import (
     Attention,
     Downsample,
@@ -264,7 +264,7 @@ class FFRNet(nn.Module):
                 expected="float16, bfloat16 or float32 weights.",
                 remedy="Choose the 16-bit file instead of the quantised one.",
             )
-        with torch.device("meta"):
+        with on_meta():
             net = cls(config)
         load_strictly(net, of_one_dtype(state), network="FFRNet")
         return net.requires_grad_(False).eval()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from facesnap.errors import AttachError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import HINT, LANDMARK_HINT, FFRNetConfig
-from facesnap.models.tensors import check_tensors
+from facesnap.models.tensors import check_tensors, on_meta
 
 OWN = ("conv_in.", "controlnet_down_blocks.", "controlnet_mid_block.", f"{HINT}.", f"{LANDMARK_HINT}.")
 OWN_LAYERS = (".attn2.to_k.weight", ".attn2.to_v.weight")
@@ -58,7 +58,7 @@ class LoraFFRNet(FFRNet):
     """
 
     def __init__(self, config: FFRNetConfig, rank: int) -> None:
-        with torch.device("meta"):  # the encoder is never allocated
+        with on_meta():  # the encoder is never allocated
             super().__init__(config)
         self.rank = rank
         self.borrowed: dict[str, tuple[nn.Module, str, torch.Size]] = {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from facesnap.models.mixer import FacialAttributeMixer, MixerConfig
 from facesnap.models.pulid import PulidConfig, PulidMixer
+from facesnap.models.tensors import on_meta
 
 Mixer = FacialAttributeMixer | PulidMixer
 
@@ -19,7 +19,7 @@ def empty_mixer(state: Mapping[str, Tensor], *, shortcut: bool, dim_head: int) -
     Raises:
         CheckpointError: a tensor that fixes a size is missing or of another shape.
     """
-    with torch.device("meta"):
+    with on_meta():
         if any(name.startswith("mapping_0.") for name in state):
             return PulidMixer(PulidConfig.from_state_dict(state, dim_head=dim_head))
         return FacialAttributeMixer(MixerConfig.from_state_dict(state, shortcut=shortcut, dim_head=dim_head))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from facesnap.errors import CheckpointError, SettingsError
 from facesnap.models.layers import TokenGroup
+from facesnap.models.tensors import on_meta
 
 KINDS = ("input", "middle", "output")  # of blocks, in the order of running
 
@@ -106,7 +107,7 @@ class IDProjections(nn.Module):
                 remedy="the file is damaged or of another kind; fetch or convert it again",
             )
         ordered = {site: sites[site] for site in sorted(sites, key=site_key)}
-        with torch.device("meta"):
+        with on_meta():
             return cls(ordered, dict(sorted(groups.items())), context)
 
     @torch.no_grad()

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from facesnap.errors import CheckpointError
 
 NAMED_AT_MOST = 6
 M = TypeVar("M", bound=nn.Module)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out torch.nn.init, whose steps a meta tensor takes one by one and for nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Networks that are built inside lie on the meta device, for tensors to be loaded into them."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def count_indices(names: Mapping[str, object], prefix: str) -> int:

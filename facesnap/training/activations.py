@@ -114,24 +114,40 @@ def activation_bytes(config: TrainingConfig, unet: Any, adapter: Adapter, side: 
     module = TrainableAdapter(unet.to(half or torch.float32), adapter, use_projections=config.adapter.projections)
     with torch.device("meta"):
         inputs = _inputs(base, batch, side, half or torch.float32, config)
-    decoded = 1 if config.save_activations else batch
+    decoder = (1 if config.save_activations else batch) * _decoder_bytes(side) if _judging(config) else 0
+    kept: dict[frozenset[str], SavedBytes] = {}  # what a graph keeps depends on the trained parts alone
     most = 0
-    for trained, judged, calls in {(frozenset(s.lr), s.judges, _calls(s, batch)) for s in config.stages}:
-        module.requires_grad_(False)
-        for part in trained:
-            module.part(part).requires_grad_(True)
-        saved = SavedBytes(unet, module)
-        if config.save_activations and not recomputed_blocks(module, saved.block):
-            raise MissingDependencyError(
-                "This diffusers does not let its blocks be counted.",
-                expected="diffusers 0.33 or newer, for the plan alone",
-                remedy="pip install --upgrade diffusers in the training environment",
-            )
-        with module.wiring, saved.counting(), CudaPrecision(half):
-            module(inputs)
-        decoder = decoded * _decoder_bytes(side) if judged else 0  # it is done before the blocks begin
-        most = max(most, round(calls * saved.outside) + max(saved.deepest, decoder))
+    for stage in config.stages:
+        trained = frozenset(stage.lr)
+        if trained not in kept:
+            kept[trained] = _graph_bytes(config, module, trained, inputs, half)
+        saved = kept[trained]
+        deepest = max(saved.deepest, decoder) if stage.judges else saved.deepest  # decoded before the blocks begin
+        most = max(most, round(_calls(stage, batch) * saved.outside) + deepest)
     return most
+
+
+def _judging(config: TrainingConfig) -> bool:
+    return any(stage.judges for stage in config.stages)
+
+
+def _graph_bytes(
+    config: TrainingConfig, module: TrainableAdapter, trained: frozenset[str], inputs: Inputs, half: torch.dtype | None
+) -> SavedBytes:
+    """Count one forward pass with these parts trained."""
+    module.requires_grad_(False)
+    for part in trained:
+        module.part(part).requires_grad_(True)
+    saved = SavedBytes(module.unet, module)
+    if config.save_activations and not recomputed_blocks(module, saved.block):
+        raise MissingDependencyError(
+            "This diffusers does not let its blocks be counted.",
+            expected="diffusers 0.33 or newer, for the plan alone",
+            remedy="pip install --upgrade diffusers in the training environment",
+        )
+    with module.wiring, saved.counting(), CudaPrecision(half):
+        module(inputs)
+    return saved
 
 
 def _calls(stage: StageConfig, batch: int) -> float:

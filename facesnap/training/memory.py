@@ -11,14 +11,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from facesnap.attach.topology import read_topology
 from facesnap.checkpoints.adapter import Adapter
 from facesnap.errors import SettingsError
 from facesnap.models.fidelity import FFRNet
 from facesnap.models.fidelity_config import FFRNetConfig
 from facesnap.models.fidelity_lora import LoraFFRNet
+from facesnap.models.tensors import on_meta
 from facesnap.training.activations import CLIP_WIDTH, activation_bytes, base_unet
 from facesnap.training.config import TrainingConfig
 from facesnap.training.start import fresh_adapter
@@ -90,7 +89,7 @@ def plan(config: TrainingConfig, base: str, side: int | None = None) -> MemoryPl
 def networks(config: TrainingConfig, base: str) -> tuple[Any, Adapter]:
     """The base's UNet (diffusers) and the fresh adapter, on the meta device."""
     wanted = config.adapter
-    with torch.device("meta"):
+    with on_meta():
         unet = base_unet(base)
         adapter = fresh_adapter(wanted, read_topology(unet), HEAD)
         if wanted.ffrnet == "none":

@@ -113,11 +113,15 @@ class HairGrid:
         origin = _CENTRE - corners[:, 0]
         first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
         across = np.cross(origin, first)
+        x, y, z = np.ascontiguousarray(second.T)  # by axes: sums of three along a row are slow
+        by_axis = np.ascontiguousarray(first.T), np.ascontiguousarray(origin.T)
+        reach = (second * across).sum(1)
         triangle, weights = np.full(len(self._rays), -1), np.zeros((len(self._rays), 3), dtype=np.float32)
         for i, ray in enumerate(self._rays):  # Moeller-Trumbore, all triangles at once
-            side = np.cross(ray, second)
-            scale = 1 / np.where(np.abs(d := (first * side).sum(1)) < 1e-14, 1e-14, d)
-            u, v, distance = scale * (origin * side).sum(1), scale * (across @ ray), scale * (second * across).sum(1)
+            side = (ray[1] * z - ray[2] * y, ray[2] * x - ray[0] * z, ray[0] * y - ray[1] * x)
+            d, start = (edge[0] * side[0] + edge[1] * side[1] + edge[2] * side[2] for edge in by_axis)
+            scale = 1 / np.where(np.abs(d) < 1e-14, 1e-14, d)
+            u, v, distance = scale * start, scale * (across @ ray), scale * reach
             met = np.flatnonzero((u >= -1e-6) & (v >= -1e-6) & (u + v <= 1 + 1e-6) & (distance > 0))
             if len(met):
                 best = met[np.argmax(distance[met])]

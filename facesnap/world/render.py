@@ -21,7 +21,7 @@ from facesnap.world.mesh import TWO_SIDED, Material, blended, dot, f32, unit
 from facesnap.world.paint import Paint, Surface, interpolated, painted
 from facesnap.world.person import SyntheticPerson
 from facesnap.world.raster import Fragments, rasterise
-from facesnap.world.scene import PreparedPerson, Scene, Stage
+from facesnap.world.scene import PreparedPerson, Scene, stage
 from facesnap.world.seeds import stream
 from facesnap.world.truth import REGIONS, Picture, Truth, face_box
 
@@ -40,7 +40,7 @@ class World:
 
     def __init__(self) -> None:
         self.model: HeadModel = head_model()
-        self._stage = Stage(self.model)
+        self._stage = stage()
         self._prepared: PreparedPerson | None = None
 
     def render(self, person: SyntheticPerson, look: Look, size: int = 128) -> Picture:

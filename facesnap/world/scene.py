@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from facesnap.landmarks.pose import rotation
 from facesnap.world import skin
 from facesnap.world.attire import Wardrobe, glasses
 from facesnap.world.hair import Hair, HairGrid
-from facesnap.world.head import HeadModel
+from facesnap.world.head import HeadModel, head_model
 from facesnap.world.look import Look
 from facesnap.world.mesh import Material, Mesh, merge, mesh, vertex_normals
 from facesnap.world.person import SyntheticPerson
@@ -83,6 +84,12 @@ class Stage:
         if look.glasses != "none":
             parts += glasses(look.glasses, model.points(head), turn)
         return Scene(merge(parts), head, turn, hair, beard)
+
+
+@lru_cache(maxsize=1)
+def stage() -> Stage:
+    """The one stage of this process: pinning the hair to the head takes a second."""
+    return Stage(head_model())
 
 
 def _posed(vertices: np.ndarray, turn: np.ndarray, follow: np.ndarray) -> np.ndarray:

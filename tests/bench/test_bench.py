@@ -53,7 +53,7 @@ def test_rounds_time_every_variant_in_turning_order() -> None:
 
 
 def test_bench_ffrnet_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--channels", "32", "--diff-channels", "32", "--rounds", "2", "--latent", "32", "--steps", "10"]
+    options = ["--channels", "32", "--diff-channels", "32", "--latent", "32", "--steps", "9", "--rounds", "1"]
     assert main(["bench", "ffrnet", "--json", *options]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["bare"] > 0

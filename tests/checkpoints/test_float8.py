@@ -72,15 +72,19 @@ def step(adapter: Adapter, family: str, base: str, dtype: torch.dtype = torch.fl
         return run(unet, Batch.draw(base).to(dtype))
 
 
-@pytest.mark.parametrize("suffix", (".bin", ".safetensors"))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("which", PARTS)
-def test_an_adapter_is_equal_to_the_bit(tmp_path: Path, which: str, kind: torch.dtype, suffix: str) -> None:
+def test_an_adapter_is_equal_to_the_bit(tmp_path: Path, which: str, kind: torch.dtype) -> None:
+    """In a pickle and in safetensors."""
     family, base = "faceid-plusv2", "sd15"
     state = lowered(public_state(family, widths_of(ldm_of(base)), CONTEXT[base]), kind, which)
-    found, before = files(tmp_path, family, base, state, raised(state, torch.float32), suffix=suffix)
-    assert found.spec.family == family
-    assert torch.equal(step(found, family, base), step(before, family, base))
+    (before,) = files(tmp_path, family, base, raised(state, torch.float32), suffix=".safetensors")
+    wanted = step(before, family, base)
+    for suffix in (".bin", ".safetensors"):
+        (tmp_path / suffix).mkdir()
+        (found,) = files(tmp_path / suffix, family, base, state, suffix=suffix)
+        assert found.spec.family == family
+        assert torch.equal(step(found, family, base), wanted)
 
 
 def test_the_unets_dtype_is_computed_in(tmp_path: Path) -> None:
@@ -91,16 +95,29 @@ def test_the_unets_dtype_is_computed_in(tmp_path: Path) -> None:
     assert ours.dtype == torch.bfloat16 and torch.equal(ours, step(before, family, base, torch.bfloat16))
 
 
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    """InstantID's, without a network."""
+    state = public_state("instantid", widths_of(ldm_of("sdxl")), CONTEXT["sdxl"])
+    return load_adapter(write(state, tmp_path_factory.mktemp("instantid"), "instantid", "sdxl"))
+
+
+@pytest.fixture(scope="module")
+def donor() -> dict[str, Tensor]:
+    """IdentityNet's tensors."""
+    return identitynet().state_dict()
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("which", NETWORK_PARTS)
 @pytest.mark.parametrize("rest", (torch.float16, pytest.param(torch.float32, marks=pytest.mark.thorough)))
 @torch.no_grad()
-def test_a_controlnet_is_equal_to_the_bit(tmp_path: Path, rest: torch.dtype, which: str, kind: torch.dtype) -> None:
+def test_a_controlnet_is_equal_to_the_bit(
+    adapter: Adapter, donor: dict[str, Tensor], tmp_path: Path, rest: torch.dtype, which: str, kind: torch.dtype
+) -> None:
     """Also where a file mixes dtypes: the network computes in one, the UNet's."""
-    state = public_state("instantid", widths_of(ldm_of("sdxl")), CONTEXT["sdxl"])
-    adapter = load_adapter(write(state, tmp_path, "instantid", "sdxl"))
     chosen = NETWORK_PARTS[which]
-    net = {k: t.to(kind if chosen(k) else rest) for k, t in identitynet().state_dict().items()}
+    net = {k: t.to(kind if chosen(k) else rest) for k, t in donor.items()}
     save_file(net, tmp_path / "float8.safetensors")
     save_file({k: t.float() for k, t in net.items()}, tmp_path / "float32.safetensors")
     picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))

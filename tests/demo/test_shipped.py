@@ -125,15 +125,18 @@ def test_the_demo_takes_the_shipped_weights(
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == report
 
 
-@pytest.mark.parametrize("prompts, poses", [(1, 1), pytest.param(None, None, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "prompts, poses, steps", [(1, 1, 8), pytest.param(None, None, trained.STEPS, marks=pytest.mark.thorough)]
+)
 def test_the_package_brings_a_trained_miniature_that_keeps_identity(
     world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    prompts: int | None, poses: int | None,
+    prompts: int | None, poses: int | None, steps: int,
 ) -> None:  # fmt: skip
     """What `make demo` does: the shipped weights, on people that they were not trained on.
 
-    prompts, poses: how many of the demo's are made; None: all.
+    prompts, poses: how many of the demo's are made; None: all. steps: of each sampling.
     """
+    monkeypatch.setattr(trained, "STEPS", steps)
     monkeypatch.setattr(trained, "PROMPTS", dict(list(trained.PROMPTS.items())[:prompts]))
     monkeypatch.setattr(trained, "POSES", dict(list(trained.POSES.items())[:poses]))
     sizes = [file.stat().st_size for file in shipped.WEIGHTS.rglob("*") if file.is_file()]

@@ -66,7 +66,7 @@ def test_judges_refuse_held_out_people_as_training_data(stage: str, state: Path,
 def test_the_landmark_judge_learns_a_handful_of_faces(train: Portraits, tmp_path: Path) -> None:
     torch.manual_seed(0)
     judge = LandmarkJudge()
-    loop = Loop(tmp_path, "landmarks", judge, Budget(steps=120, batch=6, rate=3e-3))
+    loop = Loop(tmp_path, "landmarks", judge, Budget(steps=60, batch=6, rate=3e-3))
 
     def error() -> float:
         return float(landmark_judge.nme(loop.averaged.points(train.images, train.boxes), train.points).mean())
@@ -79,7 +79,7 @@ def test_the_landmark_judge_learns_a_handful_of_faces(train: Portraits, tmp_path
 def test_the_attribute_judge_learns_a_handful_of_looks(train: Portraits, tmp_path: Path) -> None:
     torch.manual_seed(0)
     judge = AttributeJudge()
-    loop = Loop(tmp_path, "attributes", judge, Budget(steps=40, batch=6, rate=3e-3))
+    loop = Loop(tmp_path, "attributes", judge, Budget(steps=25, batch=6, rate=3e-3))
     loop.run(AttributeLoss(judge, train, 6))  # type: ignore[arg-type]
     wanted = [record["attributes"] for record in train.records]
     right = attribute_judge.obedience(loop.averaged.values(train.images), wanted)

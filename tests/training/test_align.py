@@ -108,10 +108,11 @@ def test_recomputing_blocks_changes_no_gradient(changes, through: int) -> None:
 
 
 def test_training_against_it_lowers_it(changes) -> None:
-    trainer = _trainer(changes, steps=12, layout=300.0)  # far above the diffusion loss, which wants the opposite
+    trainer = _trainer(changes, steps=6, layout=300.0)  # far above the diffusion loss, which wants the opposite
     draw(trainer.module.projections, 3, gain=0.3)
     before = float(_terms(trainer)["align"].detach())
     trainer.fit()
+    print("EXP", before, float(_terms(trainer)["align"].detach()))
     assert float(_terms(trainer)["align"].detach()) < 0.9 * before
 
 
@@ -238,12 +239,13 @@ def test_the_sampled_face_is_drawn_to_its_person(judging, monkeypatch) -> None:
     monkeypatch.setattr(trainer.objective, "finders", {trainer.config.stages[0].align.pack: lambda _: (*whole, matrix)})
     module = trainer.module.requires_grad_(True)
     optimiser, values = torch.optim.Adam(module.projections.parameters(), lr=3e-3), []
-    for _ in range(8):
+    for _ in range(5):
         found = _sampled(trainer, [True] * 4)
         optimiser.zero_grad()
         found["align"].backward()
         optimiser.step()
         values.append(float(found["align.identity"].detach()))
+    print("EXP", values)
     assert values[-1] < values[0] - 1e-3, values
 
 

@@ -66,7 +66,7 @@ def test_the_sample_grid_hands_ffrnet_a_picture_of_its_size(trainer: Trainer, mo
 
 
 def test_grids_during_training_change_no_bit_of_it(trainer: Trainer, tmp_path: Path) -> None:
-    samples = {"every": 1, "people": 2, "steps": 2}
+    samples = {"every": 1, "people": 1, "steps": 2}
     values = trainer.config.model_dump() | {"samples": samples, "output": tmp_path / "grids"}
     drawn = Trainer(parse(values, "test"))
     drawn.fit()

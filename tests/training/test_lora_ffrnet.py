@@ -23,6 +23,7 @@ from facesnap.models.tensors import copied_to
 from facesnap.training.encoder_shape import config_of
 from facesnap.training.wiring import Inputs, TrainableAdapter
 from tests import networks
+from tests.families.test_families import ldm_of, twin_of
 
 SIDE = 8
 
@@ -30,8 +31,7 @@ SIDE = 8
 @pytest.fixture(params=["sd15", "sdxl"])
 def parts(request) -> SimpleNamespace:
     """ldm's and diffusers' UNet of the same weights, a LoRA FFRNet with every parameter drawn, and inputs."""
-    ldm = networks.ldm_unet(request.param)
-    unet = networks.diffusers_unet(request.param, like=ldm)
+    ldm, unet = ldm_of(request.param), twin_of(request.param, "lora")
     net = LoraFFRNet.from_unet_state_dict(config_of(unet), unet.state_dict(), rank=3)
     networks.redraw(net, 11)
     batch = networks.Batch.draw(request.param, rows=2)

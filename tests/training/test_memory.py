@@ -109,3 +109,15 @@ def test_activations_follow_the_batch_and_what_is_recomputed() -> None:
     assert aligned(1, None) == aligned(2, 2) < aligned(4, 2) < aligned(4, None) < 4 * aligned(1, None)
     assert 1.2 * whole < double < 2.05 * whole and kept > 3 * whole
     assert plan(load_config("sd15-24GB"), "sd15", side=256).activations < whole / 2
+
+
+def test_the_stage_that_needs_the_most_counts_wherever_it_stands() -> None:
+    """Stages that train other parts keep other graphs; one that trains the same parts with a judge keeps more."""
+    less = {"name": "less", "steps": 1, "lr": {"mixer": 1e-4}}
+    more = {"name": "more", "steps": 1, "lr": {"ffrnet": 1e-4}}
+    judged = more | {"losses": {"identity": 0.1}}
+
+    def of(*stages: dict) -> int:
+        return plan(load_config("sd15-24GB", {"stages": list(stages), "save_activations": False}), "sd15").activations
+
+    assert of(less, more, judged) == of(judged)
