@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -83,9 +84,21 @@ class Setting:
         )
 
 
-@pytest.fixture(params=TREES, ids=str, scope="module")
+@cache
+def _kept(base: str, tree: str, channels: int) -> Setting:
+    return Setting(base, tree, channels)
+
+
+def setting_of(base: str, tree: str, channels: int = 4) -> Setting:
+    """The one of these sizes, for tests that leave its weights as they are; nothing has been drawn for it yet."""
+    found = _kept(base, tree, channels)
+    found.views = []
+    return found
+
+
+@pytest.fixture(params=TREES, ids=str)
 def setting(request: pytest.FixtureRequest) -> Setting:
-    return Setting(*request.param)
+    return setting_of(*request.param)
 
 
 def attached(
@@ -117,7 +130,7 @@ def test_exact_equals_diffusers(setting: Setting, size: tuple[int, int]) -> None
 @pytest.mark.parametrize("base", ["sd15", "sdxl"])
 def test_odd_sizes(base: str) -> None:
     """Plain ldm cannot join skips of odd sizes (its hosts patch it), so this is diffusers' UNet."""
-    setting, batch = Setting(base, "diffusers"), Batch.draw(base, size=(17, 23))
+    setting, batch = setting_of(base, "diffusers"), Batch.draw(base, size=(17, 23))
     theirs = setting.expected(batch, setting.residuals(batch))
     assert (attached(setting, batch, setting.person()) - theirs).abs().max() <= TOLERANCE
 
@@ -153,7 +166,7 @@ def test_nothing_asked_for_is_bit_identical(setting: Setting) -> None:
 
 def test_inpaint_unets_give_the_latent_alone() -> None:
     for tree in ("ldm", "diffusers"):
-        setting = Setting("sd15", tree, channels=9)
+        setting = setting_of("sd15", tree, channels=9)
         batch = Batch.draw("sd15", channels=9)
         theirs = setting.expected(batch, setting.residuals(batch))
         assert (attached(setting, batch, setting.person()) - theirs).abs().max() <= TOLERANCE
@@ -163,7 +176,7 @@ def test_people_are_summed_inside_their_regions(setting: Setting) -> None:
     batch = Batch.draw(setting.base)
     left = torch.zeros(128, 128)
     left[:, :64] = 1
-    other = Setting(setting.base, "ldm")
+    other = setting_of(setting.base, "ldm")
     redraw(other.net, 17)
     people = setting.person(region=left), other.person(region=1 - left, strength=0.5)
     other.donor.load_state_dict(other.net.state_dict())
@@ -178,7 +191,7 @@ def test_people_are_summed_inside_their_regions(setting: Setting) -> None:
 
 def test_each_picture_has_its_own_people() -> None:
     """Two pictures, one person in the second only; cond rows come first, as in A1111."""
-    setting = Setting("sd15", "ldm")
+    setting = setting_of("sd15", "ldm")
     batch = Batch.draw("sd15", rows=4)
     plan = RowPlan.classifier_free(2, uncond_first=False)
     bare = run(setting.unet, batch)
@@ -191,7 +204,7 @@ def test_each_picture_has_its_own_people() -> None:
 
 
 def test_balanced_reuses_every_second_sigma() -> None:
-    setting = Setting("sd15", "ldm")
+    setting = setting_of("sd15", "ldm")
     calls: list[float] = []
     setting.net.register_forward_pre_hook(lambda _, args: calls.append(float(args[1][0])))
     plan, steps = RowPlan(ROWS, steps=20), 20
@@ -215,7 +228,7 @@ def test_balanced_reuses_every_second_sigma() -> None:
     ("face", "enlarge"), [((14.0, 20, 26, 32), 1), ((18.0, 26, 22, 30), 3)], ids=["own scale", "enlarged"]
 )
 def test_fast_computes_a_square_around_the_face(face: tuple[float, ...], enlarge: int) -> None:
-    setting = Setting("sd15", "diffusers")
+    setting = setting_of("sd15", "diffusers")
     latent = h, w = (64, 48)
     batch = Batch.draw("sd15", size=latent)
     crop = plan_crop(face, latent)
@@ -246,7 +259,7 @@ def test_fast_computes_a_square_around_the_face(face: tuple[float, ...], enlarge
 
 
 def test_a_close_up_is_computed_whole() -> None:
-    setting = Setting("sd15", "ldm")
+    setting = setting_of("sd15", "ldm")
     batch = Batch.draw("sd15")
     close = setting.person(face=(0.1, 0.1, 0.9, 0.9))
     fast, balanced = (attached(setting, batch, close, speed=speed) for speed in (Speed.FAST, Speed.BALANCED))
@@ -255,7 +268,7 @@ def test_a_close_up_is_computed_whole() -> None:
 
 def test_residuals_are_resized_to_what_they_are_added_to() -> None:
     """Kohya's HRFix and others change the size of hidden states inside the UNet."""
-    setting = Setting("sd15", "ldm")
+    setting = setting_of("sd15", "ldm")
     layers = [nn.Identity() for _ in range(13)]
     topology = Topology("ldm", (), layers[0], tuple(layers[1:]))
     injection = ResidualInjection(topology, [setting.person()], Speed.EXACT)
@@ -308,8 +321,8 @@ def test_nothing_stays_after_an_exception(setting: Setting, error: type[BaseExce
 
 
 def test_wrong_settings_are_refused_before_anything_changes() -> None:
-    setting = Setting("sd15", "ldm")
-    xl = Setting("sdxl", "ldm")
+    setting = setting_of("sd15", "ldm")
+    xl = setting_of("sdxl", "ldm")
     with pytest.raises(SettingsError, match="9 skip residuals, the UNet takes 12"):
         attached(setting, Batch.draw("sd15"), xl.person())
     with pytest.raises(SettingsError, match="where the face is"):
@@ -322,7 +335,7 @@ def test_wrong_settings_are_refused_before_anything_changes() -> None:
 
 def test_rows_of_one_cond_call() -> None:
     """CFG 1 and split calls: cond rows alone; and several patterns in one batch."""
-    setting = Setting("sd15", "ldm")
+    setting = setting_of("sd15", "ldm")
     batch = Batch.draw("sd15")
     with attach(setting.unet, [], RowPlan([Row(0, True)]), [setting.person()], Speed.BALANCED):
         cond = run(setting.unet, batch.rows([1]))
@@ -332,7 +345,7 @@ def test_rows_of_one_cond_call() -> None:
 
 def test_tiles_see_their_piece_of_the_landmark_picture() -> None:
     """Tiled diffusion: the rows are tiles; hint and region are those of the tile, not of the whole picture."""
-    setting = Setting("sd15", "ldm")
+    setting = setting_of("sd15", "ldm")
     batch = Batch.draw("sd15", rows=4)  # two tiles of 16 x 16 of a frame of 16 x 24, each uncond and cond
     tiles = [Tile((16, 24), 0, 0), Tile((16, 24), 0, 8)]
     rows = [Row(0, cond, tile) for tile in tiles for cond in (False, True)]
@@ -354,7 +367,7 @@ def test_tiles_see_their_piece_of_the_landmark_picture() -> None:
 
 @pytest.mark.parametrize(("unet_type", "net_type"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_unet_and_network_may_differ_in_precision(unet_type: str, net_type: str) -> None:
-    setting = Setting("sdxl", "diffusers")
+    setting = Setting("sdxl", "diffusers")  # its weights are cast
     batch, person = Batch.draw("sdxl"), setting.person()
     exact = attached(setting, batch, person) - run(setting.unet, batch)
     setting.unet.to(getattr(torch, unet_type))

@@ -63,6 +63,15 @@ def shared(models: Path, page: dict[str, Any], world: Any) -> PipelineLoader:
     return PipelineLoader(lambda: Folders.of(models), lambda: options.values(page), on_replaced=world.host.free)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _older_objects() -> Iterator[None]:
+    """What was there before these tests is not walked through again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture()
 def no_collector() -> Iterator[None]:
     gc.collect()
