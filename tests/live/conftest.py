@@ -75,7 +75,7 @@ def plain_pictures(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFa
 PLAIN: dict[str, dict[str, Any]] = {
     "one": {},
     "batch": {"batch_size": 2, "sampler_name": "DPM++ 2M"},
-    "hires": {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7},
+    "hires": {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.7},
 }
 
 

@@ -55,7 +55,7 @@ def test_the_former_adapter_is_gone_whatever_ended_its_generation(webui, snap, t
 
     ends = (
         lambda: then(200, first),
-        lambda: then(200, first, enable_hr=True, hr_scale=2, hr_upscaler="Latent", denoising_strength=0.7),
+        lambda: then(200, first, enable_hr=True, hr_scale=2, denoising_strength=0.7),
         lambda: then(200, first, batch_size=2, n_iter=2),
         lambda: then(422, faceless),
         lambda: then(200, {**faceless, "on_error": "skip"}),

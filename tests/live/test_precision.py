@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.checkpoints import Checkpoints
 from tests.live.conftest import FOLDER, start
-from tests.live.webui import WebUI
+from tests.live.webui import WebUI, knows
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +18,8 @@ def half(
     checkpoints: Checkpoints, extension: Path, probe: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WebUI]:
     """AUTOMATIC1111 in float16, Forge's UNet in bfloat16."""
-    forge = (Path(FOLDER) / "modules_forge").is_dir()
-    flags = ["--unet-in-bf16"] if forge else ["--precision", "half"]
+    in_bf16 = next((flag for flag in ("--unet-in-bf16", "--bf16-unet") if knows(Path(FOLDER), flag)), None)
+    flags = [in_bf16] if in_bf16 else ["--precision", "half"]
     webui = start(tmp_path_factory.mktemp("half"), checkpoints, extension, probe, face_pack, flags)
     yield webui
     webui.stop()

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ FLAGS = [
     "--no-download-sd-model",
     "--do-not-download-clip",
 ]
+# Files of a WebUI in which its flags are declared.
+DECLARED = ("modules/cmd_args.py", "modules/paths_internal.py", "modules/shared_cmd_options.py", "backend/args.py")
+PRECISIONS = ("--precision", "--unet-in-bf16", "--bf16-unet")
 BOOT_SECONDS = 900  # on a busy machine
 # glibc keeps what a switch of models frees, 1.5 GB of SDXL each time; the WebUIs' start script loads tcmalloc instead.
 KEEP_NO_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_ARENA_MAX": "2"}
@@ -67,10 +71,9 @@ class WebUI:
         self._log = (data / "log.txt").open("w", encoding="utf-8")
         self.process = subprocess.Popen(
             [
-                _python(folder), "launch.py", *_known(folder), *([] if page else ["--nowebui"]),
-                *(["--always-cpu"] if self.forge else ["--use-cpu", "all"]),
+                _python(folder), "launch.py", *_flags(folder, flags), *([] if page else ["--nowebui"]),
                 "--port", str(self.port), "--data-dir", str(data), "--ckpt-dir", str(checkpoints),
-                *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")), *flags, *_precision(flags),
+                *shlex.split(os.environ.get("FACESNAP_WEBUI_ARGS", "")),
             ],
             cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={
@@ -124,8 +127,9 @@ class WebUI:
             "prompt": "a person", "negative_prompt": "bad", "steps": 4, "width": 64, "height": 64, "seed": 1,
             "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False,
         } | payload  # fmt: skip
-        if self.forge and body.get("enable_hr"):
-            body.setdefault("hr_additional_modules", ["Use same choices"])
+        if body.get("enable_hr"):
+            body.setdefault("hr_upscaler", self.upscaler)
+            body |= {"hr_additional_modules": ["Use same choices"]} if self.forge else {}
         body["alwayson_scripts"] = dict(body.pop("more", {}))  # other scripts' arguments
         if snap is not None:
             body["alwayson_scripts"]["FaceSnap"] = {"args": [snap]}
@@ -152,6 +156,12 @@ class WebUI:
             assert alive(), f"the generation ended before its first step:\n{self.log()[-3000:]}"
             time.sleep(0.05)
 
+    @cached_property
+    def upscaler(self) -> str:
+        """Name of the one of a hires pass: in latent space where the WebUI has that."""
+        modes = {one["name"] for one in self.request("/sdapi/v1/latent-upscale-modes")[1]}
+        return "Latent" if "Latent" in modes else "None"
+
     def options(self, **values: Any) -> None:
         assert self.request("/sdapi/v1/options", values)[0] == 200
 
@@ -171,15 +181,19 @@ def to_text(pixels: np.ndarray) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-def _known(folder: Path) -> list[str]:
-    """FLAGS without the one that forks of Forge have removed; an unknown flag stops the start."""
-    known = (folder / "modules" / "cmd_args.py").read_text(encoding="utf-8")
-    return [flag for flag in FLAGS if flag != "--do-not-download-clip" or flag in known]
+def knows(folder: Path, flag: str) -> bool:
+    """Whether a WebUI takes a flag: it stands in one of the files that declare them. An unknown one stops the start."""
+    return any(
+        f'"{flag}"' in file.read_text(encoding="utf-8") for file in map(folder.joinpath, DECLARED) if file.is_file()
+    )
 
 
-def _precision(flags: Sequence[str]) -> list[str]:
-    """Whole precision, where the flags do not say otherwise."""
-    return [] if {"--precision", "--unet-in-bf16"} & {*flags} else ["--no-half"]
+def _flags(folder: Path, wanted: Sequence[str]) -> list[str]:
+    """FLAGS that the WebUI has, on the CPU, in whole precision where the wanted flags do not say otherwise."""
+    own = [flag for flag in FLAGS if knows(folder, flag)]
+    cpu = next((flag for flag in ("--always-cpu", "--cpu") if knows(folder, flag)), None)
+    whole = [] if {*PRECISIONS} & {*wanted} or not knows(folder, "--no-half") else ["--no-half"]
+    return [*own, *([cpu] if cpu else ["--use-cpu", "all"]), *whole, *wanted]
 
 
 def _python(folder: Path) -> str:
