@@ -21,7 +21,7 @@ OLD_TESTS := $(addprefix tests/,faces checkpoints weights webui families/test_fa
 OLD_MORE ?=
 SAME_TESTS := tests/checkpoints/test_hostile.py tests/faces/test_orl.py
 # In a real Chromium, where Gradio is; in runs of their own, for Playwright keeps the thread's event loop.
-PAGE_TESTS := $(addprefix tests/webui/,page test_canvas.py)
+PAGE_TESTS := $(addprefix tests/webui/,page canvas)
 # In Chromium without Gradio: once is enough.
 SCENE_TESTS := tests/webui/test_scene.py
 # Requests, as pydantic 2 and Forge's FastAPI read them.

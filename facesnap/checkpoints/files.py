@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from facesnap.checkpoints import float8, pickles
-from facesnap.checkpoints.layout import PARTS
+from facesnap.checkpoints.layout import PARTS, in_part
 from facesnap.errors import CheckpointError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of weights, lower case
@@ -94,16 +94,24 @@ def read_outline(path: Path | str) -> TensorFile:
 def _read(path: Path, data: bool) -> TensorFile:
     if not path.is_file():
         raise CheckpointError(
-            f"There is no checkpoint file {path}.",
+            f"{path} is a folder." if path.is_dir() else f"There is no checkpoint file {path}.",
             expected="a .safetensors file, or a .bin, .pt or .pth of torch",
-            remedy="correct the path",
+            remedy=f"give one of the files in it: {_weights_in(path)}" if path.is_dir() else "correct the path",
         )
     size = path.stat().st_size
     if not 16 <= size <= MOST_BYTES:
         raise _unreadable(path, f"it has {size} bytes")
     file = _read_pickle(path, data) if _kind(path, size) == "pickle" else _read_safetensors(path, data)
-    _check_tensors(path, file.tensors, size, "cpu" if data else "meta")
-    return replace(file, tensors=float8.raised(file.tensors, path.name))
+    tensors = _without_empty(path, file.tensors)
+    _check_tensors(path, tensors, size, "cpu" if data else "meta")
+    return replace(file, tensors=float8.raised(tensors, path.name))
+
+
+def _weights_in(folder: Path) -> str:
+    """Names of the weight files in a folder, the first few, for people."""
+    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}" if names else "there is none of weights right inside"
 
 
 def _kind(path: Path, size: int) -> str:
@@ -189,13 +197,34 @@ def _leaves(path: Path, content: Mapping[Any, Any], leaf: type[Leaf]) -> Iterato
     while waiting:
         prefix, inner, depth = waiting.popleft()
         for key, value in inner.items():
-            name, seen = f"{prefix}{key}", seen + 1
-            if not isinstance(key, (str, int)) or len(name) > LONGEST_NAME or seen > MOST_ENTRIES:
-                raise _unreadable(path, f"it has an entry named {name[:80]!r}, or more than {MOST_ENTRIES}")
+            seen += 1
+            if seen > MOST_ENTRIES:
+                raise _unreadable(path, f"it has more than {MOST_ENTRIES} entries")
+            if not isinstance(key, (str, int)):  # no name of a tensor
+                continue
+            name = f"{prefix}{key}"
+            if len(name) > LONGEST_NAME:
+                raise _unreadable(path, f"it has an entry named {name[:80]!r}...")
             if isinstance(value, leaf):
                 yield name, value
             elif isinstance(value, dict) and depth > 1:  # deeper ones hold no part of an adapter
                 waiting.append((f"{name}.", value, depth - 1))
+
+
+def _without_empty(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with elements, and markers of float8: trainers keep empty ones beside the weights, and in their
+    places where the weights are spread over several files."""
+    kept = {name: tensor for name, tensor in tensors.items() if tensor.numel() or float8.is_marker(name)}
+    empty = next((name for name in tensors if name not in kept and in_part(name)), None)
+    if empty is not None:
+        raise CheckpointError(
+            f"{path.name} cannot be used: its tensor {empty[:80]} is empty.",
+            expected="the weights themselves; training that spreads them over several files (ZeRO stage 3, FSDP) "
+            "leaves empty tensors in their places",
+            remedy="gather the weights into one file with the program that saved it (DeepSpeed: zero_to_fp32.py beside "
+            "the checkpoint), or fetch it again",
+        )
+    return kept
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device: str) -> None:
@@ -205,7 +234,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device:
     total = 0
     for name, tensor in tensors.items():
         plain = tensor.layout is torch.strided and tensor.device.type == device and not tensor.is_quantized
-        if not plain or (tensor.numel() == 0 and not float8.is_marker(name)) or len(name) > LONGEST_NAME:
+        if not plain or len(name) > LONGEST_NAME:
             raise _unreadable(path, f"its tensor {name[:80]} is {tuple(tensor.shape)}, {tensor.layout}, not plain")
         nbytes = tensor.numel() * tensor.element_size()
         total += nbytes

@@ -28,7 +28,9 @@ PARTS = {  # names of the two parts in the wild -> ours
     "id_adapter_attn_layers": "processors",
 }
 DEEPEST = 4  # names above a part
-WRAPPED = "module"  # what data-parallel training puts before every name
+PARALLEL = "module"  # what data-parallel training puts before every name
+# What torch.compile, sharded training and activation checkpointing put into names, wherever a wrapped module stands.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _AVERAGE = {"ema", "ema_model", "model_ema", "state_dict_ema", "ema_state_dict", "shadow", "shadow_params"}
 KEYS = {"to_k_ip": "to_k", "id_to_k": "to_k", "to_v_ip": "to_v", "id_to_v": "to_v"}
 MOST_PROCESSORS = 4000
@@ -36,7 +38,7 @@ _KEY = re.compile(r"(\d{1,4})\.(to_k_ip|to_v_ip|id_to_k|id_to_v)\.weight")
 _LORA = re.compile(r"(\d{1,4})\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight")
 UNET_BLOCKS = ("down_blocks", "up_blocks", "mid_block")
 _PROCESSOR = re.compile(
-    r"(?:.+\.)?(?P<block>down_blocks|up_blocks|mid_block)\.(?P<site>[\w.]+)\.(?P<attention>attn[12])\.processor\."
+    r"(?:.+\.)?(?P<block>down_blocks|up_blocks|mid_block)\.(?P<site>[\w.]+)\.(?P<attention>attn[12])\.processor\.(?:module\.)?"
     r"(?P<rest>to_[kv]_ip(?:\.0)?\.weight|to_(?:q|k|v|out)_lora\.(?:down|up)\.weight)"
 )
 SD15_LEVELS = {"input.1": 0, "input.2": 0, "input.4": 1, "input.5": 1, "input.7": 2, "input.8": 2, "middle.0": 3,
@@ -93,13 +95,19 @@ def find_parts(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor] | None, d
 
 
 def _place(name: str) -> tuple[tuple[str, ...], str, str] | None:
-    """(names above, name of the part, name below it) of a part's tensor."""
-    names = name.split(".")
-    at = next((i for i, one in enumerate(names[: DEEPEST + 1]) if one in PARTS), None)
+    """(names above, name of the part, name below it) of a part's tensor; the innermost, where a trainer calls the
+    whole adapter by a part's name."""
+    names = unwrapped(name).split(".")
+    at = max((i for i, one in enumerate(names[: DEEPEST + 1]) if one in PARTS), default=None)
     if at is None or at == len(names) - 1:
         return None
     below = names[at + 1 :]
-    return tuple(names[:at]), names[at], ".".join(below[1:] if below[0] == WRAPPED and len(below) > 1 else below)
+    return tuple(names[:at]), names[at], ".".join(below[1:] if below[0] == PARALLEL and len(below) > 1 else below)
+
+
+def unwrapped(name: str) -> str:
+    """The name of a tensor as it was before its modules were wrapped for training."""
+    return ".".join(one for one in name.split(".") if one not in WRAPPERS)
 
 
 def _of(heads: Mapping[str, dict[str, Tensor]], part: str) -> dict[str, Tensor] | None:
@@ -111,7 +119,7 @@ def _in_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """Processors under the names of diffusers' modules, numbered as the trainers number them."""
     found: dict[tuple[int, ...], dict[str, dict[str, Tensor]]] = {}
     for name, tensor in state.items():
-        if m := _PROCESSOR.fullmatch(name):
+        if m := _PROCESSOR.fullmatch(unwrapped(name)):
             site = (UNET_BLOCKS.index(m["block"]), *map(int, re.findall(r"\d+", m["site"])))
             found.setdefault(site, {}).setdefault(m["attention"], {})[m["rest"].replace(".0.", ".")] = tensor
     crossed = sorted(site for site, attentions in found.items() if "attn2" in attentions)

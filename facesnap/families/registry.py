@@ -27,7 +27,11 @@ from facesnap.settings.words import FAMILY_MARK
 
 logger = logging.getLogger(__name__)
 
-_COPY = re.compile(r"( ?\(\d+\)| - copy( \(\d+\))?| copy( \d+)?)$", re.IGNORECASE)  # as browsers and desktops mark one
+# Marks of copies, as browsers, desktops of several languages, notebooks and web drives make them.
+_COPY_WORDS = "copy|kopie|kopia|copie|copia|cópia|копия|副本|コピー"
+_COPY = re.compile(
+    rf"^copy of |( ?\(\d+\)|\[\d+\]| ?[-\u2013\u2014] ?({_COPY_WORDS})\d*| ({_COPY_WORDS})( \d+)?)+$", re.IGNORECASE
+)
 
 
 def _discovered() -> dict[str, Family]:

@@ -64,6 +64,13 @@ def other() -> State:
     return parts(seed=40)
 
 
+def wrapped(state: State, wrapper: str) -> State:
+    """The names of parts whose modules were wrapped, the outer ones and one inside."""
+    found = {p: {f"{wrapper}{k}": t for k, t in ts.items()} for p, ts in state.items()}
+    found["image_proj"] = {k.replace("proj.", f"proj.{wrapper}"): t for k, t in found["image_proj"].items()}
+    return found
+
+
 CASES: dict[str, Callable[[State], Any]] = {
     "accelerate": lambda s: unet(s["ip_adapter"]) | flat(s),
     "data parallel": lambda s: flat(s, above="module.") | {"module.unet.conv_in.weight": torch.ones(2, 2)},
@@ -86,6 +93,19 @@ CASES: dict[str, Callable[[State], Any]] = {
     "processors in diffusers' lists": lambda s: {"image_proj": s["image_proj"]} | unet(
         {k.replace("_ip.weight", "_ip.0.weight"): t for k, t in s["ip_adapter"].items()}
     ),
+    "compiled": lambda s: flat(s, above="_orig_mod."),
+    "compiled parts": lambda s: wrapped(s, "_orig_mod."),
+    "sharded parts": lambda s: flat(wrapped(s, "_fsdp_wrapped_module.")),
+    "checkpointed activations": lambda s: flat(wrapped(s, "_checkpoint_wrapped_module.")),
+    "compiled below data parallel": lambda s: flat({p: {f"module._orig_mod.{k}": t for k, t in ts.items()}
+                                                    for p, ts in s.items()}),
+    "compiled processors in the UNet": lambda s: {"image_proj": s["image_proj"]} | {
+        k.replace(".processor.", ".processor._orig_mod."): t for k, t in unet(s["ip_adapter"]).items()},
+    "the whole under a part's name": lambda s: flat(s, above="ip_adapter.") | {
+        f"ip_adapter.{k}": t for k, t in unet().items()},
+    "the same, nested": lambda s: {"state_dict": {"ip_adapter": s}},
+    "empty tensors beside": lambda s: {**s, "scheduler": torch.zeros(0), "optimizer": {"moments": torch.zeros(0, 3)}},
+    "other keys beside": lambda s: {**s, "seen": {("a", 1): 2, None: 3, 0.5: torch.ones(1)}, (1, 2): torch.ones(2)},
 }  # fmt: skip
 
 
@@ -139,6 +159,24 @@ def test_the_missing_half_is_named(tmp_path: Path, name: str, content: Callable,
     with pytest.raises(CheckpointError, match=missing) as caught:
         load_adapter(tmp_path / "pytorch_model.bin")
     assert "LoRA" not in str(caught.value)
+
+
+def test_placeholders_of_weights_that_lie_in_shards_are_named(tmp_path: Path) -> None:
+    """ZeRO's stage 3 saves parameters that other processes hold as empty tensors."""
+    state = parts()
+    state["ip_adapter"] = {k: torch.zeros(0) for k in state["ip_adapter"]}
+    torch.save(flat(state), tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"adapter_modules\.\S+ is empty.*ZeRO.*zero_to_fp32"):
+        load_adapter(tmp_path / "pytorch_model.bin")
+
+
+def test_a_folder_names_the_files_in_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1000").mkdir()
+    with pytest.raises(CheckpointError, match=r"checkpoint-1000 is a folder.*none of weights"):
+        load_adapter(tmp_path / "checkpoint-1000")
+    torch.save(parts(), tmp_path / "checkpoint-1000" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"checkpoint-1000 is a folder.*give one.*pytorch_model\.bin"):
+        load_adapter(tmp_path / "checkpoint-1000")
 
 
 class Callbacks:

@@ -182,10 +182,9 @@ def to_text(pixels: np.ndarray) -> str:
 
 
 def knows(folder: Path, flag: str) -> bool:
-    """Whether a WebUI takes a flag: it stands in one of the files that declare them. An unknown one stops the start."""
-    return any(
-        f'"{flag}"' in file.read_text(encoding="utf-8") for file in map(folder.joinpath, DECLARED) if file.is_file()
-    )
+    """Whether a WebUI takes a flag: one of the files that declare them has it. An unknown one stops the start."""
+    declared = [folder / file for file in DECLARED if (folder / file).is_file()]
+    return any(f'"{flag}"' in file.read_text(encoding="utf-8") for file in declared)
 
 
 def _flags(folder: Path, wanted: Sequence[str]) -> list[str]:

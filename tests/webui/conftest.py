@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.webui.standin.server import Server
 
 # They run in the WebUIs' environments, where `make` names them: it fails if they are not collected there.
-collect_ignore = [] if find_spec("gradio") and find_spec("playwright") else ["page", "test_canvas.py", "test_scene.py"]
+collect_ignore = [] if find_spec("gradio") and find_spec("playwright") else ["page", "canvas", "test_scene.py"]
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
-"""The pose canvas in a real Chromium, in a page of the Gradio that is installed: what users do, and what arrives."""
+"""Poses on the canvas, in a real Chromium, in a page of the Gradio that is installed: what users do to a face."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,63 +12,13 @@ import pytest
 from PIL import Image
 
 from facesnap.errors import PackError
-from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.identity import Identity
 from facesnap.landmarks.render import render_landmarks
-from facesnap.pipeline.cache import ContentCache
 from facesnap.pipeline.shape import Shapes
-from facesnap.settings.model import POSE_NUMBERS, Pose
+from facesnap.settings.model import POSE_NUMBERS
 from facesnap.webui.ui import canvas
-from facesnap.webui.ui.send_to import INITS
-from tests.webui.browser import JAVASCRIPT
-from tests.webui.canvas_page import identities, opened, served
-from tests.webui.canvas_user import MODEL, PHONE, SCREEN, Canvas
-from tests.webui.standin.img2img import TABS
-
-
-@pytest.fixture(scope="module")
-def shapes(face_pack: Path) -> Shapes:
-    return Shapes(FaceAnalyser(face_pack), ContentCache(64 << 20))
-
-
-@pytest.fixture(scope="module")
-def known(shapes: Shapes, astronaut: np.ndarray) -> dict[str, Identity]:
-    """Zoe, who looks like the astronaut, and Max, like her in a mirror."""
-    people = {}
-    for name, photo in (("Zoe", astronaut), ("Max", np.ascontiguousarray(astronaut[:, ::-1]))):
-        face = shapes.analyser.face(photo)
-        people[name] = Identity.from_faces([face], name=name, landmarks=shapes.landmarks([face]))
-    return people
-
-
-@pytest.fixture(scope="module")
-def address(shapes: Shapes, known: dict[str, Identity], astronaut: np.ndarray) -> Iterator[str]:
-    with served(shapes, known, astronaut) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def page_of_two(browser: Any, address: str) -> Canvas:
-    return Canvas(browser, address, ("Zoe", "Max"))
-
-
-@pytest.fixture
-def user(page_of_two: Canvas) -> Iterator[Canvas]:
-    """A page with two people, as in their reference photos, and nothing to undo."""
-    page_of_two.fresh()
-    yield page_of_two
-    assert page_of_two.errors == []
-
-
-@pytest.fixture
-def predicted(shapes: Shapes, known: dict[str, Identity]) -> Callable[..., np.ndarray]:
-    """What the server draws for a pose as `understood` gives it, in pixels."""
-
-    def points(pose: dict[str, Any], size: tuple[int, int] = (512, 512), name: str = "Zoe") -> np.ndarray:
-        found = shapes.shape(known[name], Pose(**pose), size)
-        return found.landmarks.points * size
-
-    return points
+from tests.webui.canvas.page import identities
+from tests.webui.canvas.user import MODEL, PHONE, Canvas
 
 
 def test_the_reference_appears_as_the_server_has_it(user: Canvas, predicted: Callable[..., np.ndarray]) -> None:
@@ -313,104 +261,6 @@ def test_the_networks_picture_is_the_servers(user: Canvas, predicted: Callable[.
     assert np.abs(found - expected).mean() < 0.35
     shifted = np.abs(np.roll(found, 1, axis=1) - expected).mean()
     assert shifted > 3 * np.abs(found - expected).mean()
-
-
-def test_a_pose_picture_can_be_copied(
-    user: Canvas, astronaut: np.ndarray, tmp_path: Path, shapes: Shapes, known: dict[str, Identity]
-) -> None:
-    assert user.button("Pose picture").is_disabled()
-    file = tmp_path / "pose.png"
-    turned = Image.fromarray(np.ascontiguousarray(astronaut[:320, ::-1])).rotate(15)
-    turned.save(file)
-    user.page.locator("#facesnap_txt2img_p1_pose_image input[type=file]").set_input_files(file)
-    user.until(f"{MODEL}.current.drivers.picture !== undefined")
-    own = user.points()
-    user.button("Pose picture").click()
-    assert user.source() == "canvas" and set(user.pose()) == set(POSE_NUMBERS)
-    driven = shapes.shape(known["Zoe"], Pose("picture", np.asarray(turned)), (512, 512))
-    difference = np.abs(user.points() - driven.landmarks.points * 512).max()
-    assert difference < 6 < np.abs(user.points() - own).max()  # the expression is the nearest mix of presets
-
-
-def test_photos_are_read_when_they_change_and_errors_are_shown(
-    browser: Any, address: str, astronaut: np.ndarray, tmp_path: Path
-) -> None:
-    page = opened(browser, address, **SCREEN)
-    page.get_by_text("FaceSnap", exact=True).first.click()
-    assert "Add a reference photo" in page.locator("#facesnap_txt2img_canvas").inner_text()
-    photos = page.locator("#facesnap_txt2img_p1_references input[type=file]")
-    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
-    photos.set_input_files(tmp_path / "black.png")
-    page.wait_for_function(
-        "document.querySelector('.facesnap-canvas-status').textContent.includes('No face was found')"
-    )
-    page.locator("#facesnap_txt2img_p1_references").get_by_role("button").first.click()  # take it away
-    Image.fromarray(astronaut).save(tmp_path / "face.png")
-    photos.set_input_files(tmp_path / "face.png")
-    page.wait_for_function(f"{MODEL}.people.length === 1 && {MODEL}.people[0].shape")
-    assert page.locator(".facesnap-canvas-status").first.inner_text() == ""
-    page.context.close()
-
-
-def test_img2img_shows_the_init_image_and_its_pose(browser: Any, address: str, tmp_path: Path, astronaut) -> None:
-    page = opened(browser, address, **SCREEN)
-    page.get_by_text("img2img", exact=True).first.click()
-    page.locator("#facesnap_img2img").get_by_text("FaceSnap", exact=True).first.click()
-    page.locator("#facesnap_img2img_p1_identity textarea, #facesnap_img2img_p1_identity input").first.fill("Zoe")
-    Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(tmp_path / "init.png")
-    page.locator("#img2img_image input[type=file]").first.set_input_files(tmp_path / "init.png")
-    page.wait_for_function("""() => {
-        const canvas = facesnap.canvases.img2img;
-        return canvas && canvas.model.current && canvas.model.current.drivers.init !== undefined;
-    }""")
-    root = page.locator("#facesnap_img2img_canvas")
-    root.get_by_role("combobox", name="Backdrop").select_option("init")
-    page.wait_for_function("document.querySelector('#facesnap_img2img_canvas image').getAttribute('href')")
-    page.locator('#facesnap_img2img_p1_pose_source input[value="init"]').check()
-    page.wait_for_function("facesnap.canvases.img2img.model.current.state.source === 'init'")
-    resolved = page.evaluate("(({model}) => model.resolved(model.current).numbers)(facesnap.canvases.img2img)")
-    reference = page.evaluate("facesnap.canvases.img2img.model.current.drivers.reference.angles")
-    assert resolved["yaw"] == pytest.approx(-reference[0], abs=4) and resolved["x"] > 0.5  # hers in a mirror
-    page.context.close()
-
-
-@pytest.mark.parametrize("title, elem_id", [(title, elem_id) for title, elem_id, _ in TABS[1:]])
-def test_each_tab_of_img2img_has_its_own_init_image(
-    browser: Any, address: str, tmp_path: Path, astronaut: np.ndarray, title: str, elem_id: str
-) -> None:
-    """Not that of the tab beside it, nor a mask; a tab without a picture has none."""
-    page = opened(browser, address, **SCREEN)
-    page.get_by_text("img2img", exact=True).first.click()
-    page.locator("#facesnap_img2img").get_by_text("FaceSnap", exact=True).first.click()
-    page.locator("#facesnap_img2img_p1_identity textarea, #facesnap_img2img_p1_identity input").first.fill("Zoe")
-    Image.fromarray(astronaut).save(tmp_path / "first.png")
-    Image.fromarray(np.ascontiguousarray(astronaut[:, ::-1])).save(tmp_path / "own.png")
-    page.locator("#img2img_image input[type=file]").first.set_input_files(tmp_path / "first.png")
-    model = "facesnap.canvases.img2img.model"
-    ready = f"!facesnap.canvases.img2img.waiting && {model}.current"
-    page.wait_for_function(f"{ready} && {model}.current.drivers.init")
-    first = page.evaluate(f"{model}.current.drivers.init.translation")
-    tabs = page.locator("#mode_img2img > .tab-nav")
-    tabs.get_by_text(title, exact=True).click()
-    page.wait_for_function(f"{ready} && !{model}.current.drivers.init")  # it has none yet
-    page.locator(f"#{elem_id} input[type=file]").first.set_input_files(tmp_path / "own.png")
-    page.wait_for_function(f"{ready} && {model}.current.drivers.init")
-    own = page.evaluate(f"{model}.current.drivers.init.translation")
-    assert own[0] == pytest.approx(512 - first[0], abs=8) and abs(own[0] - first[0]) > 40  # in a mirror
-    page.locator("#facesnap_img2img_canvas").get_by_role("combobox", name="Backdrop").select_option("init")
-    page.wait_for_function("document.querySelector('#facesnap_img2img_canvas image').getAttribute('href')")
-    tabs.get_by_text("Batch", exact=True).click()
-    page.wait_for_function(f"{ready} && !{model}.current.drivers.init")
-    tabs.get_by_text("img2img", exact=True).click()
-    page.wait_for_function(f"{ready} && {model}.current.drivers.init")
-    assert page.evaluate(f"{model}.current.drivers.init.translation") == first
-    page.context.close()
-
-
-def test_the_page_and_its_script_name_the_same_pictures() -> None:
-    script = (JAVASCRIPT / "facesnap_canvas_page.js").read_text(encoding="utf-8")
-    assert tuple(re.findall(r'"(\w+)"', script.partition("const INITS = [")[2].partition("]")[0])) == INITS
-    assert {elem_id for _, elem_id, _ in TABS} == {*INITS}
 
 
 def test_the_server_always_answers(shapes: Shapes, known: dict[str, Identity]) -> None:

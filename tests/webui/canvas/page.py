@@ -29,7 +29,7 @@ from facesnap.webui.generation.pictures import decode
 from facesnap.webui.ui import canvas
 from tests.webui.standin.img2img import tabs
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TABS = ("txt2img", "img2img")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.webui.canvas_page import opened
+from tests.webui.canvas.page import opened
 
 MODEL = "facesnap.canvases.txt2img.model"
 SCREEN = {"viewport": {"width": 1280, "height": 1500}}
