@@ -87,7 +87,8 @@ def test_the_gallerys_hires_button(webui, snap) -> None:
         "prompt": "a person", "negative_prompt": "bad", "n_iter": 1, "batch_size": 1, "cfg_scale": 7.0, "width": 64,
         "height": 64, "denoising_strength": 0.7, "hr_scale": 2.0, "hr_upscaler": webui.upscaler,
         "hr_second_pass_steps": 0, "hr_resize_x": 0, "hr_resize_y": 0, "hr_prompt": "", "hr_negative_prompt": "",
-        "distilled_cfg_scale": 3.5, "hr_cfg": 7.0, "hr_distilled_cfg": 3.5, "hr_additional_modules": ["Use same choices"],
+        "distilled_cfg_scale": 3.5, "hr_cfg": 7.0, "hr_distilled_cfg": 3.5,
+        "hr_additional_modules": ["Use same choices"],
     }  # fmt: skip
     button = {
         "picture": answer["images"][0], "infotext": json.loads(answer["info"])["infotexts"][0], "fields": fields,
