@@ -4,13 +4,16 @@ The hosts are on no package registry, so without FACESNAP_WEBUI these tests are 
 FACESNAP_WEBUI_PYTHON (its interpreter; by default that of its venv) and FACESNAP_WEBUI_ARGS (further flags).
 Any SD1.5 or SDXL checkpoints will do, random ones too; the first in the folder decides for which of both the adapter
 is made. A second of the same layout, one of another layout and an inpainting one are used where they are there.
-FACESNAP_WEBUI_NEIGHBOURS names a folder of other extensions' repositories, see test_neighbours.
+FACESNAP_WEBUI_NEIGHBOURS names a folder of other extensions' repositories, see test_neighbours. What a run saw is
+written into the table of docs/hosts.md by FACESNAP_HOSTS (that file) and FACESNAP_WEBUI_NAME (its column).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.live import matrix
 from tests.live.checkpoints import Checkpoints, survey
 from tests.live.webui import ROOT, Auth, WebUI, to_text
 
@@ -33,6 +37,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.skip(reason="FACESNAP_WEBUI names no WebUI"))
+
+
+OUTCOMES: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    place = Path(report.nodeid.partition("::")[0])
+    if place.parent.name == Path(__file__).parent.name and (report.when == "call" or report.outcome != "passed"):
+        outcome = "error" if report.failed and report.when != "call" else report.outcome
+        OUTCOMES[place.stem.removeprefix("test_")][outcome] += 1
+
+
+def pytest_sessionfinish() -> None:
+    if FOLDER and "FACESNAP_HOSTS" in os.environ:
+        call = ["git", "rev-parse", "--short=8", "HEAD"]
+        commit = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        name = os.environ.get("FACESNAP_WEBUI_NAME", Path(FOLDER).name)
+        matrix.update(Path(os.environ["FACESNAP_HOSTS"]), name, OUTCOMES, commit)
 
 
 @pytest.fixture(scope="session")
