@@ -79,6 +79,8 @@ def _for_pictures(projection: Mapping[str, Tensor]) -> str:
         kind, encoder = "an IP-Adapter for pictures", PROJECTED.get(columns("proj.weight"), "")
     elif "proj.3.weight" in projection:
         kind, encoder = "an IP-Adapter Full-Face", STATES.get(columns("proj.0.weight"), "")
+    elif "proj.2.weight" in projection and columns("proj.0.weight") not in (0, ID_WIDTH):
+        kind, encoder = "an IP-Adapter for pictures", f"an encoder {columns('proj.0.weight')} wide"
     elif "latents" in projection and columns("proj_in.weight") not in (0, ID_WIDTH):
         kind, encoder = "an IP-Adapter Plus for pictures", STATES.get(columns("proj_in.weight"), "")
         encoder = encoder or f"an encoder {columns('proj_in.weight')} wide"

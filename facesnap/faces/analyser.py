@@ -188,7 +188,7 @@ def _import_model_zoo() -> Any:
     expected = "insightface 0.7.3 or newer with onnx, onnxruntime and OpenCV."
     with importing("insightface cannot be imported", expected), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scikit-image and albumentations, about themselves
-        import insightface.model_zoo as model_zoo
+        from insightface.model_zoo import model_zoo  # the module, whose package has the same name
     return model_zoo
 
 
@@ -212,7 +212,8 @@ def _load(model_zoo: Any, pack: Pack, kind: str, provider: str) -> Any:
     options.enable_cpu_mem_arena = False  # it would keep for good what the largest input took, hundreds of MB
     try:
         with contextlib.redirect_stdout(sys.stderr):  # insightface 0.7.3 prints, and stdout may be for JSON alone
-            model = model_zoo.get_model(str(file), providers=providers, sess_options=options)
+            # Not get_model: of a file whose name ends in .ONNX it makes nothing.
+            model = model_zoo.ModelRouter(str(file)).get_model(providers=providers, sess_options=options)
         if model is not None and model.session.get_session_options().enable_cpu_mem_arena:  # 0.7.3 passes no options on
             model.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     except (RuntimeError, ValueError, AssertionError, OSError, DecodeError, *runtime_errors()) as error:

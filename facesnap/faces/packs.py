@@ -91,6 +91,14 @@ def find_pack(name: str | os.PathLike, model_dirs: Iterable[str | os.PathLike] =
     direct = Path(name).expanduser()
     if direct.is_dir():
         return load_pack(direct)
+    if direct.is_file():
+        raise PackError(
+            f"Face-analysis pack {direct} is a file.",
+            expected="the folder of a pack, or its name.",
+            remedy=f"give the folder {direct.parent}."
+            if direct.suffix.lower() == ".onnx"
+            else "unpack it into a folder of its own, and give that.",
+        )
     tried = pack_parents(model_dirs)
     if direct.name == str(name):
         for folder in _folders_named(str(name), tried):
@@ -130,9 +138,11 @@ def load_pack(folder: Path) -> Pack:
     missing = [kind for kind in (DETECTOR, RECOGNISER) if kind not in kinds]
     if missing:
         reasons = {note.partition(" (")[0]: note for note in passed_over}
-        found = ", ".join(reasons.get(file.name, file.name) for file in files) or "no .onnx file"
+        found = (
+            f"among {', '.join(reasons.get(file.name, file.name) for file in files)}" if files else "and no .onnx file"
+        )
         raise PackError(
-            f"Pack {folder}: no {' and no '.join(missing)} among {found}.",
+            f"Pack {folder}: no {' and no '.join(missing)} {found}.",
             expected="a face detector with five points (SCRFD) and a 512-d recogniser (ArcFace), both ONNX.",
             remedy="unpack the whole zip of the pack into this folder; a download cut short has to be made again.",
         )

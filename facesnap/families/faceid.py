@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from facesnap.checkpoints import foreign
 from facesnap.faces.known import BASE_TITLES, OWN, RESEARCH_ONLY, VIT_H, File, Item
 from facesnap.families.base import OfficialPreprocessing
 from facesnap.families.ip_adapter import IPAdapterFamily, is_resampler
@@ -27,7 +28,10 @@ class FaceID(IPAdapterFamily):
     """Two linear layers over the vector; a perceiver behind them looks at CLIP tokens in Plus and PlusV2."""
 
     def is_projection(self, projection: Mapping[str, Tensor]) -> bool:
-        if "proj.2.weight" not in projection or "norm.weight" not in projection:
+        vector = projection.get("proj.0.weight")
+        if vector is None or "proj.2.weight" not in projection or "norm.weight" not in projection:
+            return False
+        if vector.ndim != 2 or vector.shape[1] != foreign.ID_WIDTH:  # adapters for FLUX take an encoder's, 1152 wide
             return False
         if PERCEIVER in projection or self.encoder:
             return PERCEIVER in projection and bool(self.encoder)  # Plus and PlusV2 look alike

@@ -108,6 +108,20 @@ def test_all_of_them_together_change_no_face(pack: Path, face_pack: Path, astron
     assert (detector.kind, detector.model) == ("68", builder.LANDMARKS)
 
 
+def test_a_pack_with_uppercase_endings_works(pack: Path, face_pack: Path, astronaut: np.ndarray) -> None:
+    for file in list(pack.iterdir()):
+        file.rename(file.with_suffix(".ONNX"))
+    ours, theirs = (FaceAnalyser(folder).face(astronaut) for folder in (pack, face_pack))
+    assert np.array_equal(ours.embedding, theirs.embedding) and LandmarkDetector(pack).kind == "68"
+
+
+@pytest.mark.parametrize(("name", "remedy"), ((builder.RECOGNISER, "give the folder"), ("pack.zip", "unpack it")))
+def test_a_file_in_the_place_of_a_pack_says_what_to_give(pack: Path, name: str, remedy: str) -> None:
+    (pack / "pack.zip").write_bytes(b"PK")
+    with pytest.raises(PackError, match=f"{name} is a file.*{remedy}"):
+        packs.find_pack(pack / name)
+
+
 def test_a_pack_without_a_recogniser_says_what_each_file_is(pack: Path) -> None:
     net(pack / "narrow.onnx", [("N", 3, 112, 112)], [("N", 256)])
     (pack / builder.RECOGNISER).write_bytes(b"<!DOCTYPE html>")

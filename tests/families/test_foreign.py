@@ -54,6 +54,10 @@ CASES = {
     "plus_vit-l": (clip_plus(1024), "Plus for pictures, which looks through ViT-L,"),
     "plus_vit-h without bias": (clip_plus(1280, bias=False), "Plus for pictures, which looks through ViT-H,"),
     "plus of 768": (clip_plus(768), "an encoder 768 wide"),
+    "mlp of flux": (
+        adapter({"proj.0.weight": (64, 1152), "proj.2.weight": (256, 64), "norm.weight": (64,)}),
+        "for pictures, which looks through an encoder 1152 wide,",
+    ),
     "flux": (plain("double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"), "made for FLUX"),
     "controlnet": (plain("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.x"), "it is a ControlNet,"),
     "ldm controlnet": (plain("control_model.input_hint_block.0.weight"), "it is a ControlNet,"),
