@@ -14,7 +14,6 @@ from torch import nn
 from facesnap.errors import TopologyError
 from facesnap.models.projections import KINDS, site_key
 
-LATENT = 4  # channels, of SD1.5 and SDXL
 _LDM = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
 _LDM_MIDDLE = re.compile(r"middle_block\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
 _DIFFUSERS = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn2")
@@ -122,7 +121,7 @@ def read_topology(unet: nn.Module, name: str = "") -> Topology:
         name: what the host calls a model that is no UNet; for the message.
 
     Raises:
-        TopologyError: it is compiled, none of the known layouts, or of another latent than SD1.5's and SDXL's.
+        TopologyError: it is compiled, or none of the known layouts.
     """
     if type(unet).__name__ == "OptimizedModule" or getattr(unet, "_compiled_call_impl", None) is not None:
         raise TopologyError(
@@ -142,14 +141,6 @@ def read_topology(unet: nn.Module, name: str = "") -> Topology:
         )
     else:
         raise _unknown(unet, "it has neither of the two sets of blocks")
-    channels = _latent_channels(unet)
-    if channels not in (None, LATENT):
-        raise TopologyError(
-            f"The UNet ({name or type(unet).__name__}) has the blocks of SD1.5 or SDXL, and a latent of {channels} "
-            "channels.",
-            expected=f"{LATENT} channels: the adapters have never seen another latent",
-            remedy="choose a checkpoint of SD1.5 or SDXL itself",
-        )
     sites = tuple(
         Site(name, unet.get_submodule(path), getattr(unet.get_submodule(path.removesuffix(".attn2")), "attn1", None))
         for name, path in sorted(found.items(), key=lambda item: site_key(item[0]))
@@ -171,8 +162,8 @@ def read_topology(unet: nn.Module, name: str = "") -> Topology:
     return Topology(layout, sites, middle, tuple(output))
 
 
-def _latent_channels(unet: nn.Module) -> int | None:
-    """Channels of what the UNet predicts; those of its input are more for inpainting and InstructPix2Pix."""
+def latent_channels(unet: nn.Module) -> int | None:
+    """Channels of what a UNet predicts, where its last layer says; its input has more for inpainting."""
     out = getattr(unet, "out", None)
     last = out[-1] if isinstance(out, nn.Sequential) and len(out) else getattr(unet, "conv_out", None)
     return getattr(last, "out_channels", None)

@@ -22,10 +22,22 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
-from facesnap.errors import AttachError, FaceSnapError, HostError, again, clear_frames, refusal, to_keep
+from facesnap.attach.topology import latent_channels
+from facesnap.errors import (
+    AttachError,
+    FaceSnapError,
+    HostError,
+    TopologyError,
+    again,
+    clear_frames,
+    refusal,
+    to_keep,
+)
 from facesnap.hosts import face_pass
 from facesnap.hosts.base import Host, Parts, Prepare, is_face_pass
 from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
+
+LATENT = 4  # channels, of SD1.5 and SDXL
 
 
 class Generation(ABC):
@@ -123,6 +135,7 @@ class Generation(ABC):
         assert self.prepare is not None
         self._unet = unet
         topology = read_topology(unet, self.host.refused_name())
+        _require_latent(unet, self.host.refused_name())
         self._parts = self.prepare(topology)
         if is_face_pass(self.p):
             self._parts = face_pass.owners(self._parts, face_pass.mask_of(self.p), self._outer_piece())
@@ -268,6 +281,17 @@ class Generation(ABC):
             "The sampling finished without calling the UNet that FaceSnap is attached to.",
             expected="at least one call",
             remedy="switch off TensorRT, torch.compile or whatever replaces the UNet or the sampler",
+        )
+
+
+def _require_latent(unet: nn.Module, name: str) -> None:
+    channels = latent_channels(unet)
+    if channels not in (None, LATENT):
+        raise TopologyError(
+            f"The UNet ({name or type(unet).__name__}) has the blocks of SD1.5 or SDXL, and a latent of {channels} "
+            "channels.",
+            expected=f"{LATENT} channels: the adapters have never seen another latent",
+            remedy="choose a checkpoint of SD1.5 or SDXL itself",
         )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from facesnap.attach.topology import read_topology
+from facesnap.attach.topology import latent_channels
 from facesnap.errors import TopologyError
 from tests.hosts.test_webui import prepare, processing, sampled
 from tests.networks import diffusers_unet, ldm_unet
@@ -55,17 +55,12 @@ def test_a_compiled_unet_is_refused_before_it_is_called_and_makes_plain_pictures
     assert not torch.equal(sampled(p), bare)
 
 
-@pytest.mark.parametrize("make", [ldm_unet, diffusers_unet])
-def test_another_latent_is_told_from_sdxl(make) -> None:
-    unet = make("sdxl")
-    assert read_topology(unet).base == "sdxl"
-    last = unet.out if hasattr(unet, "out") else unet
-    wide = nn.Conv2d(unet.conv_out.in_channels if last is unet else unet.out[-1].in_channels, 32, 3)
-    if last is unet:
-        unet.conv_out = wide
-    else:
-        unet.out[-1] = wide
-    with pytest.raises(TopologyError, match=r"Mugen.*a latent of 32 channels"):
-        read_topology(unet, "Mugen")
+def test_another_latent_is_told_from_sdxl(world) -> None:
+    unet = ldm_unet("sdxl")
+    unet.out[-1] = nn.Conv2d(unet.out[-1].in_channels, 32, 3)
+    world.standin.load(unet)
+    p = processing(world)
+    world.host.enlist(p, prepare(world.person, fits="sdxl"))
     with pytest.raises(TopologyError, match=r"UNet.*a latent of 32 channels"):
-        read_topology(unet)
+        sampled(p)
+    assert latent_channels(diffusers_unet("sdxl")) == latent_channels(ldm_unet("sd15", channels=9)) == 4
