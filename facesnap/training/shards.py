@@ -141,4 +141,4 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _write(file: Path, text: str) -> None:
-    write_atomically(file, lambda part: part.write_bytes(text.encode()))
+    write_atomically(file, lambda part: part.write_bytes(text.encode("utf-8", "backslashreplace")))

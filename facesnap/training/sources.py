@@ -9,9 +9,11 @@ from facesnap.errors import SettingsError
 from facesnap.files import PICTURE_SUFFIXES
 from facesnap.training.lists import LIST_SUFFIXES, from_list
 from facesnap.training.photos import Passed, Photo, decoded
-from facesnap.training.tars import TAR_SUFFIXES, from_tar, is_tar
+from facesnap.training.tars import BY_ITS_NAME, TAR_SUFFIXES, from_tar, is_tar
 
 __all__ = ["Passed", "Photo", "find_photos"]
+
+PACKED_OTHERWISE = (".zip", ".7z", ".rar", ".zst", ".gz")
 
 
 def find_photos(source: Path, passed: Passed | None = None) -> list[Photo]:
@@ -19,8 +21,9 @@ def find_photos(source: Path, passed: Passed | None = None) -> list[Photo]:
 
     Args:
         source: a folder with a sub-folder a person (photos right inside it are people of their own; links are
-            followed), a folder of tar shards, one tar, or a list (.csv with a header, .json, .jsonl) with the columns
-            path, person and perhaps caption. Tars may be packed by gzip, bzip2 or xz.
+            followed), a folder of tar shards, one tar, or a list (.csv or .tsv with a header, .json, .jsonl) with the
+            columns path, person and perhaps caption. Tars may be packed by gzip, bzip2 or xz, and lie in sub-folders
+            where these hold no photos besides.
         passed: takes the record of what is no photo.
 
     Raises:
@@ -32,38 +35,59 @@ def find_photos(source: Path, passed: Passed | None = None) -> list[Photo]:
     elif source.is_file() and is_tar(source):
         found = list(from_tar(source, passed))
     elif source.is_dir():
-        tars = sorted(file for file in source.iterdir() if is_tar(file) and file.is_file())
-        found = [photo for tar in tars for photo in from_tar(tar, passed)]
-        found += _from_folder(source, passed) if not tars else []
-        for file in source.iterdir() if tars else ():
-            if file.suffix.lower() in PICTURE_SUFFIXES:
-                passed.note("a photo beside tar shards", file.name)
+        found = list(_from_folder(source, passed))
     else:
+        packed = source.name.lower().endswith(PACKED_OTHERWISE)
         raise SettingsError(
-            f"{source} is no source of photos.",
+            f"{source} is no source of photos." if source.exists() else f"There is no {source}.",
             expected=f"a folder, a tar ({', '.join(TAR_SUFFIXES)}) or a list ({', '.join(LIST_SUFFIXES)})",
-            remedy="correct the path",
+            remedy="unpack it, and give the folder" if packed and source.exists() else "correct the path",
         )
     if not found:
         seen = "; ".join(passed.lines())
         raise SettingsError(
             f"{source} holds no photos{': ' + seen if seen else ''}.",
             expected=", ".join(PICTURE_SUFFIXES),
-            remedy="give the folder above the people's",
+            remedy="give the folder above the people's" if source.is_dir() else "give a tar with photos in it",
         )
     return sorted(found, key=lambda photo: photo.key)
 
 
 def _from_folder(root: Path, passed: Passed) -> Iterator[Photo]:
-    for file in _files(root, passed):
-        key, suffix = file.relative_to(root).as_posix(), file.suffix.lower()
-        if file.name.startswith("."):
-            passed.note("a hidden file", key)
-        elif suffix in PICTURE_SUFFIXES:
+    files = list(_files(root, passed))
+    pictures = {file for file in files if _is_picture(file)}
+    tars = {file for file in files if is_tar(file)}
+    if tars and (not pictures or any(tar.parent == root for tar in tars)):
+        for tar in sorted(tars):
+            yield from from_tar(tar, passed, tar.relative_to(root).as_posix())
+        for file in files:
+            if file not in tars:
+                key = file.relative_to(root).as_posix()
+                passed.note("a photo beside tar shards" if _is_picture(file) else _no_picture(file), key)
+        return
+    texts = {_stem(file): file for file in reversed(files) if file.suffix.lower() == ".txt"}
+    captions = {_stem(file): texts[_stem(file)] for file in pictures if _stem(file) in texts}
+    for file in files:
+        key = file.relative_to(root).as_posix()
+        if file in pictures:
             person = key.split("/")[0] if "/" in key else key
-            yield Photo(key, person, _caption(file, passed), file)
-        elif suffix != ".txt" or not any(file.with_suffix(kind).exists() for kind in _spellings()):
-            passed.note(f"{suffix or 'no ending'}, no picture by its name", key)
+            yield Photo(key, person, _caption(captions.get(_stem(file)), root, passed), file)
+        elif captions.get(_stem(file)) != file:
+            passed.note("a tar beside photos" if is_tar(file) else _no_picture(file), key)
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
+
+
+def _no_picture(file: Path) -> str:
+    """The reason for which a file that is none by its name is passed over."""
+    return "a hidden file" if file.name.startswith(".") else f"{file.suffix.lower() or 'no ending'}, {BY_ITS_NAME}"
+
+
+def _stem(file: Path) -> Path:
+    """The path that a photo and its caption share."""
+    return file.with_suffix("")
 
 
 def _files(root: Path, passed: Passed) -> Iterator[Path]:
@@ -88,17 +112,11 @@ def _files(root: Path, passed: Passed) -> Iterator[Path]:
                 passed.note(reason, entry.relative_to(root).as_posix())
 
 
-def _spellings() -> Iterator[str]:
-    for kind in PICTURE_SUFFIXES:
-        yield from (kind, kind.upper())
-
-
-def _caption(photo: Path, passed: Passed) -> str | None:
-    text = photo.with_suffix(".txt")
-    if not text.is_file():
+def _caption(text: Path | None, root: Path, passed: Passed) -> str | None:
+    if text is None:
         return None
     try:
         return decoded(text.read_bytes()).strip() or None
     except UnicodeDecodeError:
-        passed.note("a caption that is not UTF-8", text.name)
+        passed.note("a caption that is not UTF-8", text.relative_to(root).as_posix())
         return None

@@ -110,7 +110,7 @@ def test_lists_and_tars(tmp_path: Path, photos: Path) -> None:
         assert [(p.key, p.person, p.caption) for p in find_photos(tmp_path / name)] == [
             ("gone.png", "F", None), ("photos/Eileen/a.png", "E", "x")]  # fmt: skip
     (tmp_path / "list.csv").write_text("path\nx.png\n", encoding="utf-8")
-    with pytest.raises(SettingsError, match="Entry 1"):
+    with pytest.raises(SettingsError, match="has the columns path"):
         find_photos(tmp_path / "list.csv")
     content = (photos / "Eileen" / "a.png").read_bytes()
     with tarfile.open(tmp_path / "w.tar", "w") as tar:
@@ -122,7 +122,7 @@ def test_lists_and_tars(tmp_path: Path, photos: Path) -> None:
     (photo,) = find_photos(tmp_path / "w.tar")
     assert (photo.key, photo.person, photo.caption) == ("w.tar/0000017_003", "0000017", "a woman")
     assert photo.read() == content
-    with pytest.raises(SettingsError, match="no source"):
+    with pytest.raises(SettingsError, match="There is no"):
         find_photos(tmp_path / "nowhere")
 
 
