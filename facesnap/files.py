@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Event
 
-from facesnap.errors import StoppedError
+from facesnap.errors import SettingsError, StoppedError
 
 # Of the formats that `facesnap.faces.picture` reads; lower case.
 PICTURE_SUFFIXES = (
@@ -87,6 +87,23 @@ def _sampled(path: Path, size: int, mtime_ns: int) -> str:
             file.seek(max(size - SAMPLE, 0) * n // (SAMPLES - 1))
             digest.update(file.read(SAMPLE))
     return digest.hexdigest()
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Refuse what cannot be a folder to write to, before the slow part; nothing is made.
+
+    Args:
+        name: what people call it, such as "--out".
+
+    Raises:
+        SettingsError: it is a file, or lies below one.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_file():
+            raise SettingsError(
+                f"{name} is {folder}, and {place} is a file.", expected="a folder, which is made where it is missing",
+                remedy=f"give {name} another folder",
+            )  # fmt: skip
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -25,7 +25,7 @@ from facesnap.checkpoints import float8, pickles
 from facesnap.checkpoints.layout import PARTS, in_part
 from facesnap.errors import CheckpointError
 
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of weights, lower case
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of weights, lower case
 MOST_BYTES = 64 << 30
 MOST_HEADER_BYTES = 32 << 20
 MOST_SHARED_BYTES = 16 << 20  # by which views of one storage may exceed a file: EVA-CLIP saves its tables per block
@@ -95,7 +95,7 @@ def _read(path: Path, data: bool) -> TensorFile:
     if not path.is_file():
         raise CheckpointError(
             f"{path} is a folder." if path.is_dir() else f"There is no checkpoint file {path}.",
-            expected="a .safetensors file, or a .bin, .pt or .pth of torch",
+            expected="a .safetensors file, or a .bin, .pt, .pth or .ckpt of torch",
             remedy=f"give one of the files in it: {_weights_in(path)}" if path.is_dir() else "correct the path",
         )
     size = path.stat().st_size
@@ -131,6 +131,8 @@ def _kind(path: Path, size: int) -> str:
         raise _unreadable(path, "it is a web page or a message of a server")
     if text.startswith(b"version https://git-lfs"):
         raise _unreadable(path, "it is a pointer of git-lfs, not the file itself")
+    if text.startswith(b"gguf"):
+        raise _unreadable(path, "it is a GGUF file, whose weights are quantised in blocks")
     if path.suffix.lower() == ".safetensors":
         raise _unreadable(path, "it cannot be read as safetensors")
     raise _unreadable(path, "it is no archive of torch; files older than torch 1.6 have to be saved again")

@@ -28,6 +28,7 @@ from facesnap.errors import SettingsError
 from facesnap.faces.identity import AnalysedIdentity, Identity
 from facesnap.faces.picture import read_picture
 from facesnap.families.registry import FAMILIES, load_adapter
+from facesnap.files import check_folder
 from facesnap.hosts.diffusers import SAMPLERS, DiffusersHost, Sampling
 from facesnap.pipeline.pipeline import FaceSnapPipeline
 from facesnap.pipeline.portrait import Portrait
@@ -118,9 +119,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_run(args: argparse.Namespace) -> None:
-    """Refuse counts, seeds and sampling that cannot be had before anything is loaded; a random seed is drawn here."""
+    """Refuse what cannot be had before anything is loaded: counts, seeds, sampling, the folder. Draw a random seed."""
     counted(args.count, args.batch, ("--count", "--batch"))
     args.seed = first_seed(args.seed, args.count, "--seed")
+    check_folder(args.out, "--out")
     Sampling(args.prompt, args.negative, args.sampler, args.steps, args.cfg, args.seed, args.size or (512, 512))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from facesnap.cli.options import add_pack_arguments, analyser_from
 from facesnap.errors import SettingsError
+from facesnap.files import check_folder
 from facesnap.settings.sampling import whole
 
 
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from facesnap.training.prepare import REPORT, Preparer, PrepareSettings
 
     whole(args.workers, "--workers", 1, 256)
+    check_folder(args.out, "OUT")
     settings = PrepareSettings(
         size=args.size, variants=args.variants, levels=tuple(args.levels), caption=args.caption, seed=args.seed
     )

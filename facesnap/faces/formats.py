@@ -23,13 +23,17 @@ HEAD = 64  # bytes that say what a file is
 # First bytes -> the name of a format; of those that FaceSnap reads, and of others that people take for pictures.
 _READ = {
     b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
-    b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xffO\xffQ": "JPEG 2000", b"RIFF": "WebP",
+    b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xffO\xffQ": "JPEG 2000",
 }  # fmt: skip
+# Lower case, since web pages come in either.
 _FOREIGN = {
-    b"\0\0\0\x0cJXL ": "JPEG XL picture", b"\xff\x0a": "JPEG XL picture", b"%PDF": "PDF document",
-    b"8BPS": "Photoshop document", b"<svg": "SVG drawing", b"<?xml": "XML or SVG file", b"<!DOCTYPE": "web page",
-    b"<html": "web page", b"PK\x03\x04": "zip archive", b"\0\0\x01\0": "Windows icon", b"%!PS": "PostScript document",
-    b"\x1aE\xdf\xa3": "video", b"\xffU\xff": "audio file",
+    b"\0\0\0\x0cjxl ": "a JPEG XL picture", b"\xff\x0a": "a JPEG XL picture", b"%pdf": "a PDF document",
+    b"8bps": "a Photoshop document", b"<svg": "an SVG drawing", b"<?xml": "an XML or SVG file",
+    b"<!doctype": "a web page", b"<html": "a web page", b"pk\x03\x04": "a zip archive", b"rar!": "a rar archive",
+    b"7z\xbc\xaf": "a 7z archive", b"\x1f\x8b": "a packed file", b"\0\0\1\0": "a Windows icon",
+    b"%!ps": "a PostScript document", b"\x1ae\xdf\xa3": "a video", b"\xffu\xff": "an audio file",
+    b"id3": "an audio file", b"gimp xcf": "a GIMP document", b"version https://git-lfs": "a pointer of git-lfs",
+    b"fujifilm": "a camera's raw file", b"iiu\0": "a camera's raw file", b"iiro": "a camera's raw file",
 }  # fmt: skip
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _AVIF = {b"avif", b"avis"}
@@ -68,7 +72,23 @@ def kind_of(head: bytes) -> str:
         brands = {head[8:12], *(head[i : i + 4] for i in range(16, min(int.from_bytes(head[:4], "big"), HEAD), 4))}
         # A HEIC names its codec or only the container's brand, mif1, which AVIF files name too.
         return "AVIF" if brands & _AVIF else "HEIC" if brands & _HEIC else ""
+    if head.startswith(b"RIFF"):
+        return "WebP" if head[8:12] == b"WEBP" else ""
     return next((kind for start, kind in _READ.items() if head.startswith(start)), "")
+
+
+def _foreign(head: bytes) -> str:
+    """What a file is that is no picture, for people; "" where it is not known."""
+    if not head:
+        return "an empty file"
+    if not any(head):
+        return "zeros, as a copy or download that was cut short leaves them"
+    if head[4:8] == b"ftyp":
+        return "a camera's raw file" if head[8:12] == b"crx " else "a video"
+    if head.startswith(b"RIFF"):
+        return {b"AVI ": "a video", b"WAVE": "an audio file"}.get(head[8:12], "")
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for mark, what in _FOREIGN.items() if start.startswith(mark)), "")
 
 
 def check_size(width: int, height: int, name: str) -> None:
@@ -138,10 +158,9 @@ def _unknown(name: str, kind: str, head: bytes) -> PictureError:
             expected="a complete file with 8 or 16 bits a sample.",
             remedy="open it in a picture editor and save it as PNG or JPEG with 8 bits.",
         )
-    found = next((f" (a {what})" for start, what in _FOREIGN.items() if head.lstrip().startswith(start)), "")
-    found = " (a video)" if head[4:8] == b"ftyp" else " (an empty file)" if not head else found
+    found = _foreign(head)
     return PictureError(
-        f"{name}: not a picture that FaceSnap reads{found}.",
+        f"{name}: not a picture that FaceSnap reads{f' ({found})' if found else ''}.",
         expected=f"a file in one of the formats {', '.join([*FORMATS, 'HEIC'])}.",
         remedy="open it in a picture editor and save it as PNG or JPEG.",
     )

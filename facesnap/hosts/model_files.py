@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from facesnap.checkpoints import foreign
+from facesnap.checkpoints import foreign, layout, pickles
 from facesnap.checkpoints.files import read_outline
 from facesnap.errors import CheckpointError, HostError
 
@@ -100,7 +99,7 @@ def is_sdxl(path: Path) -> bool:
     lacking = [part for part, starts in FILE_PARTS.items() if not any(name.startswith(starts) for name in names)]
     if "UNet" in lacking:
         raise HostError(
-            f"{path.name} is no base model: {foreign.kind_of(names)}.",
+            f"{path.name} is no base model: {_other_kind(names)}.",
             expected="an SD1.5 or SDXL checkpoint with its UNet, VAE and text encoder",
             remedy="choose the base model's file; adapters, LoRAs and ControlNets are used beside one",
         )
@@ -114,6 +113,10 @@ def is_sdxl(path: Path) -> bool:
     return any(name.startswith("conditioner.embedders.1.") for name in names)
 
 
+def _other_kind(names: dict[str, torch.Tensor]) -> str:
+    return "it is an adapter" if layout.split_parts(names) else foreign.kind_of(names)
+
+
 def _names(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a single file, on the meta device."""
     try:
@@ -123,7 +126,7 @@ def _names(path: Path) -> dict[str, torch.Tensor]:
             state = torch.serialization.load(str(path), map_location="meta", weights_only=True)
             state = state.get("state_dict", state)
             return {str(name): tensor for name, tensor in state.items()}
-        except (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError):
+        except pickles.DAMAGE:
             pass
         reason = error.what.removeprefix(f"{path.name} cannot be used: ").rstrip(".")
         raise HostError(

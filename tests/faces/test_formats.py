@@ -193,6 +193,13 @@ FOREIGN = {
     "JPEG XL in boxes": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(90), "JPEG XL", "PNG or JPEG"),
     "video": (BOX + b"isom\0\0\0\0isommp42" + bytes(90), "video", "PNG or JPEG"),
     "PDF": (b"%PDF-1.7\n" + bytes(90), "PDF", "PNG or JPEG"),
+    "AVI": (b"RIFF\0\0\1\0AVI LIST" + bytes(90), "(a video)", "PNG or JPEG"),  # a WebP begins like it
+    "WAV": (b"RIFF\0\0\1\0WAVEfmt " + bytes(90), "(an audio file)", "PNG or JPEG"),
+    "Canon's raw": (BOX + b"crx \0\0\0\1crx isom" + bytes(90), "(a camera's raw file)", "PNG or JPEG"),
+    "Fujifilm's raw": (b"FUJIFILMCCD-RAW 0201" + bytes(90), "(a camera's raw file)", "PNG or JPEG"),
+    "zeros": (bytes(200), "(zeros, as a copy", "PNG or JPEG"),
+    "SVG": (b"\xef\xbb\xbf<SVG xmlns=''>", "(an SVG drawing)", "PNG or JPEG"),
+    "web page in small letters": (b"<!doctype html><html>", "(a web page)", "PNG or JPEG"),
     "web page": (b"\n <!DOCTYPE html><html>", "web page", "PNG or JPEG"),
     "float TIFF in colours": (tiff(np.zeros((4, 4, 3), np.float32), kind=FLOAT, bits=32), "TIFF", "8 bits"),
 }

@@ -162,13 +162,21 @@ class Callback:
         (("input_blocks.0.0.weight",), "it is a UNet alone"),
         (("lora_unet_x.lora_down.weight",), "it is a LoRA"),
         (("double_blocks.0.img_attn.proj.weight",), "made for FLUX"),
-        (("image_proj.proj.0.weight", "ip_adapter.1.to_k_ip.weight"), "is no base model"),
+        (("image_proj.proj.0.weight", "ip_adapter.1.to_k_ip.weight"), "is no base model: it is an adapter"),
     ),
 )
 def test_a_single_file_names_the_parts_that_it_lacks(tmp_path: Path, names: tuple, word: str, suffix: str) -> None:
     path, tensors = tmp_path / f"model{suffix}", {name: torch.ones(2, 2) for name in names}
     save_file(tensors, path) if suffix == ".safetensors" else torch.save({"state_dict": tensors}, path)
     refused(path, word)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), ((b"", "0 bytes"), (bytes(40), "no archive of torch"), (b"GGUF" + bytes(40), "a GGUF file"))
+)
+def test_a_file_that_is_none_does_not_ask_for_a_configuration(tmp_path: Path, content: bytes, word: str) -> None:
+    (tmp_path / "model.ckpt").write_bytes(content)
+    assert "--config" not in refused(tmp_path / "model.ckpt", word)
 
 
 def test_pickles_with_objects_are_not_read_and_say_what_to_do(tmp_path: Path) -> None:

@@ -39,6 +39,19 @@ def test_the_command_line_refuses_before_it_loads_anything(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("below", ("", "new/folder"))
+def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_is_loaded(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    out = str(tmp_path / "notes.txt" / below)
+    who = ["--base", "absent", "--adapter", "absent", "--reference", "absent.png", "--prompt", "x"]
+    for command in (["generate", *who, "--out", out], ["prepare", "absent", out, "--base", "absent"]):
+        assert main(command) == 1
+        assert "notes.txt is a file" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
 def test_python_refuses_the_same() -> None:
     for wrong in ({"count": 0}, {"count": 65}, {"seed": -1}, {"seed": 2**32}, {"seed": LAST_SEED, "count": 2}):
         with pytest.raises(SettingsError):

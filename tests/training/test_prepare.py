@@ -122,7 +122,7 @@ def test_lists_and_tars(tmp_path: Path, photos: Path) -> None:
     (photo,) = find_photos(tmp_path / "w.tar")
     assert (photo.key, photo.person, photo.caption) == ("w.tar/0000017_003", "0000017", "a woman")
     assert photo.read() == content
-    with pytest.raises(SettingsError, match="no source"):
+    with pytest.raises(SettingsError, match="There is no"):
         find_photos(tmp_path / "nowhere")
 
 

@@ -165,6 +165,14 @@ def test_names_have_their_folders_with_and_without_extension_and_either_slash(tm
             find_adapter(name, files)
 
 
+@pytest.mark.parametrize("suffix", (".ckpt", ".PT", ".SAFETENSORS"))
+def test_a_trainers_file_is_listed_whatever_its_ending(tmp_path: Path, suffix: str) -> None:
+    written = ".safetensors" if suffix == ".SAFETENSORS" else ".bin"
+    path = _public(tmp_path / "FaceSnap", written, "epoch=3 [best] (1)")
+    path = path.rename(path.with_suffix(suffix))
+    assert find_adapter(path.name, list_adapters(Folders.of(tmp_path))).path == path
+
+
 def test_people_say_the_family_with_the_name(tmp_path: Path) -> None:
     models = tmp_path / "models"
     path = _public(models / "FaceSnap", ".bin", "face", "faceid-plusv2")
