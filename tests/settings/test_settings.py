@@ -304,7 +304,7 @@ def test_neither_gradio_nor_pydantic_nor_the_webui_is_imported() -> None:
 
 
 def test_settings_import_the_errors_and_the_standard_library_alone() -> None:
-    rooms = {"facesnap", "facesnap.errors", "facesnap.version", "facesnap.settings"}
+    rooms = {"facesnap", "facesnap.errors", "facesnap.remedies", "facesnap.version", "facesnap.settings"}
     code = f"""
 import pathlib, sys
 before = set(sys.modules)
