@@ -110,10 +110,10 @@ class UNetModelXL(UNetModel):
 
 
 @undrawn()
-def ldm_unet(base: str, channels: int = 4, seed: int = 1, width: int = 32) -> UNetModel:
-    """A tiny ldm UNet, "sd15" or "sdxl"; width: of its first level."""
+def ldm_unet(base: str, channels: int = 4, seed: int = 1, width: int = 32, blocks: int = 2) -> UNetModel:
+    """A tiny ldm UNet, "sd15" or "sdxl"; width: of its first level; blocks: residual blocks of a level."""
     common = {
-        "image_size": 16, "in_channels": channels, "out_channels": 4, "model_channels": width, "num_res_blocks": 2,
+        "image_size": 16, "in_channels": channels, "out_channels": 4, "model_channels": width, "num_res_blocks": blocks,
         "use_spatial_transformer": True, "context_dim": CONTEXT[base], "legacy": False, "use_checkpoint": False,
     }  # fmt: skip
     if base == "sd15":
@@ -127,11 +127,13 @@ def ldm_unet(base: str, channels: int = 4, seed: int = 1, width: int = 32) -> UN
 
 
 @undrawn()
-def diffusers_unet(base: str, channels: int = 4, like: UNetModel | None = None, seed: int = 1) -> UNet2DConditionModel:
+def diffusers_unet(
+    base: str, channels: int = 4, like: UNetModel | None = None, seed: int = 1, blocks: int = 2
+) -> UNet2DConditionModel:
     """diffusers' UNet of the same shape; with the weights of an ldm UNet if given."""
     common = {
-        "sample_size": 16, "in_channels": channels, "out_channels": 4, "layers_per_block": 2,
-        "cross_attention_dim": CONTEXT[base], "norm_num_groups": 32,
+        "sample_size": 16, "in_channels": channels, "out_channels": 4, "cross_attention_dim": CONTEXT[base],
+        "layers_per_block": blocks if like is None else like.num_res_blocks[0], "norm_num_groups": 32,
     }  # fmt: skip
     if base == "sd15":
         unet = UNet2DConditionModel(
