@@ -66,8 +66,11 @@ class Devices(TorchFunctionMode):
             return self._to(args[0], CPU)
         if getattr(func, "__name__", "") == "__get__" and not isinstance(value := func(*args), Tensor):
             return value  # a shape, a dtype
-        given = list(tensors((args, kwargs)))
-        places = {place(t) for t in given if t.ndim or place(t) != CPU}
+        given: list[Tensor] = []
+        tensors(args, given)
+        if kwargs:
+            tensors(kwargs.values(), given)
+        places = {there for t in given if (there := place(t)) != CPU or t.ndim}
         if func in ACROSS:
             places = {place(given[0])}
         if len(places) > 1:
@@ -118,13 +121,15 @@ def normal(device: Any) -> torch.device:
     return GPU if device.type == "cuda" else device
 
 
-def tensors(tree: Any) -> Iterable[Tensor]:
-    """All tensors in nested tuples, lists and dicts."""
-    for one in tree.values() if isinstance(tree, Mapping) else tree:
+def tensors(tree: Iterable[Any], found: list[Tensor]) -> None:
+    """Add all tensors in nested tuples, lists and dicts."""
+    for one in tree:
         if isinstance(one, Tensor):
-            yield one
-        elif isinstance(one, (tuple, list, Mapping)):
-            yield from tensors(one)
+            found.append(one)
+        elif isinstance(one, (tuple, list)):
+            tensors(one, found)
+        elif isinstance(one, dict):
+            tensors(one.values(), found)
 
 
 def places(module: nn.Module) -> set[torch.device]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -22,20 +26,47 @@ CONTEXT = {"sd15": 64, "sdxl": 128}  # multiples of 64, the width of a head in I
 HEAD = 16  # channels of one head in the SDXL-shaped UNets
 TIME_IDS = 8
 POOLED = 20
+MOST_DRAWN = 32 << 20  # numbers that are kept for the next network of the same shape and seed
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Layers are made without their initial weights, which `redraw` replaces: most of what making them takes."""
+
+    def leave(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+        return tensor
+
+    names = ("kaiming_uniform_", "uniform_")
+    with mock.patch.multiple(nn.init, **dict.fromkeys(names, leave)):  # of linear layers and convolutions
+        yield
+
+
+_drawn: OrderedDict[tuple[Any, ...], list[Tensor]] = OrderedDict()
 
 
 @torch.no_grad()
 def redraw(module: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module:
     """Draw every parameter anew, the zero-initialised ones too, so that activations keep a magnitude of about 1."""
+    parameters = dict(module.named_parameters())
+    key = (seed, gain, *((name, *p.shape) for name, p in parameters.items()))
+    if key not in _drawn:
+        _drawn[key] = list(_draw(parameters, seed, gain))
+        while sum(p.numel() for kept in _drawn.values() for p in kept) > MOST_DRAWN:
+            _drawn.popitem(last=False)
+    for p, drawn in zip(parameters.values(), _drawn.get(key) or _draw(parameters, seed, gain), strict=True):
+        p.copy_(drawn)
+    return module
+
+
+def _draw(parameters: dict[str, nn.Parameter], seed: int, gain: float) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    for name, p in module.named_parameters():
+    for name, p in parameters.items():
         noise = torch.randn(p.shape, generator=generator)
         if p.ndim <= 1:
             is_scale = name.endswith("weight")  # of a norm
-            p.copy_(1 + 0.1 * noise if is_scale else 0.3 * noise)
+            yield 1 + 0.1 * noise if is_scale else 0.3 * noise
         else:
-            p.copy_(gain * noise / math.sqrt(p[0].numel()))
-    return module
+            yield gain * noise / math.sqrt(p[0].numel())
 
 
 class SharedContextTransformer(SpatialTransformer):
@@ -78,10 +109,11 @@ class UNetModelXL(UNetModel):
         return self.out(h)
 
 
-def ldm_unet(base: str, channels: int = 4, seed: int = 1, width: int = 32) -> UNetModel:
-    """A tiny ldm UNet, "sd15" or "sdxl"; width: of its first level."""
+@undrawn()
+def ldm_unet(base: str, channels: int = 4, seed: int = 1, width: int = 32, blocks: int = 2) -> UNetModel:
+    """A tiny ldm UNet, "sd15" or "sdxl"; width: of its first level; blocks: residual blocks of a level."""
     common = {
-        "image_size": 16, "in_channels": channels, "out_channels": 4, "model_channels": width, "num_res_blocks": 2,
+        "image_size": 16, "in_channels": channels, "out_channels": 4, "model_channels": width, "num_res_blocks": blocks,
         "use_spatial_transformer": True, "context_dim": CONTEXT[base], "legacy": False, "use_checkpoint": False,
     }  # fmt: skip
     if base == "sd15":
@@ -94,11 +126,14 @@ def ldm_unet(base: str, channels: int = 4, seed: int = 1, width: int = 32) -> UN
     return redraw(unet, seed).eval()  # type: ignore[return-value]
 
 
-def diffusers_unet(base: str, channels: int = 4, like: UNetModel | None = None, seed: int = 1) -> UNet2DConditionModel:
+@undrawn()
+def diffusers_unet(
+    base: str, channels: int = 4, like: UNetModel | None = None, seed: int = 1, blocks: int = 2
+) -> UNet2DConditionModel:
     """diffusers' UNet of the same shape; with the weights of an ldm UNet if given."""
     common = {
-        "sample_size": 16, "in_channels": channels, "out_channels": 4, "layers_per_block": 2,
-        "cross_attention_dim": CONTEXT[base], "norm_num_groups": 32,
+        "sample_size": 16, "in_channels": channels, "out_channels": 4, "cross_attention_dim": CONTEXT[base],
+        "layers_per_block": blocks if like is None else like.num_res_blocks[0], "norm_num_groups": 32,
     }  # fmt: skip
     if base == "sd15":
         unet = UNet2DConditionModel(
@@ -171,6 +206,7 @@ def y_vector(batch: Batch) -> Tensor:
     return torch.cat((batch.text_embeds, ids.to(batch.text_embeds.dtype)), dim=-1)
 
 
+@undrawn()
 def projections_for(
     unet: nn.Module, context: int, groups: dict[str, bool] | None = None, seed: int = 9
 ) -> IDProjections:
@@ -195,6 +231,7 @@ def token_groups(context: int, tokens: int = 4, people: int = 1, seed: int = 3) 
     return {"id": TokenGroup(torch.randn(people, tokens, context, generator=g))}
 
 
+@undrawn()
 def ffrnet_for(unet: UNet2DConditionModel, seed: int = 7, **overrides: Any) -> FFRNet:
     """An FFRNet of a UNet's shape with every parameter drawn, the zero convolutions too."""
     donor = ControlNetModel.from_unet(unet)

@@ -28,7 +28,7 @@ TREES = [("sd15", "ldm", torch.float32), ("sdxl", "diffusers", torch.bfloat16)] 
 def parts(request) -> SimpleNamespace:
     """A UNet, and everything that can be attached to it, on the CPU; FFRNet's file is of the other dtype."""
     base, tree, dtype = request.param
-    setting = Setting(base, tree)
+    setting = Setting(base, tree, own=True)
     setting.net.to(torch.bfloat16 if dtype == torch.float32 else torch.float32)
     region = torch.rand(24, 24, generator=torch.Generator().manual_seed(1))
     projections = projections_for(setting.unet, CONTEXT[base])

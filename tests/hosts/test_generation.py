@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,6 +45,12 @@ PACK = "test_pack"
 
 
 @pytest.fixture(scope="module")
+def unets():
+    """Of the real layouts' depth, which public adapters fit."""
+    return ldm_unet("sd15", seed=1), ldm_unet("sd15", seed=2), ldm_unet("sdxl", seed=3)
+
+
+@pytest.fixture(scope="module")
 def models(tmp_path_factory, unets, face_pack):
     """A WebUI's folder of models: an untrained adapter with FFRNet, its encoder, a pack."""
     folder = tmp_path_factory.mktemp("webui") / "models"
@@ -73,7 +80,7 @@ def run(world, shared, astronaut):
     """Arguments of the script -> (p, latent)."""
 
     def run(*args, **more) -> tuple:
-        p = processing(world, prompts=[[7]], **{"width": 64, "height": 64, "prompt": "a person", **more})
+        p = processing(world, prompts=[[7]], **{"width": 64, "height": 64, "prompt": "a person", "steps": 2, **more})
         begin(world.host, shared, p, args)
         return p, sampled(p)
 
@@ -130,12 +137,12 @@ def test_poses(run, snap, components) -> None:
 
 def test_twenty_pictures_analyse_the_person_once(run, snap, monkeypatch) -> None:
     """And a change of the prompt, the strength or the seed calls no network of ours at all."""
-    first = run(snap)[1]
+    first = run(snap, steps=1)[1]
     for where, name in ((FaceAnalyser, "faces"), (FacialAttributeMixer, "forward"), (ImageEncoder, "encode")):
         monkeypatch.setattr(where, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called again"))
     for n in range(20):
-        assert distance(run({**snap, "strength": 0.5 + n / 40}, prompt=f"picture {n}")[1], first) > 1e-4
-    assert torch.equal(run(snap)[1], first)
+        assert distance(run({**snap, "strength": 0.5 + n / 40}, prompt=f"picture {n}", steps=1)[1], first) > 1e-4
+    assert torch.equal(run(snap, steps=1)[1], first)
 
 
 def test_similarity_is_told_picture_by_picture(run, snap, page, astronaut) -> None:
@@ -165,7 +172,7 @@ def test_the_api_is_told_of_failures(run, snap, world) -> None:
     def fail(denoiser) -> None:
         raise RuntimeError("planted")
 
-    p = processing(world, width=64, height=64, prompt="", before_step=fail)
+    p = processing(world, width=64, height=64, prompt="", steps=2, before_step=fail)
     begin(world.host, run.loader, p, [snap])
     with pytest.raises(RuntimeError, match="planted"):
         sampled(p)
@@ -188,7 +195,7 @@ def test_a_public_adapter_by_name(run, snap, shared, models, world, unets, face_
         note = p.extra_generation_params[NOTE]
         assert "the pose is not used" in note and "applied twice" in note
         shutil.rmtree(pack)
-        p = processing(world, width=64, height=64, prompt="")
+        p = processing(world, width=64, height=64, prompt="", steps=2)
         begin(world.host, PipelineLoader(shared.folders, shared.options), p, [{**snap, "adapter": file.stem}])
         with pytest.raises(PackError, match="w600k_r50") as refused:
             sampled(p)
@@ -233,11 +240,11 @@ def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> Non
     hidden = (models / "FaceSnap" / PACK).rename(models.parent / "elsewhere")
     try:
         alone = PipelineLoader(shared.folders, shared.options)
-        p = processing(world, width=64, height=64, prompt="")
+        p = processing(world, width=64, height=64, prompt="", steps=2)
         begin(world.host, alone, p, [{"identity": "zoe", "preset": "Faithful"}])
         assert torch.equal(sampled(p), made)
         assert p.extra_generation_params["FaceSnap identity"].startswith("zoe [")
-        p = processing(world, width=64, height=64, prompt="")
+        p = processing(world, width=64, height=64, prompt="", steps=2)
         begin(world.host, PipelineLoader(shared.folders, shared.options), p, [snap])
         with pytest.raises(PackError, match="No pack has the recogniser"):
             sampled(p)
@@ -247,6 +254,7 @@ def test_a_saved_identity_needs_no_pack(run, snap, shared, models, world) -> Non
 
 def test_refused_or_skipped(run, snap, page, world, unets) -> None:
     faceless = {**snap, "references": [Image.new("RGB", (200, 200), "grey")]}
+    run = partial(run, steps=1)
     bare = run()[1]
     for bad, kind, status in (
         ({"strenght": 1}, SettingsError, 422),
@@ -289,7 +297,7 @@ def test_refused_or_skipped(run, snap, page, world, unets) -> None:
     with pytest.raises(MissingWeightsError, match="no adapter for sdxl") as refused:
         run({**snap, "on_error": "stop"})
     assert refused.value.status_code == 503  # until one is put there
-    p = processing(world, width=64, height=64, prompt="")
+    p = processing(world, width=64, height=64, prompt="", steps=2)
     begin(world.host, PipelineLoader(lambda: None, lambda: 1 / 0), p, [snap])  # a mistake of ours
     with pytest.raises(ZeroDivisionError):
         sampled(p)
@@ -301,7 +309,7 @@ def test_settings_that_the_adapter_cannot_use(run, snap, shared, models, unets, 
     pack = shutil.copytree(face_pack, models / "insightface" / "models" / "buffalo_l")
     plain = {**snap, "adapter": file.stem}
     try:
-        bare, made = run(plain)
+        bare, made = run(plain, steps=1)
         asked: list[tuple[dict, str]] = [
             ({"structure": 1.5}, "structure strength is not used"),
             ({"structure_start": 0.2, "structure_end": 0.5}, "structure start and structure end are not used"),
@@ -315,7 +323,7 @@ def test_settings_that_the_adapter_cannot_use(run, snap, shared, models, unets, 
             ({"structure": 2, "pose": {"source": "canvas"}}, "structure strength and the pose are not used"),
         ]  # fmt: skip
         for more, words in asked:
-            p, other = run({**plain, **more})
+            p, other = run({**plain, **more}, steps=1)
             assert torch.equal(other, made), more
             note = p.extra_generation_params.pop(NOTE)
             assert note.count("not used") == 1 and words in note and p.comments == [note], (more, note)
@@ -324,7 +332,7 @@ def test_settings_that_the_adapter_cannot_use(run, snap, shared, models, unets, 
                 run({**plain, **more, "strict": True, "on_error": "skip"})
             assert refused.value.status_code == 422
         for more in ({"structure": 0}, {"structure": None}, {"pose": {"source": "none"}}, {"preset": "Fast"}):
-            p, _ = run({**plain, **more, "strict": True})  # asks for nothing that is not there
+            p, _ = run({**plain, **more, "strict": True}, steps=1)  # asks for nothing that is not there
             assert NOTE not in p.extra_generation_params and not p.comments, more
             assert not any(" structure" in key or " pose" in key for key in p.extra_generation_params), more
         two = {key: value for key, value in plain.items() if key != "references"}
@@ -351,7 +359,7 @@ def test_a_saved_identity_with_a_pose_picture_needs_no_pack_where_the_pose_is_no
         IdentityStore(shared.folders().identities).save(replace(identity, name="Ada"), replace=True)
         shutil.rmtree(pack)
         pose = {"source": "picture", "image": snap["references"][0]}
-        p = processing(world, width=64, height=64, prompt="")
+        p = processing(world, width=64, height=64, prompt="", steps=2)
         fresh = PipelineLoader(shared.folders, shared.options)
         begin(world.host, fresh, p, [{"identity": "Ada", "preset": "Faithful", "adapter": file.stem, "pose": pose}])
         assert torch.equal(sampled(p), made)

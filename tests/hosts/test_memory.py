@@ -22,13 +22,14 @@ from tests.hosts.test_webui import processing, sampled
 from tests.networks import CONTEXT, diffusers_unet, ffrnet_for
 from tests.webui.standin.sampling import Processing
 
+STEPS = 3
 HINT = (16, 3, 3, 3)  # the shape of a weight that FFRNet has and no UNet
 
 
 @pytest.fixture(scope="module")
 def nets() -> list[FFRNet]:
     """Two adapters' networks, in half precision as files are."""
-    return [ffrnet_for(diffusers_unet("sd15"), seed).bfloat16() for seed in (7, 8)]
+    return [ffrnet_for(diffusers_unet("sd15", blocks=1), seed).bfloat16() for seed in (7, 8)]
 
 
 @pytest.fixture()
@@ -71,7 +72,7 @@ def generate(host: SimpleNamespace, *controls: ControlConditioning, passes: str 
 
 
 def request(host: SimpleNamespace, **more) -> Processing:
-    p = processing(host, device=GPU, **more)
+    p = processing(host, device=GPU, steps=STEPS, **more)
     p.conds, p.uncond = [[one.to(GPU) for one in prompts] for prompts in p.conds], p.uncond.to(GPU)
     return p
 
@@ -131,7 +132,7 @@ def test_pictures_are_those_of_the_cpu(host) -> None:
     if host.name == "forge":
         host.memory.device = CPU
     host.standin.load(host.unets[0])
-    p = processing(host)
+    p = processing(host, steps=STEPS)
     host.host.enlist(p, lambda topology: Parts(host.people, [control(host.nets[0])], Speed.EXACT))
     assert torch.equal(sampled(p), on_gpu) and (on_gpu - bare).abs().max() > 1e-2
 
@@ -155,7 +156,7 @@ def test_off_the_gpu_after_each_pass(host, stays, monkeypatch, how: str) -> None
     p.between_passes = lambda: between.append(living(host))
     assert torch.equal(made(host, p, control(host.nets[0])), stays[host.name])
     assert between == [0] and living(host) == 0
-    assert uploads(host) == (8 if how == "lowvram" else 2)
+    assert uploads(host) == (2 * STEPS if how == "lowvram" else 2)
     assert len(host.devices.on_gpu()) - before <= inputs
 
 
@@ -165,7 +166,7 @@ def test_lowvram_has_the_network_there_for_its_own_computation_only(host, monkey
     watch = unet.input_blocks[0].register_forward_hook(lambda *_: seen.append(living(host)))
     generate(host, control(host.nets[0]), control(host.nets[0], strength=0.5))
     watch.remove()
-    assert seen == [0] * 4 and uploads(host) == 4  # two people share one network
+    assert seen == [0] * STEPS and uploads(host) == STEPS  # two people share one network
 
 
 @pytest.mark.parametrize("asked", (True, False))
@@ -199,9 +200,9 @@ def test_a_refiner_of_the_same_layout_goes_on(host) -> None:
     rows = []
 
     def refine(denoiser) -> None:
-        if denoiser.step == 2:
+        if denoiser.step == 1:
             host.standin.load(host.unets[1].to(GPU))
-        if denoiser.step == 3:
+        if denoiser.step == 2:
             rows.append(living(host))
 
     p = request(host)
@@ -225,9 +226,9 @@ def test_a_refiner_of_another_layout_frees_the_network(host) -> None:
         return Parts([], [control(host.nets[0])], Speed.EXACT)
 
     def refine(denoiser) -> None:
-        if denoiser.step == 2:
+        if denoiser.step == 1:
             host.standin.load(host.unets[1].to(GPU))
-        if denoiser.step == 3:
+        if denoiser.step == 2:
             seen.append(living(host))
 
     p.before_step = refine
@@ -278,7 +279,7 @@ def test_forge_moves_the_network_itself(forge) -> None:
             sum(isinstance(one.model.model, FFRNetCarrier) for one in memory.current_loaded_models)
         )
         made(forge, p, control(forge.nets[0]), control(forge.nets[0], strength=0.5))
-    assert seen == [1] * 16 and all(preserved > 0 for preserved in forge.standin.preserved)
+    assert seen == [1] * 4 * STEPS and all(preserved > 0 for preserved in forge.standin.preserved)
     assert model.forge_objects_after_applying_lora.unet.extra_model_patchers_during_sampling == []
     unet = model.forge_objects.unet
     assert unet.extra_model_patchers_during_sampling == [] and unet.extra_preserved_memory_during_sampling == 0
