@@ -96,7 +96,7 @@ def _read(path: Path, data: bool) -> TensorFile:
         raise CheckpointError(
             f"{path} is a folder." if path.is_dir() else f"There is no checkpoint file {path}.",
             expected="a .safetensors file, or a .bin, .pt, .pth or .ckpt of torch",
-            remedy=f"give one of the files in it: {_weights_in(path)}" if path.is_dir() else "correct the path",
+            remedy=_weights_in(path) if path.is_dir() else "correct the path",
         )
     size = path.stat().st_size
     if not 16 <= size <= MOST_BYTES:
@@ -108,10 +108,12 @@ def _read(path: Path, data: bool) -> TensorFile:
 
 
 def _weights_in(folder: Path) -> str:
-    """Names of the weight files in a folder, the first few, for people."""
+    """The remedy for a folder in the place of a file: the first few weights right inside it."""
     names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}" if names else "there is none of weights right inside"
+    return (
+        f"give one of its files: {', '.join(names[:5])}{more}" if names else "give a file; it holds no weights itself"
+    )
 
 
 def _kind(path: Path, size: int) -> str:
