@@ -172,7 +172,7 @@ def test_placeholders_of_weights_that_lie_in_shards_are_named(tmp_path: Path) ->
 
 def test_a_folder_names_the_files_in_it(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1000").mkdir()
-    with pytest.raises(CheckpointError, match=r"checkpoint-1000 is a folder.*none of weights"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-1000 is a folder.*holds no weights itself"):
         load_adapter(tmp_path / "checkpoint-1000")
     torch.save(parts(), tmp_path / "checkpoint-1000" / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"checkpoint-1000 is a folder.*give one.*pytorch_model\.bin"):
