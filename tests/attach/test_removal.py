@@ -30,7 +30,7 @@ def setting(request: pytest.FixtureRequest):
     base, tree = request.param
     unet = ldm_unet(base) if tree == "ldm" else diffusers_unet(base)
     kv = projections_for(unet, CONTEXT[base]).keys_values(token_groups(CONTEXT[base]))
-    return unet, Batch.draw(base), Conditioning(kv, kv)
+    return unet, Batch.draw(base, size=(8, 8)), Conditioning(kv, kv)
 
 
 def test_no_weight_is_bit_identical(setting) -> None:
