@@ -36,13 +36,22 @@ RUN := $(VENV)/$(BIN)/python
 RUN_OLD := $(OLD)/$(BIN)/python
 RUN_FORGE := $(FORGE)/$(BIN)/python
 
-.PHONY: demo components test test-main test-lab test-old test-pages test-forge nightly lint format clean
+# The targets of `test` do not depend on each other. Three at a time on two cores, one thread each: the page tests wait
+# for their browser half of the time.
+JOBS ?= 3
+MAKEFLAGS += --jobs=$(JOBS)
+ifneq ($(filter output-sync,$(.FEATURES)),)
+MAKEFLAGS += --output-sync=target
+endif
+test nightly: export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo components test test-main test-lab test-old test-pages test-forge test-requests nightly lint format clean
 
 demo: $(VENV)/.made $(PACK)
 	$(RUN) -m facesnap demo --pack $(PACK) --out out/demo $(DEMO)
 
-# After the lint the longest first, the short ones last: so the two jobs of `make -j2 test` end together.
-test: lint test-main test-lab test-old test-pages test-forge
+# The longest first, the short ones last: so the jobs end together.
+test: lint test-main test-lab test-old test-pages test-forge test-requests
 
 test-main: $(VENV)/.tested components
 	$(RUN) -m pytest tests $(addprefix --ignore=,$(LAB_TESTS) tests/webui)
@@ -61,6 +70,8 @@ test-pages: $(OLD)/.tested components
 # What differs in Forge: Gradio 4 and pydantic 2.
 test-forge: $(FORGE)/.tested components
 	$(RUN_FORGE) -m pytest $(PAGE_TESTS)
+
+test-requests: $(FORGE)/.tested components
 	$(RUN_FORGE) -m pytest $(REQUEST_TESTS)
 
 # A real WebUI too, where FACESNAP_WEBUI names one: see tests/live/conftest.py.
