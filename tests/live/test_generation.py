@@ -142,6 +142,8 @@ def test_refiner(webui, snap, checkpoints, alike: bool) -> None:
     other = checkpoints.another(alike=alike)
     refined = {"refiner_checkpoint": other.name, "refiner_switch_at": 0.5}
     hooks = webui.seen()["hooks"]
+    if not alike and webui.generate(None, **refined)[0] != 200:
+        pytest.skip("this WebUI itself refuses a refiner of another layout")
     bare = webui.pictures(**refined)
     webui.watch()
     status, answer = webui.generate(snap, **refined)
