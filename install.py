@@ -205,7 +205,9 @@ def _read_stamp() -> dict | None:
         found = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    kinds = {"state": str, "broken": bool, "replaced": list, "rivals": list, "worked": dict}
+    whole = isinstance(found, dict) and all(isinstance(found.get(key, kind()), kind) for key, kind in kinds.items())
+    return found if whole else None
 
 
 def _write_stamp(state: object, replaced: list[str], rivals: list[str], worked: dict) -> None:

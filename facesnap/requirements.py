@@ -182,7 +182,7 @@ def advice(state: Installed) -> list[str]:
         lines.append(
             f"No onnx for Python {python} works with protobuf {state.versions.get('protobuf')}, which the WebUI pins: "
             f"run it with Python 3.10 to {'.'.join(map(str, LAST_PYTHON))}, or use a WebUI that pins protobuf 4.25.1 "
-            "or newer. Adapters that need no face analysis work all the same."
+            "or newer."
         )
     return lines
 

@@ -362,6 +362,16 @@ def test_what_no_wheel_mends_is_said_at_every_start_without_pip(environment: Env
     assert environment.start() == "" and environment.calls == []
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"worked": []}', '{"replaced": 3}', '{"state": null}', "\x00"])
+def test_a_damaged_stamp_is_as_none(environment: Environment, text: str) -> None:
+    for name in ("onnx", "onnxruntime"):
+        environment.add(name, "1.17.0")
+    environment.add("insightface", "0.7.3")
+    (environment.site / "cv2" / "__init__.py").write_text("raise ImportError('libGL.so.1')", encoding="utf-8")
+    (environment.extension / ".facesnap_installed.json").write_text(text, encoding="utf-8")
+    assert "libGL" in environment.start() and environment.calls == []
+
+
 def test_a_dry_run_prints_and_does_nothing(environment: Environment) -> None:
     said = environment.start("--dry-run")
     assert '"onnxruntime>=1.17,<1.27"' in said and "--no-deps onnx==1.17.0" in said

@@ -21,11 +21,11 @@ from facesnap.hosts.generation import Generation
 from facesnap.hosts.memory import Stay
 from facesnap.hosts.webui import WebUI
 
-# Class of the host's engine -> name of a model family without a UNet, as people write it.
-TRANSFORMERS = {
+# Class of the host's engine -> name of a model family that has no UNet, or one of another latent, as people write it.
+REFUSED = {
     "Flux": "Flux", "Flux2": "Flux.2", "Chroma": "Chroma", "Wan": "Wan", "QwenImage": "Qwen Image", "Krea2": "Krea 2",
     "Lumina2": "Lumina 2", "ZImage": "Z-Image", "Anima": "Anima", "ErnieImage": "Ernie Image", "PiD": "PiD",
-    "StableDiffusion3": "Stable Diffusion 3",
+    "StableDiffusion3": "Stable Diffusion 3", "Mugen": "Mugen",
 }  # fmt: skip
 # Left on the model by Neo's torch.compile, which swaps the UNet inside each call: hooks never see it.
 COMPILED = ("_torch_compile_config", "_orig_apply_model")
@@ -86,8 +86,7 @@ class Forge(WebUI):
         return require_model(getattr(unet, "diffusion_model", None), type(model).__name__)
 
     def refused_name(self) -> str:
-        engine = type(shared.sd_model).__name__
-        return TRANSFORMERS.get(engine, "Mugen" if engine == "Mugen" else "")
+        return REFUSED.get(type(shared.sd_model).__name__, "")
 
 
 def _stay() -> Stay:
