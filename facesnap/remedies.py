@@ -66,8 +66,8 @@ DEEDS = {
         "say which: the adapter '{name}{mark}{one}' or '{name}{mark}{other}', typed into the list Adapter or sent to "
         "the API",
     ),
-    "make an identity": ("`{facesnap} identity make`", "the accordion's Save identity"),
-    "switch structure off": ("set the structure strength (--structure) to 0", "set Structure to 0"),
+    "make an identity": ("`{facesnap} identity make`", "Save or delete an identity in FaceSnap's accordion"),
+    "switch structure off": ("set the structure strength (--structure) to 0", "set Structure strength to 0"),
     "analyse on the CPU": (
         "install onnxruntime-gpu for your CUDA version in place of onnxruntime (not beside it), or use provider cpu; "
         "`{facesnap} doctor` shows what is installed",

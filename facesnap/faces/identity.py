@@ -375,6 +375,6 @@ def _from_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str], pa
 def _not_identity(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
         f"Identity {path} {reason}.",
-        expected=f"an identity file, as {remedy('make an identity')} makes them.",
+        expected=f"an identity file, made by {remedy('make an identity')}.",
         remedy="check the path, or make the identity anew from its photos.",
     )
