@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from modules import devices, sd_unet, shared
+from modules import devices, sd_models, sd_unet, shared
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -101,7 +101,7 @@ class A1111(WebUI):
     computation only, before the UNet's first block; it comes as a whole, 0.7 GB for SD1.5 and 2.5 GB for SDXL.
     """
 
-    kind, shared = A1111Generation, shared
+    kind, shared, models = A1111Generation, shared, sd_models
 
     def __init__(self) -> None:
         super().__init__(OwnPlacement(_stay, lambda: getattr(devices, "dtype_unet", None)))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from modules import shared
+from modules import sd_models, shared
 from torch import nn
 
 from facesnap.attach import Row
@@ -73,7 +73,7 @@ class ForgeGeneration(Generation):
 class Forge(WebUI):
     """Forge (backend/), reForge and Forge-Classic (ldm_patched): every host whose model has `forge_objects`."""
 
-    kind, shared = ForgeGeneration, shared
+    kind, shared, models = ForgeGeneration, shared, sd_models
 
     def __init__(self) -> None:
         super().__init__(ForgePlacement(_stay, lambda: shared.sd_model.forge_objects))

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
 from facesnap.attach.topology import latent_channels
+from facesnap.checkpoints.base_models import LATENT
 from facesnap.errors import (
     AttachError,
     FaceSnapError,
@@ -36,8 +37,6 @@ from facesnap.errors import (
 from facesnap.hosts import face_pass
 from facesnap.hosts.base import Host, Parts, Prepare, is_face_pass
 from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
-
-LATENT = 4  # channels, of SD1.5 and SDXL
 
 
 class Generation(ABC):
@@ -284,12 +283,20 @@ class Generation(ABC):
         )
 
 
+def other_latent(unet: nn.Module, name: str) -> str:
+    """The name of a model whose UNet has the blocks of SD1.5 or SDXL and another latent; "" where it has theirs.
+
+    Args:
+        name: as the host calls it, or "".
+    """
+    return "" if latent_channels(unet) in (None, LATENT) else name or type(unet).__name__
+
+
 def _require_latent(unet: nn.Module, name: str) -> None:
-    channels = latent_channels(unet)
-    if channels not in (None, LATENT):
+    other = other_latent(unet, name)
+    if other:
         raise TopologyError(
-            f"The UNet ({name or type(unet).__name__}) has the blocks of SD1.5 or SDXL, and a latent of {channels} "
-            "channels.",
+            f"The UNet ({other}) has the blocks of SD1.5 or SDXL, and a latent of {latent_channels(unet)} channels.",
             expected=f"{LATENT} channels: the adapters have never seen another latent",
             remedy="choose a checkpoint of SD1.5 or SDXL itself",
         )

@@ -6,14 +6,30 @@ Both call `p.sample(...)` as an attribute of the instance, where `facesnap.hosts
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from facesnap.attach import read_topology
+from facesnap.checkpoints.base_models import read_base_model
 from facesnap.errors import FaceSnapError
 from facesnap.hosts.base import Host, Prepare, is_face_pass
-from facesnap.hosts.generation import Generation
+from facesnap.hosts.generation import Generation, other_latent
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The checkpoint that is chosen at the top of the page; Forge and Neo load it with the first picture.
+
+    Attributes:
+        name: of its file, without the extension; "" where none is chosen.
+        base: "sd15" or "sdxl", else the name of a kind that FaceSnap cannot use; None where the kind is not known.
+    """
+
+    name: str = ""
+    base: str | None = None
 
 
 class WebUI(Host):
@@ -21,17 +37,36 @@ class WebUI(Host):
     nested (an extension that samples a picture of its own inside another's sampling).
 
     Attributes:
-        kind: of its generations.
+        kind: of its generations. models: the host's `modules.sd_models`.
     """
 
     kind: type[Generation]
+    models: Any
 
-    def loaded_base(self) -> str | None:
-        """ "sd15" or "sdxl" of the loaded model; None where none is loaded, or one that FaceSnap cannot use."""
+    def chosen_model(self, title: str = "") -> ChosenModel:
+        """The checkpoint that the next picture is made with, as far as it is known. Loads nothing.
+
+        Args:
+            title: as the host's list of checkpoints has it; the host's own choice where empty.
+        """
+        info = self.models.get_closet_checkpoint_match(title or getattr(self.shared.opts, "sd_model_checkpoint", ""))
+        loaded = self.models.model_data.sd_model  # AUTOMATIC1111's shared.sd_model would load it
+        known = getattr(loaded, "sd_checkpoint_info", None)
+        if known is not None and (info is None or known.filename == info.filename):
+            return ChosenModel(Path(known.filename).stem, self._loaded_base())
+        if info is None:
+            return ChosenModel()
+        kind = read_base_model(Path(info.filename))
+        return ChosenModel(Path(info.filename).stem, kind.base or kind.other or None)
+
+    def _loaded_base(self) -> str | None:
+        """As `ChosenModel.base`, of the model that is loaded."""
         try:
-            return read_topology(self.live_unet()).base
+            unet = self.live_unet()
+            base = read_topology(unet).base
         except FaceSnapError:
-            return None
+            return self.refused_name() or None
+        return other_latent(unet, self.refused_name()) or base
 
     def enlist(
         self, p: Any, prepare: Prepare, passes: str = "both", on_failure: Callable[[Exception], None] | None = None

@@ -38,7 +38,7 @@ def world(request, monkeypatch, unets, person):
     for name in [n for n in sys.modules if n.split(".")[0] in theirs or n in ours]:
         monkeypatch.delitem(sys.modules, name)
     modules = SimpleNamespace(
-        **{n: importlib.import_module(f"modules.{n}") for n in ("shared", "sd_unet", "script_callbacks")}
+        **{n: importlib.import_module(f"modules.{n}") for n in ("shared", "sd_models", "sd_unet", "script_callbacks")}
     )
     adapter = importlib.import_module(f"facesnap.hosts.{request.param}")
     host = adapter.A1111() if request.param == "a1111" else adapter.Forge()

@@ -29,7 +29,7 @@ def add(router: APIRouter, service: Service) -> None:
 
     @router.get("/models", summary="Adapters on this machine")
     def get_models() -> Response:
-        found = entries(service.folders(), service.host().loaded_base())
+        found = entries(service.folders(), service.host().chosen_model().base)
         return JSONResponse({"adapters": [_adapter(entry) for entry in found]})
 
     @router.get("/results", summary="Ids of the last generations, the newest first")

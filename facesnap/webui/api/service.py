@@ -95,7 +95,7 @@ class Service:
             PackError: there is no such pack. CheckpointError: there is no adapter of that name.
         """
         if not recogniser:
-            preferred, base = self.options()["facesnap_pack"], self.host().loaded_base()
+            preferred, base = self.options()["facesnap_pack"], self.host().chosen_model().base
             return self._kept(pack_to_view(adapter, base, preferred, self.folders()).folder)
         for known in self._analysers.values():
             if known.recogniser == recogniser:

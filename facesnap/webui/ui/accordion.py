@@ -112,6 +112,8 @@ class _Page:
         with FormRow(elem_classes=["facesnap-row"]):
             self.show("settings", "adapter")
             self.again = ToolButton(REFRESH, elem_id=self.id("refresh"), tooltip="Look for adapters again.")
+        self.checkpoint = gr.Textbox(visible=False, label=f"FaceSnap checkpoint ({self.tab})")  # filled in the browser
+        self.checkpoint.do_not_save_to_config = True
         self.show("settings", "preset")
         self.status = self.html("status", actions.found_adapters())
 
@@ -200,7 +202,10 @@ class _Page:
         # `input`, not `change`: what is pasted from an infotext must not be overruled.
         on_server(preset.input, partial(actions.fill_in, names=names), [preset], outputs)
         on_server(adapter.input, partial(actions.choose_adapter, fields=names), [adapter], [self.status, *outputs])
-        on_server(self.again.click, actions.refresh_adapters, [], [self.status, adapter])
+        on_server(
+            self.again.click, actions.refresh_adapters, [self.checkpoint, adapter], [self.status, adapter],
+            first="(checkpoint, adapter) => [facesnap.checkpoint(), adapter]",
+        )  # fmt: skip
         identities = [self.get("person", "identity", n) for n in range(1, self.people + 1)]
         for n in range(1, self.people + 1):
             box, files = self.names[n], self.get("person", "references", n)

@@ -13,6 +13,8 @@ import gradio as gr
 
 from facesnap.attach import read_topology
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
+from facesnap.faces.known import BASE_TITLES
+from facesnap.hosts.webui import ChosenModel
 from facesnap.settings import infotext
 from facesnap.settings.model import Person, Settings
 from facesnap.settings.words import PRESETS, TITLE_MARK
@@ -22,6 +24,7 @@ from facesnap.webui.generation.photos import decoded
 from facesnap.webui.ui import consent, html, lists
 from facesnap.webui.ui.events import warn
 from facesnap.webui.ui.preview import look_at
+from facesnap.weights.adapters import ListedAdapter
 
 # (part, name) of the controls that say who a person is and what a preview shows, in the order of the events' inputs.
 SHOWN = (("person", "references"), ("person", "identity"), ("person", "face"), ("pose", "source"), ("pose", "image"))
@@ -128,35 +131,60 @@ def fill_in(preset: str, names: Sequence[str]) -> list[Any]:
 
 def choose_adapter(title: str, fields: Sequence[str]) -> list[Any]:
     """An adapter's title or name -> the status line, then what it suggests for the fields of these names."""
-    name = (title or "").partition(TITLE_MARK)[0]
-    entry = next((one for one in lists.adapters() if one.name == name), None)
+    entry = _entry_of(title, lists.adapters())
     if entry is None:
         return ["", *(gr.update() for _ in fields)]
+    suggested = entry.defaults
+    return [_about(entry), *(gr.update(value=suggested[f]) if f in suggested else gr.update() for f in fields)]
+
+
+def refresh_adapters(checkpoint: str, title: str) -> list[Any]:
+    """The status line and the adapters' list, looked for anew.
+
+    Args:
+        checkpoint: the one at the top of the page, "" where the page does not say. title: the adapter that is chosen.
+    """
+    model = process.current_host().chosen_model(checkpoint)
+    found = lists.adapters(model)
+    entry = _entry_of(title, found)
+    value = gr.update(choices=lists.adapter_choices(found), **({} if entry is None else {"value": entry.title}))
+    return [found_adapters(model, found) if entry is None or entry.fits else _about(entry), value]
+
+
+def _entry_of(title: str, found: Sequence[ListedAdapter]) -> ListedAdapter | None:
+    name = (title or "").partition(TITLE_MARK)[0]
+    return next((one for one in found if one.name == name), None)
+
+
+def _about(entry: ListedAdapter) -> str:
+    """The status line of one adapter: what it suggests and needs, and whether it fits."""
     lines = [entry.hint, entry.note, *(str(need) for need in entry.needs)]
     lines = [f"{entry.family_title}: " + " · ".join(line for line in lines if line)]
+    if not entry.fits:
+        lines.insert(0, f"{entry.title}: choose another adapter, or another checkpoint.")
     if entry.licence:
         lines.append(f"Licence of the weights: {entry.licence}")
-    text = html.status(lines, html.INFO if entry.fits else html.WARNING)
-    suggested = entry.defaults
-    return [text, *(gr.update(value=suggested[f]) if f in suggested else gr.update() for f in fields)]
+    return html.status(lines, html.INFO if entry.fits else html.WARNING)
 
 
-def refresh_adapters() -> list[Any]:
-    """The status line and the adapters' list, looked for anew."""
-    found = lists.adapters()
-    return [found_adapters(), gr.update(choices=lists.adapter_choices(found))]
-
-
-def found_adapters() -> str:
-    """The number of adapters, and the remedy where none can be used."""
-    found = lists.adapters()
-    usable = [one for one in found if one.fits]
-    if usable:
-        return html.status([f"{len(usable)} of {len(found)} adapters fit the loaded model."])
-    folder = process.folders().own
+def found_adapters(model: ChosenModel | None = None, found: Sequence[ListedAdapter] | None = None) -> str:
+    """How many adapters fit the checkpoint, and the remedy where none can be used."""
+    model = process.current_host().chosen_model() if model is None else model
+    found = lists.adapters(model) if found is None else found
     if not found:
+        folder = process.folders().own
         return html.status([f"There is no adapter yet. Put one into {folder}; see Models below."], html.WARNING)
-    return html.status([f"None of the {len(found)} adapters fits the loaded model."], html.WARNING)
+    usable = sum(one.fits for one in found)
+    if model.base is None:
+        why = f"the kind of {model.name} is not known before it is loaded" if model.name else "no checkpoint is chosen"
+        return html.status([f"{usable} of {len(found)} adapters can be used; {why}."])
+    if model.base not in BASE_TITLES:
+        told = f"{model.name} is {model.base}: FaceSnap works on the UNets of SD1.5 and SDXL. Choose one of those."
+        return html.status([told], html.WARNING)
+    name = f"{model.name} ({BASE_TITLES[model.base]})"
+    if usable:
+        return html.status([f"{usable} of {len(found)} adapters fit {name}."])
+    return html.status([f"None of the {len(found)} adapters fits {name}; see Models below."], html.WARNING)
 
 
 def understood() -> Any:

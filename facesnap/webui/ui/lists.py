@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facesnap.errors import CheckpointError
 from facesnap.faces.analyser import FaceAnalyser
+from facesnap.hosts.webui import ChosenModel
 from facesnap.settings.model import SETTINGS
 from facesnap.settings.words import TITLE_MARK
 from facesnap.webui import process
@@ -14,9 +15,10 @@ from facesnap.weights.identities import IdentityStore
 AUTOMATIC, NO_IDENTITY = "Automatic", "None"  # the empty name as it is shown, see `controls`
 
 
-def adapters() -> list[ListedAdapter]:
-    """The adapters of this machine, those that fit the loaded model first."""
-    return entries(process.folders(), process.current_host().loaded_base())
+def adapters(model: ChosenModel | None = None) -> list[ListedAdapter]:
+    """The adapters of this machine, those that fit the checkpoint first; None: the one that the host has chosen."""
+    model = process.current_host().chosen_model() if model is None else model
+    return entries(process.folders(), model.base)
 
 
 def adapter_names() -> list[str]:
@@ -49,7 +51,7 @@ def viewer(title: str | None) -> FaceAnalyser:
     Raises:
         FaceSnapError: see `PipelineLoader.viewer`.
     """
-    return process.loader().viewer(adapter_named(title), process.current_host().loaded_base())
+    return process.loader().viewer(adapter_named(title), process.current_host().chosen_model().base)
 
 
 def identities() -> IdentityStore:

@@ -20,7 +20,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[3]
 BOOT_SECONDS = 180
@@ -44,7 +46,8 @@ def photos(astronaut: np.ndarray, components: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def models(face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A WebUI's folder of models: an untrained adapter for the page's UNet, one for SDXL, their encoder, a pack."""
+    """A WebUI's folder of models: an untrained adapter for the page's UNet, one for SDXL, their encoder, a pack,
+    checkpoints that are not loaded."""
     from facesnap.demo import untrained
     from facesnap.faces.encoder import ImageEncoder
     from facesnap.faces.packs import load_pack
@@ -59,6 +62,11 @@ def models(face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             encoder_name=encoder.name,
         )  # fmt: skip
     shutil.copytree(face_pack, own / PACK)
+    others = own.parent / "Stable-diffusion"
+    others.mkdir()
+    site = "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    for name, inside in (("drawn-xl", site), ("flux-dev", "double_blocks.0.img_attn.proj.weight")):
+        save_file({f"model.diffusion_model.{inside}": torch.zeros(640, 2048)}, others / f"{name}.safetensors")
     return own.parent
 
 

@@ -79,6 +79,12 @@ class Driver:
         """A radio button."""
         self(name).get_by_label(word, exact=True).check()
 
+    def checkpoint(self, start: str) -> None:
+        """An entry of the list at the top of the page."""
+        chosen = self.page.locator("#setting_sd_model_checkpoint, .model_selection").first
+        chosen.locator("input").first.click()
+        chosen.locator("ul li", has_text=re.compile(rf"^\W*{start}")).first.click()
+
     def option(self, name: str, start: str) -> None:
         """An entry of a list, by how it begins."""
         self.text(name).click()

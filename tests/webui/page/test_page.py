@@ -302,7 +302,7 @@ def test_pose_sources(shared: Driver) -> None:
 
 def test_an_adapter_says_what_it_suggests(shared: Driver) -> None:
     page = shared
-    expect(page("status")).to_contain_text("1 of 2 adapters fit the loaded model")
+    expect(page("status")).to_contain_text("1 of 2 adapters fit miniature (SD1.5)")
     page("adapter").locator("input").first.click()
     other = page("adapter").locator("li", has_text="another · FaceSnap · SDXL · does not fit SD1.5")
     expect(other).to_have_class(re.compile("facesnap-unfit"))
@@ -311,6 +311,25 @@ def test_an_adapter_says_what_it_suggests(shared: Driver) -> None:
     page("adapter").locator("li", has_text="untrained").first.click()
     expect(page("status")).to_contain_text("FaceSnap")
     page.shoot("adapter")
+
+
+def test_the_list_follows_the_checkpoint(shared: Driver) -> None:
+    """Without a click on Refresh, and before the host has loaded anything."""
+    page = shared
+    unfit = re.compile("facesnap-unfit")
+    page.option("adapter", "untrained")
+    page.checkpoint("drawn-xl")
+    expect(page("status")).to_contain_text("does not fit SDXL: choose another adapter, or another checkpoint")
+    page.text("adapter").click()
+    expect(page("adapter").locator("li", has_text="untrained · FaceSnap · SD1.5 · does not fit SDXL")).to_have_class(
+        unfit
+    )
+    page("adapter").locator("li", has_text="Automatic").first.click()
+    page.checkpoint("flux-dev")
+    expect(page("status")).to_contain_text("flux-dev is Flux: FaceSnap works on the UNets of SD1.5 and SDXL.")
+    page.shoot("flux")
+    page.checkpoint("miniature")
+    expect(page("status")).to_contain_text("1 of 2 adapters fit miniature (SD1.5)")
 
 
 def test_no_download_without_consent(shared: Driver) -> None:

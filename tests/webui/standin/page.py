@@ -147,11 +147,28 @@ def connect(source: Tab, target: Tab) -> None:
         )  # fmt: skip
 
 
+def checkpoints() -> None:
+    """The list at the top of the page. Choosing loads nothing, as in Forge; AUTOMATIC1111 loads a moment later."""
+    from modules import paths, sd_models, shared
+
+    from tests.webui.standin.sampling import LOADED
+
+    for file in (Path(LOADED), *sorted((Path(paths.models_path) / "Stable-diffusion").glob("*.safetensors"))):
+        sd_models.checkpoints_list[f"{file.name} [0123]"] = sd_models.checkpoint(file)
+    titles = list(sd_models.checkpoints_list)
+    shared.opts.sd_model_checkpoint = titles[0]
+    with gr.Row(elem_id="quicksettings"):
+        named = {"elem_classes": ["model_selection"]} if FORGE else {"elem_id": "setting_sd_model_checkpoint"}
+        chosen = gr.Dropdown(titles, value=titles[0], label="Checkpoint", **named)
+        chosen.change(lambda title: setattr(shared.opts, "sd_model_checkpoint", title), [chosen], [])
+
+
 def build(module: Any, sampler: Sampler) -> gr.Blocks:
     from modules import script_callbacks, scripts
 
     script_callbacks.run("before_ui")
     with gr.Blocks(title="Stand-in") as demo:
+        checkpoints()
         with gr.Tabs(elem_id="tabs"):
             tabs = []
             for name in ("txt2img", "img2img"):

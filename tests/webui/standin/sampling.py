@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LOADED = "models/Stable-diffusion/miniature.safetensors"
 Truth = list[tuple[int, bool]]  # (picture, is cond) of each row of a UNet call
 
 
@@ -68,7 +69,9 @@ class A1111Host(Host):
         return self.modules.shared.sd_model.model.diffusion_model
 
     def load(self, unet: nn.Module) -> None:
-        self.modules.shared.sd_model = SimpleNamespace(model=SimpleNamespace(diffusion_model=unet))
+        self.modules.shared.sd_model = SimpleNamespace(
+            model=SimpleNamespace(diffusion_model=unet), sd_checkpoint_info=SimpleNamespace(filename=LOADED)
+        )
 
     def step(self, p: Processing, denoiser: Any, x: Tensor) -> Tensor:
         opts, pictures = self.modules.shared.opts, len(x)
@@ -120,8 +123,9 @@ class ForgeHost(Host):
         model.diffusion_model, model.computation_dtype = ForgeCall(unet), next(unet.parameters()).dtype
         objects = ForgeObjects(UnetPatcher(model, memory_management.device, torch.device("cpu")))
         self.modules.shared.sd_model = SimpleNamespace(
-            forge_objects=objects, forge_objects_after_applying_lora=objects.shallow_copy()
-        )
+            forge_objects=objects, forge_objects_after_applying_lora=objects.shallow_copy(),
+            sd_checkpoint_info=SimpleNamespace(filename=LOADED),
+        )  # fmt: skip
         if self.sampling is not None:  # a refiner
             self.prepare(self.sampling)
 
