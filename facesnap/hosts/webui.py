@@ -6,13 +6,13 @@ Both call `p.sample(...)` as an attribute of the instance, where `facesnap.hosts
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from facesnap.attach import read_topology
+from facesnap.attach import Topology, read_topology
 from facesnap.checkpoints.base_models import read_base_model
 from facesnap.errors import FaceSnapError
 from facesnap.hosts.base import Host, Prepare, is_face_pass
@@ -26,10 +26,12 @@ class ChosenModel:
     Attributes:
         name: of its file, without the extension; "" where none is chosen.
         base: "sd15" or "sdxl", else the name of a kind that FaceSnap cannot use; None where the kind is not known.
+        topology: of its UNet; None where it is not loaded, or where nothing can be attached to it.
     """
 
     name: str = ""
     base: str | None = None
+    topology: Topology | None = field(default=None, compare=False, repr=False)
 
 
 class WebUI(Host):
@@ -53,20 +55,20 @@ class WebUI(Host):
         loaded = self.models.model_data.sd_model  # AUTOMATIC1111's shared.sd_model would load it
         known = getattr(loaded, "sd_checkpoint_info", None)
         if known is not None and (info is None or known.filename == info.filename):
-            return ChosenModel(Path(known.filename).stem, self._loaded_base())
+            return self._loaded_model(Path(known.filename).stem)
         if info is None:
             return ChosenModel()
         kind = read_base_model(Path(info.filename))
         return ChosenModel(Path(info.filename).stem, kind.base or kind.other or None)
 
-    def _loaded_base(self) -> str | None:
-        """As `ChosenModel.base`, of the model that is loaded."""
+    def _loaded_model(self, name: str) -> ChosenModel:
         try:
             unet = self.live_unet()
-            base = read_topology(unet).base
+            topology = read_topology(unet)
         except FaceSnapError:
-            return self.refused_name() or None
-        return other_latent(unet, self.refused_name()) or base
+            return ChosenModel(name, self.refused_name() or None)
+        other = other_latent(unet, self.refused_name())
+        return ChosenModel(name, other) if other else ChosenModel(name, topology.base, topology)
 
     def enlist(
         self, p: Any, prepare: Prepare, passes: str = "both", on_failure: Callable[[Exception], None] | None = None

@@ -294,7 +294,7 @@ def test_refused_or_skipped(run, snap, page, world, unets) -> None:
         with pytest.raises(SettingsError):
             run(wrong)
     world.standin.load(unets[2])  # SDXL
-    with pytest.raises(MissingWeightsError, match="no adapter for sdxl") as refused:
+    with pytest.raises(MissingWeightsError, match="no adapter for SDXL") as refused:
         run({**snap, "on_error": "stop"})
     assert refused.value.status_code == 503  # until one is put there
     p = processing(world, width=64, height=64, prompt="", steps=2)

@@ -70,6 +70,6 @@ def test_nothing_is_guessed_where_only_open_files_are_there(
     own = server.folders.own / "untrained.safetensors"
     own.rename(tmp_path / own.name)
     try:
-        assert "no adapter for sd15" in generate(server, references=[photo]).text
+        assert "no adapter for SD1.5" in generate(server, references=[photo]).text
     finally:
         (tmp_path / own.name).rename(own)

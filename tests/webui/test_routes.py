@@ -125,6 +125,16 @@ def test_similarity_tells_people_apart(client: TestClient, photo: str, component
     client.delete(f"{V1}/identities", params={"name": "Eileen"})
 
 
+def test_an_identity_is_made_before_a_checkpoint_is_loaded(client: TestClient, server, photo: str, monkeypatch) -> None:
+    """Forge and Neo load it with the first picture."""
+    wanted = {"name": "Eileen", "references": [photo], "replace": True}
+    known = client.post(f"{V1}/identities", json=wanted).json()
+    monkeypatch.setattr(server.modules.shared, "sd_model", None)
+    made = client.post(f"{V1}/identities", json=wanted)
+    assert made.status_code == 201 and made.json()["hash"] == known["hash"]
+    client.delete(f"{V1}/identities", params={"name": "Eileen"})
+
+
 def _fit(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((512, 512)))
 

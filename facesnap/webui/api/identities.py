@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from facesnap.attach import read_topology
 from facesnap.faces.identity import AnalysedIdentity
 from facesnap.settings.model import Person
 from facesnap.webui.api.bodies import IdentityBody, documented, read
@@ -45,8 +44,8 @@ def _identity(service: Service, wanted: IdentityBody) -> AnalysedIdentity:
     source = service.source()
     photos = tuple(source.picture(one, f"reference {n}") for n, one in enumerate(wanted.references, 1))
     with service.queue:
-        topology = read_topology(service.host().live_unet())
-        return service.loader().identity(wanted.adapter, topology, Person(references=photos, face=wanted.face), 1)
+        model = service.host().chosen_model()
+        return service.loader().identity(wanted.adapter, model, Person(references=photos, face=wanted.face), 1)
 
 
 def _entry(entry: SavedIdentity) -> dict[str, Any]:

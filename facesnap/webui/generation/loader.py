@@ -19,10 +19,12 @@ from facesnap.faces.analyser import FaceAnalyser
 from facesnap.faces.encoder_search import encoder_of
 from facesnap.faces.face_encoder import FaceEncoder
 from facesnap.faces.identity import AnalysedIdentity
+from facesnap.faces.known import BASE_TITLES
 from facesnap.faces.packs import Pack
 from facesnap.faces.tower import load_encoder
 from facesnap.families.registry import load_adapter
 from facesnap.hosts.base import Parts
+from facesnap.hosts.webui import ChosenModel
 from facesnap.pipeline.pipeline import CACHE_BYTES, FaceSnapPipeline
 from facesnap.pipeline.usable import usable
 from facesnap.remedies import remedy
@@ -111,7 +113,8 @@ class PipelineLoader:
         """
         settings.require_people()
         with self._lock:
-            pipeline = self.pipeline(settings.adapter, topology, lambda adapter: _sees_faces(settings, adapter))
+            model = ChosenModel(base=topology.base, topology=topology)
+            pipeline = self.pipeline(settings.adapter, model, lambda adapter: _sees_faces(settings, adapter))
             settings, notes = usable(settings, pipeline.adapter)
             card = settings.model_card
             known = [self.seen(pipeline, person, n, card) for n, person in enumerate(settings.people, 1)]
@@ -120,25 +123,27 @@ class PipelineLoader:
             return Prepared(parts, pipeline, settings, notes, tuple(known), doubts)
 
     def pipeline(
-        self, name: str, topology: Topology, sees_faces: Callable[[Adapter], bool] = lambda adapter: True
+        self, name: str, model: ChosenModel, sees_faces: Callable[[Adapter], bool] = lambda adapter: True
     ) -> FaceSnapPipeline:
         """The pipeline of an adapter, loaded once as long as the file and the packs stay as they are.
 
         Args:
+            model: that it is for; whether the adapter fits is known where the model is loaded.
             sees_faces: whether photos will be analysed with an adapter; saved identities alone need no pack.
         """
         with self._lock:
-            file, family = self._file(name, topology.base)
-            options = self.options()
+            file, family = self._file(name, model.base)
+            options, topology = self.options(), model.topology
             place = (options["facesnap_pack"], options["facesnap_provider"])
-            key = (file, family, file.stat().st_mtime_ns, topology.sizes, *place)
+            key = (file, family, file.stat().st_mtime_ns, topology and topology.sizes, *place)
             kept = self._pipeline
             if kept is not None and kept[0] == key and (kept[1].analyser or not sees_faces(kept[1].adapter)):
                 return kept[1]
             del kept
             self._make_room()
             adapter = load_adapter(file, family or None, topology)
-            adapter.check_unet(topology)
+            if topology is not None:
+                adapter.check_unet(topology)
             analyser = self._analyser_of(adapter, sees_faces(adapter))
             self._pipeline = (key, FaceSnapPipeline(adapter, analyser, self._encoder_of(adapter), self.cache_bytes))
             return self._pipeline[1]
@@ -174,10 +179,10 @@ class PipelineLoader:
         names = reference_names(person, number)
         return pipeline.analyse(person.references, person.face, f"person {number}", names, match_model_card)
 
-    def identity(self, adapter: str, topology: Topology, person: Person, number: int) -> AnalysedIdentity:
-        """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks. Raises
-        what `prepare` raises."""
-        return self.seen(self.pipeline(adapter, topology), person, number)
+    def identity(self, adapter: str, model: ChosenModel, person: Person, number: int) -> AnalysedIdentity:
+        """A person with everything that an adapter needs: the recogniser's vector, CLIP's states, landmarks. The model
+        need not be loaded. Raises what `prepare` raises."""
+        return self.seen(self.pipeline(adapter, model), person, number)
 
     def analyser(self, adapter: Adapter) -> FaceAnalyser:
         """The analyser of a pack with an adapter's recogniser; see `facesnap.weights.packs`.
@@ -211,7 +216,7 @@ class PipelineLoader:
             self._analyser = (key, FaceAnalyser(*key))
         return self._analyser[1]
 
-    def _file(self, name: str, base: str) -> tuple[Path, str]:
+    def _file(self, name: str, base: str | None) -> tuple[Path, str]:
         """An adapter's file by name or hash, and its family where the name says it; or of the one that is found by
         itself."""
         folders = self.folders()
@@ -220,9 +225,10 @@ class PipelineLoader:
             return file.path, family
         found = chosen("", folders, base)
         if found is None:
+            title = BASE_TITLES.get(base or "", base or "any model")
             raise MissingWeightsError(
-                f"There is no adapter for {base} among {len(list_adapters(folders))} adapters.",
-                expected=f"an adapter made for {base} in one of: {', '.join(map(str, folders.adapters))}",
+                f"There is no adapter for {title} among {len(list_adapters(folders))} adapters.",
+                expected=f"an adapter made for {title} in one of: {', '.join(map(str, folders.adapters))}",
                 remedy=f"put one there ({remedy('see what can be downloaded')}) and refresh the list of models, "
                 "or choose another base model",
             )

@@ -11,7 +11,6 @@ from typing import Any
 
 import gradio as gr
 
-from facesnap.attach import read_topology
 from facesnap.errors import CheckpointError, FaceSnapError, SettingsError
 from facesnap.faces.known import BASE_TITLES
 from facesnap.hosts.webui import ChosenModel
@@ -77,8 +76,8 @@ def save_identity(number: int, most_people: int) -> Callable[..., list[Any]]:
                 )
             settings = from_flat([True, adapter], most_people)
             person.require(number)
-            topology = read_topology(process.current_host().live_unet())
-            known = process.loader().identity(settings.adapter, topology, decoded(person, number), number)
+            model = process.current_host().chosen_model()
+            known = process.loader().identity(settings.adapter, model, decoded(person, number), number)
             entry = lists.identities().save(dataclasses.replace(known.identity, name=name or ""))
         except FaceSnapError as error:
             warn(error)
