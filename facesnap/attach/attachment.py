@@ -36,6 +36,7 @@ class Attachment:
     Attributes:
         calls: UNet calls seen so far.
         active_calls: those of them in which a person had weight.
+        cut_short: calls in which a person had weight, and parts of the UNet that ran before were left out.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Attachment:
         self.residuals = ResidualInjection(topology, controls, speed, networks, unet)
         self.calls = 0
         self.active_calls = 0
+        self.cut_short = 0
+        self._most = 0  # sites that ran in one call
         self._handles: list[RemovableHandle] = []
 
     def install(self) -> None:
@@ -85,11 +88,13 @@ class Attachment:
         self.residuals.free()
 
     def require_called(self) -> None:
-        """Make sure that the sampling went through the UNet at all.
+        """Make sure that the sampling went through the UNet at all, and people with it.
 
         Raises:
-            AttachError: no call was seen; the host sampled with another UNet.
+            AttachError: no call was seen; the host sampled with another UNet. Or an accelerator left out the UNet in
+                each call in which a person had weight.
         """
+        require_active(self.active_calls, self.cut_short)
         if self.calls == 0:
             raise AttachError(
                 f"The sampling finished without calling the {type(self.unet).__name__} that FaceSnap is attached to.",
@@ -106,17 +111,21 @@ class Attachment:
         latent = (inputs.x.shape[-2], inputs.x.shape[-1])
         self.tokens.call = UNetCall(rows, self.plan.progress, latent)
         self.loras.begin(latent, self.plan.progress)
-        self.residuals.begin(inputs, rows, self.plan.progress, self.plan.steps)
+        self.residuals.begin(inputs, rows, self.plan)
 
     def _end(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call, self.tokens.call = self.tokens.call, None
         if call is None:  # idle, or hooked on during the call
             return
         self.calls += 1
+        short, self._most = len(call.fired) < self._most, max(self._most, len(call.fired))
         expected = self.tokens.expected_sites(call)
         taken = self.residuals.pending or self.loras.pending
         missing = sorted(expected - call.fired) + sorted(self.residuals.end()) + sorted(self.loras.end())
         if not expected and not taken:
+            return
+        if missing and short:  # an accelerator gives a forecast, or what it kept, in the place of blocks
+            self.cut_short += 1
             return
         self.active_calls += 1
         if self.active_calls == 1 and missing:
@@ -125,6 +134,16 @@ class Attachment:
                 expected="every attn2 calls its to_q and to_out[0], every block calls its layers",
                 remedy="the UNet is compiled or replaced (torch.compile, TensorRT): switch that off for this model",
             )
+
+
+def require_active(active: int, cut_short: int) -> None:
+    """Raise an AttachError where people had weight only in calls that an accelerator had cut short."""
+    if cut_short and not active:
+        raise AttachError(
+            "An accelerator left out the UNet in each step in which a person has weight, so that nobody is in it.",
+            expected="a step of the person's window that runs the whole UNet",
+            remedy="widen the person's window, or switch off the accelerator",
+        )
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from facesnap.attach.rows import RowPlan
+
 T = TypeVar("T")
 
 FEWEST_STEPS = 9
@@ -42,7 +44,8 @@ class ResidualCache(Generic[T]):
     several calls of one kind (tiles, AND) and second-order samplers visit a sigma twice, so calls are paired
     by their number within the visit to a sigma: the second call of a kind at one sigma never gets what the
     first gave at the sigma before. What was itself reused is not reused again, and never across a step
-    that goes up in sigma (Restart, a new pass).
+    that goes up in sigma (Restart, a new pass) nor across a call of the sampler in which an accelerator left
+    the UNet out.
 
     Attributes:
         computed, reused: how many calls were which.
@@ -53,6 +56,7 @@ class ResidualCache(Generic[T]):
         self.reused = 0
         self._visit = 0
         self._t: tuple[float, ...] | None = None
+        self._step: int | None = None
         self._calls: Counter[Hashable] = Counter()
         self._kept: dict[Hashable, _Kept[T]] = {}
 
@@ -60,8 +64,7 @@ class ResidualCache(Generic[T]):
         self,
         kind: Hashable,
         t: tuple[float, ...],
-        progress: float,
-        steps: int | None,
+        plan: RowPlan,
         compute: Callable[[], T],
     ) -> T:
         """The value for a UNet call: that of the sigma before where allowed, else ``compute()``.
@@ -69,8 +72,11 @@ class ResidualCache(Generic[T]):
         Args:
             kind: what the call has in common with those it may be paired with.
             t: timesteps of its rows (they grow with sigma); equal timesteps are one sigma.
-            progress, steps: as in ``may_reuse``.
+            plan: says where in the sampling the call is.
         """
+        if plan.step is not None:
+            left_out = max(plan.step - self._step - 1, 0) if self._step is not None else 0
+            self._visit, self._step = self._visit + left_out, plan.step
         if t != self._t:
             self._visit, self._t = self._visit + 1, t
             self._calls.clear()
@@ -78,7 +84,7 @@ class ResidualCache(Generic[T]):
         self._calls[kind] += 1
         kept = self._kept.get(key)
         lower = kept is not None and len(t) == len(kept.t) and all(a < b for a, b in zip(t, kept.t, strict=True))
-        if may_reuse(progress, steps) and kept is not None and lower and kept.visit == self._visit - 1:
+        if may_reuse(plan.progress, plan.steps) and kept is not None and lower and kept.visit == self._visit - 1:
             self.reused += 1
             return kept.value
         self._kept = {k: v for k, v in self._kept.items() if v.visit >= self._visit - 1}
@@ -91,4 +97,4 @@ class ResidualCache(Generic[T]):
         """Drop everything kept, as between two samplings."""
         self._kept.clear()
         self._calls.clear()
-        self._t = None
+        self._t = self._step = None

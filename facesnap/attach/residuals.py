@@ -21,7 +21,7 @@ from facesnap.attach.crop import Crop, cut, paste, plan_crop
 from facesnap.attach.inputs import UNetInputs
 from facesnap.attach.networks import Networks
 from facesnap.attach.residual_cache import ResidualCache
-from facesnap.attach.rows import Row, Tile
+from facesnap.attach.rows import Row, RowPlan, Tile
 from facesnap.attach.topology import Topology
 from facesnap.errors import AttachError, SettingsError
 from facesnap.models.fidelity import FFRNet, skip_widths
@@ -87,15 +87,17 @@ class ResidualInjection:
         """Whether the running call takes residuals."""
         return bool(self._pending)
 
-    def begin(self, inputs: UNetInputs, rows: tuple[Row, ...], progress: float, steps: int | None) -> None:
+    def begin(self, inputs: UNetInputs, rows: tuple[Row, ...], plan: RowPlan) -> None:
         """Compute, or take again, the residuals of the UNet call that begins.
 
         Args:
-            inputs: of the call. rows: the roles of its B rows. progress: 0..1. steps: of the whole sampling.
+            inputs: of the call. rows: the roles of its B rows. plan: says where in the sampling it is.
         """
         self._fired.clear()
         self._batch = len(inputs.x)
-        work = [(i, at) for i, c in enumerate(self.controls) if c.active(progress) for at in self._row_sets(c, rows)]
+        work = [
+            (i, at) for i, c in enumerate(self.controls) if c.active(plan.progress) for at in self._row_sets(c, rows)
+        ]
         if not work:
             self._pending = []
         elif self.speed is Speed.EXACT:
@@ -103,7 +105,7 @@ class ResidualInjection:
         else:
             kind = (tuple(rows), tuple(inputs.x.shape), tuple(sorted({i for i, _ in work})))
             t = tuple(float(value) for value in inputs.t.tolist())
-            self._pending = self.reuse.get(kind, t, progress, steps, lambda: self._compute(work, inputs, rows))
+            self._pending = self.reuse.get(kind, t, plan, lambda: self._compute(work, inputs, rows))
 
     def end(self) -> set[str]:
         """Finish the call; returns the places that should have taken a residual and did not."""

@@ -38,6 +38,7 @@ class RowPlan:
             (Tiled Diffusion: one pattern a tile).
         progress: fraction of the sampling that is done, 0 <= progress <= 1.
         steps: number of steps of the sampling; None where it is not known (residuals are never reused then).
+        step: number of the sampler's call that runs, those counted in which the UNet was left out; None: not known.
         idle: True while the UNet is called for another purpose, whose rows the host does not announce: such calls
             pass as if nothing were attached.
     """
@@ -46,6 +47,7 @@ class RowPlan:
         self.rows: tuple[Row, ...] = tuple(rows)
         self.progress = progress
         self.steps = steps
+        self.step: int | None = None
         self.idle = False
 
     @classmethod

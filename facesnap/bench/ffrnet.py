@@ -139,12 +139,12 @@ def count_steps(speed: Speed, steps: int, window: tuple[float, float] = (0.0, 1.
     reuse: ResidualCache[None] = ResidualCache()
     active = 0
     for i in range(steps):
-        progress = i / steps
-        if not (window[0] <= progress < window[1]):
+        plan = RowPlan((), progress=i / steps, steps=steps)
+        if not (window[0] <= plan.progress < window[1]):
             continue
         active += 1
         if speed is not Speed.EXACT:
-            reuse.get("cfg", (float(steps - i),), progress, steps, lambda: None)
+            reuse.get("cfg", (float(steps - i),), plan, lambda: None)
     return active - reuse.reused, reuse.reused, steps - active
 
 
@@ -194,7 +194,7 @@ def _installed(attachment: Attachment, x: Tensor | None) -> Iterator[None]:
         if x is not None:
             t = torch.full((len(x),), HIGH_T, device=x.device)
             with torch.no_grad():
-                attachment.residuals.begin(UNetInputs(x, t, None), attachment.plan.for_batch(len(x)), 0.5, 30)
+                attachment.residuals.begin(UNetInputs(x, t, None), attachment.plan.for_batch(len(x)), attachment.plan)
             attachment.residuals.end()
         yield
         if x is not None and attachment.residuals.reuse.reused == 0:

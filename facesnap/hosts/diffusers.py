@@ -191,6 +191,7 @@ class DiffusersHost:
         pipe.scheduler = getattr(_diffusers(), kind).from_config(self._scheduler_config, **settings)
         plan = RowPlan(())
         plan.steps = sampling.steps  # distinct sigmas; second-order samplers call the UNet more often
+        plan.step = 0
 
         def before_unet(_unet: Any, _args: Any) -> None:
             # The pipeline decides: a UNet that is given the guidance as an embedding (LCM) sees cond rows only.
@@ -199,7 +200,7 @@ class DiffusersHost:
 
         def after_step(_pipe: Any, step: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             total = len(pipe.scheduler.timesteps)
-            plan.progress = (step + 1) / total
+            plan.progress, plan.step = (step + 1) / total, step + 1
             _check_finite(tensors["latents"], step, total)
             if on_step is not None:
                 on_step(step + 1, total)

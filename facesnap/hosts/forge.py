@@ -6,6 +6,7 @@ the batch, uncond first; a chunk holds all pictures of the batch once.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -63,6 +64,15 @@ class ForgeGeneration(Generation):
                 remedy="switch off the extension that calls the UNet itself, or report its name",
             )
         return [Row(picture, chunk == 0) for chunk in chunks for picture in range(self._pictures)]
+
+    def sigmas(self, denoiser: Any) -> Iterable[float] | None:
+        """Neo leaves them in the model's options, and there they stay for samplers that have none."""
+        func = getattr(getattr(denoiser, "sampler", None), "func", None)
+        if func is None or "sigmas" not in inspect.signature(func).parameters:
+            return None
+        unet = getattr(getattr(_sampled_model(denoiser), "forge_objects", None), "unet", None)
+        found = getattr(unet, "model_options", {}).get("transformer_options", {}).get("sampling_sigmas")
+        return found.tolist() if isinstance(found, torch.Tensor) else None
 
     def tilers(self, denoiser: Any) -> Iterable[Any]:
         objects = getattr(_sampled_model(denoiser), "forge_objects", None)

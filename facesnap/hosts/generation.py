@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from facesnap.attach import Attachment, Row, RowPlan, Tile, read_topology
+from facesnap.attach.attachment import require_active
 from facesnap.attach.topology import latent_channels
 from facesnap.checkpoints.base_models import LATENT
 from facesnap.errors import (
@@ -36,6 +37,7 @@ from facesnap.errors import (
 )
 from facesnap.hosts import face_pass
 from facesnap.hosts.base import Host, Parts, Prepare, is_face_pass
+from facesnap.hosts.steps import SigmaList, calls_left_out
 from facesnap.hosts.tiles import WHOLE, Piece, Place, TileWalk, crop_of, pass_piece, placed
 
 
@@ -66,7 +68,8 @@ class Generation(ABC):
         self._piece: Tile | None = None
         self._failure: Exception | None = None
         self._last_step = False
-        self._calls = self._wanted = 0
+        self._calls = self._active_calls = self._cut_short = self._wanted = 0
+        self._sigmas: SigmaList | None = None
 
     @property
     def p(self) -> Any:
@@ -104,8 +107,9 @@ class Generation(ABC):
         if self.prepare is None or self in self.host.running:  # released, or a wrapper around our wrapper
             return inner(*args, **kwargs)
         try:
-            self._failure, self._calls, self._wanted, self.left_alone = None, 0, 0, False
-            self._parts, self._unet = Parts(), None
+            self._failure, self.left_alone = None, False
+            self._calls = self._active_calls = self._cut_short = self._wanted = 0
+            self._parts, self._unet, self._sigmas = Parts(), None, None
             self.host.running.append(self)
             self._attach(self.host.live_unet())
             result = inner(*args, **kwargs)
@@ -159,12 +163,17 @@ class Generation(ABC):
         """Take everything off; may be called again."""
         self.plan.idle = True
         if self.attachment is not None:
-            self._calls += self.attachment.calls
+            self._count(self.attachment)
             self.attachment.close()
             self.host.placement.leave()
         self.attachment, self._parts = None, Parts()
         while self._handles:
             self._handles.pop().remove()
+
+    def _count(self, attachment: Attachment) -> None:
+        self._calls += attachment.calls
+        self._active_calls += attachment.active_calls
+        self._cut_short += attachment.cut_short
 
     def _follow(self, unet: nn.Module) -> None:
         """Go on with the UNet that the host has put in the place of ours (refiner, hires checkpoint)."""
@@ -189,9 +198,7 @@ class Generation(ABC):
             self._wanted += wanted
             self.plan.idle = not wanted
             denoiser = params.denoiser
-            total = max(int(denoiser.total_steps or 1), 1)
-            self.plan.steps, self.plan.progress = total, min(max(denoiser.step / total, 0.0), 1.0)
-            self._last_step = denoiser.step + 1 >= total
+            self._place(params)
             self._frame = (int(params.x.shape[-2]), int(params.x.shape[-1]))
             self._piece = pass_piece(self.p, self._frame, self._outer_piece())
             found = (one for one in self.tilers(denoiser) if hasattr(one, "batched_bboxes"))
@@ -200,6 +207,25 @@ class Generation(ABC):
                 self.announce(params)
         except Exception as error:
             self._fail(error)
+
+    def _place(self, params: Any) -> None:
+        """Note where in the sampling the step is: the share of the calls that the host expects, and where its count
+        is a step and more behind the sampler's sigmas, by those."""
+        denoiser = params.denoiser
+        calls, total = int(denoiser.step), max(int(denoiser.total_steps or 1), 1)
+        steps = max(int(getattr(denoiser, "steps", None) or total), 1)
+        if calls == 0:  # a pass begins
+            found = self.sigmas(denoiser)
+            listed = None if found is None else SigmaList(found, steps)
+            self._sigmas = listed if listed is not None and listed.begins_at(float(params.sigma[0])) else None
+        if self._sigmas is not None:
+            calls += calls_left_out(self._sigmas.step(float(params.sigma[0])), calls, total, steps)
+        self.plan.steps, self.plan.step, self.plan.progress = total, calls, min(max(calls / total, 0.0), 1.0)
+        self._last_step = calls + 1 >= total
+
+    def sigmas(self, denoiser: Any) -> Iterable[float] | None:
+        """The list of sigmas that the sampler goes down, where the host says it."""
+        return None
 
     def _fail(self, error: Exception) -> None:
         """Keep an error for the sampling path, where it stops the generation."""
@@ -273,8 +299,11 @@ class Generation(ABC):
         return (None, slice(None)) if found is None else found
 
     def _check_called(self) -> None:
-        calls = self._calls + (self.attachment.calls if self.attachment is not None else 0)
-        if calls or self.left_alone or self.host.interrupted() or (self.passes != "both" and not self._wanted):
+        if self.attachment is not None:
+            self._count(self.attachment)
+        if not self.host.interrupted():
+            require_active(self._active_calls, self._cut_short)
+        if self._calls or self.left_alone or self.host.interrupted() or (self.passes != "both" and not self._wanted):
             return
         raise AttachError(
             "The sampling finished without calling the UNet that FaceSnap is attached to.",

@@ -289,7 +289,7 @@ def test_residuals_are_resized_to_what_they_are_added_to() -> None:
     injection = ResidualInjection(topology, [setting.person()], Speed.EXACT)
     handles = list(injection.install())
     batch = Batch.draw("sd15")
-    injection.begin(UNetInputs(batch.x, batch.t, None), ROWS, 0.5, 30)
+    injection.begin(UNetInputs(batch.x, batch.t, None), ROWS, RowPlan(ROWS, 0.5, 30))
     maps = setting.residuals(batch)
     h = torch.randn(2, 100, 11, 9)
     for layer, r in zip(layers, [maps[-1], *maps[-2::-1]], strict=True):
@@ -299,7 +299,7 @@ def test_residuals_are_resized_to_what_they_are_added_to() -> None:
         assert not difference[:, :-c].any()
         assert (difference[:, -c:] - resized).abs().max() <= TOLERANCE
     assert injection.end() == set()
-    injection.begin(UNetInputs(batch.x, batch.t, None), ROWS, 0.5, 30)
+    injection.begin(UNetInputs(batch.x, batch.t, None), ROWS, RowPlan(ROWS, 0.5, 30))
     with pytest.raises(AttachError, match="splits the batch"):
         layers[0](h[:1])
     assert len(injection.end()) == 12  # those that have not fired

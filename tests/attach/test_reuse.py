@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facesnap.attach.residual_cache import FEWEST_STEPS, ResidualCache, may_reuse
+from facesnap.attach.rows import RowPlan
 
 Call = tuple[str, float, float]  # kind, t, progress
 
@@ -15,7 +16,7 @@ Call = tuple[str, float, float]  # kind, t, progress
 def play(calls: list[Call], steps: int | None) -> list[tuple[int, bool]]:
     """For each call, the number of the call whose value it got, and whether that was its own."""
     reuse: ResidualCache[int] = ResidualCache()
-    got = [reuse.get(kind, (t,), progress, steps, lambda i=i: i) for i, (kind, t, progress) in enumerate(calls)]
+    got = [reuse.get(kind, (t,), RowPlan((), p, steps), lambda i=i: i) for i, (kind, t, p) in enumerate(calls)]
     assert reuse.computed + reuse.reused == len(calls)
     assert reuse.computed == sum(i == source for i, source in enumerate(got))
     return [(source, i == source) for i, source in enumerate(got)]
@@ -79,6 +80,18 @@ def test_restart_computes_after_going_up() -> None:
 def test_a_kind_that_paused_is_computed_again() -> None:
     calls = [("a", 900.0, 0.5), ("b", 890.0, 0.5), ("a", 880.0, 0.5), ("a", 870.0, 0.5)]
     assert [own for _, own in play(calls, 30)] == [True, True, True, False]
+
+
+def test_nothing_is_reused_across_a_call_without_the_unet() -> None:
+    """An accelerator leaves the UNet out in some of the sampler's calls: what was kept is then two sigmas old."""
+    reuse: ResidualCache[int] = ResidualCache()
+    plan, steps = RowPlan((), steps=30), 30
+    ran = [i for i in range(steps) if i < 10 or i % 3]  # from the tenth on, every third call is left out
+    source = {}
+    for i in ran:
+        plan.step, plan.progress = i, i / steps
+        source[i] = reuse.get("cfg", (1000.0 - 30 * i,), plan, lambda i=i: i)
+    assert {i: at for i, at in source.items() if at != i} == {6: 5, 8: 7, 10: 9, 14: 13, 17: 16, 20: 19, 23: 22}
 
 
 @settings(max_examples=200)

@@ -23,6 +23,10 @@ class Wrapped(nn.Module):
         super().__init__()
         self.host = [host]  # in a list: no submodule, no cycle of modules
 
+    @property
+    def inner_model(self) -> Any:
+        return self.host[0].modules.shared.sd_model
+
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor, truth: Truth) -> Tensor:
         host = self.host[0]
         host.truth = truth
@@ -49,12 +53,15 @@ class Host:
     def step(self, p: Processing, denoiser: Any, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def sigmas(self, steps: int) -> Tensor:
+        return torch.linspace(10, 0, steps + 1)
+
     def begin_pass(self, p: Processing, x: Tensor) -> None:
         """What the host does between the making of the noise and the first step."""
         p.before_every_sampling(x)
 
     def announce(self, denoiser: Any, x: Tensor, cond: Any, uncond: Any) -> None:
-        params = SimpleNamespace(x=x, text_cond=cond, text_uncond=uncond, denoiser=denoiser)
+        params = SimpleNamespace(x=x, sigma=denoiser.sigma, text_cond=cond, text_uncond=uncond, denoiser=denoiser)
         self.modules.script_callbacks.cfg_denoiser_callback(params)
 
     def watch(self, unet: nn.Module) -> Any:
@@ -111,6 +118,8 @@ class ForgeObjects:
 
 
 class ForgeHost(Host):
+    neo = False  # Neo says the list of sigmas
+
     def unet(self) -> nn.Module:
         return self.modules.shared.sd_model.forge_objects.unet.model.diffusion_model
 
@@ -135,6 +144,8 @@ class ForgeHost(Host):
             model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
             p.before_every_sampling(x)
         self.prepare(x)
+        if self.neo:
+            model.forge_objects.unet.model_options["transformer_options"]["sampling_sigmas"] = self.sigmas(p.steps)
 
     def prepare(self, x: Tensor) -> None:
         from backend import memory_management
@@ -209,6 +220,8 @@ class Processing:
         self.before_every_sampling: Any = lambda x: None
         self.between_passes: Any = lambda: None
         self.size, self.device = 8, torch.device("cpu")
+        self.sampler: Any = lambda model, x, sigmas: x
+        self.left_out: Any = lambda sigma: False  # an accelerator that keeps the denoiser from being called
         vars(self).update(more)
 
     def comment(self, text: str) -> None:
@@ -226,15 +239,18 @@ class Processing:
 
     def _pass(self, x: Tensor) -> Tensor:
         extra = {"cond": SimpleNamespace(batch=self.conds)}
+        sampler = SimpleNamespace(sampler_extra_args=extra, func=self.sampler)
         denoiser = SimpleNamespace(
-            p=self, step=0, total_steps=self.steps, sampler=SimpleNamespace(sampler_extra_args=extra),
-            inner_model=Wrapped(self.host),
-        )  # fmt: skip
+            p=self, step=0, steps=self.steps, total_steps=self.steps, sampler=sampler, inner_model=Wrapped(self.host)
+        )
         state = self.host.modules.shared.state
         outer, self.host.sampling = self.host.sampling, x
         self.host.begin_pass(self, x)
         try:
-            for _ in range(self.steps):
+            for sigma in self.host.sigmas(self.steps).tolist()[:-1]:
+                denoiser.sigma = torch.full((len(x),), sigma)
+                if self.left_out(sigma):
+                    continue
                 if state.interrupted or state.skipped:
                     raise Interrupted
                 if self.before_step is not None:  # the refiner switches models here, before the callback
