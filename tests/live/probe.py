@@ -291,7 +291,9 @@ def upscale(app, body):
         *(fields.get(name) for name in names), *arguments,
     )  # fmt: skip
     out = io.BytesIO()
-    made[0].save(out, "PNG")
+    made = made["value"] if isinstance(made, dict) else made  # Neo updates the gallery
+    first = made[0][0] if isinstance(made[0], tuple) else made[0]
+    first.save(out, "PNG")
     return {"image": base64.b64encode(out.getvalue()).decode()}
 
 

@@ -55,6 +55,8 @@ def plot(webui, snap, x: tuple[str, str | list[str]], y: tuple[str, str]) -> lis
     typed, chosen = (x[1], []) if isinstance(x[1], str) else ("", x[1])
     args = [labels.index(x[0]), typed, chosen, labels.index(y[0]), y[1], [], 0, "", [],
             False, True, False, False, False, False, False, 0, False]  # fmt: skip
+    info = next(one for one in webui.request("/sdapi/v1/script-info")[1] if one["name"] == "x/y/z plot")
+    args += [False] * (len(info["args"]) - len(args))  # Neo asks whether choices are typed
     status, answer = webui.generate(snap, script_name="x/y/z plot", script_args=args)
     assert status == 200, answer
     return [to_array(one) for one in answer["images"][1:5]]  # after the grid
