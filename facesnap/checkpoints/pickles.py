@@ -13,7 +13,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,11 @@ GLOBALS = {
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in STORAGES),
 }
-OBJECTS = "it holds Python objects beside its tensors"  # how that problem begins
+# How problems begin that lie in a pickle alone, whose archive is sound.
+OBJECTS = "it holds Python objects beside its tensors"
+ONLY_OBJECTS = "it holds Python objects and no tensor"
+OPCODE = "its pickle uses the opcode"
+TOO_LONG = "its list of tensors takes"
 UNTYPED = "Untyped"
 # What pickle protocol 2 needs for dictionaries of tensors; no STACK_GLOBAL, INST, OBJ, NEWOBJ, EXT, buffers or frames.
 _OPCODES = (
@@ -56,6 +60,10 @@ class Outline(NamedTuple):
 
     kind: str  # a key of STORAGES, or one of FLOAT8
     shape: tuple[int, ...]
+    # Where it lies, in elements, and in which storage: of pickles that torch does not read (see `inert`).
+    offset: int = 0
+    stride: tuple[int, ...] = ()
+    key: str = ""
 
 
 class Storage(NamedTuple):
@@ -63,6 +71,8 @@ class Storage(NamedTuple):
 
     kind: str  # a key of STORAGES, or UNTYPED
     elements: int  # elements; bytes of an untyped one
+    key: str = ""
+    first: int = 0  # element, where it is a part of a storage
 
 
 def outline_of(path: Path) -> tuple[str | None, Any]:
@@ -137,9 +147,9 @@ def _entries_problem(entries: list[zipfile.ZipInfo], size: int) -> str | None:
 
 
 def _outline(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> tuple[str | None, Any]:
-    entry = next(e for e in entries if e.filename.partition("/")[2] == "data.pkl")
+    entry = list_entry(entries)
     if entry.file_size > MOST_PICKLE_BYTES:
-        return f"its list of tensors takes {entry.file_size} bytes", None
+        return f"{TOO_LONG} {entry.file_size} bytes", None
     data = archive.read(entry)
     problem = next(_opcode_problems(data), None)
     if problem:
@@ -154,6 +164,11 @@ def _outline(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> tuple[
             found = sizes.get(f"{folder}data/{key}")
             return f"a tensor claims {claimed} bytes, its storage {key} has {found}", None
     return None, content
+
+
+def list_entry(entries: Iterable[zipfile.ZipInfo]) -> zipfile.ZipInfo:
+    """The entry that lists the tensors."""
+    return next(one for one in entries if one.filename.partition("/")[2] == "data.pkl")
 
 
 class _Claims(pickle.Unpickler):
@@ -183,7 +198,7 @@ def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], *_: object) -
     """In the place of torch._utils._rebuild_tensor_v2."""
     if not isinstance(storage, Storage) or storage.kind == UNTYPED:
         raise ValueError("a tensor without a storage of its kind")
-    return _shaped(storage.kind, offset, shape)
+    return shaped(storage.kind, offset, shape)
 
 
 def _float8(storage: Storage, offset: int, shape: tuple[int, ...], *more: object) -> Outline:
@@ -191,10 +206,11 @@ def _float8(storage: Storage, offset: int, shape: tuple[int, ...], *more: object
     kind = getattr(more[3], "name", "") if len(more) > 3 else ""
     if kind not in FLOAT8 or not isinstance(storage, Storage) or storage.kind != UNTYPED:
         raise ValueError("a tensor of an unknown dtype")
-    return _shaped(kind, offset, shape)
+    return shaped(kind, offset, shape)
 
 
-def _shaped(kind: str, offset: int, shape: tuple[int, ...]) -> Outline:
+def shaped(kind: str, offset: int, shape: tuple[int, ...]) -> Outline:
+    """The outline of a tensor, or ValueError where its sizes are none."""
     if not isinstance(shape, tuple) or len(shape) > MOST_AXES:
         raise ValueError("a tensor without a shape")
     if any(type(n) is not int or not 0 <= n < 2**40 for n in (offset, *shape)):
@@ -212,7 +228,7 @@ def _opcode_problems(data: bytes) -> Iterator[str]:
     """Opcodes and callables that no state dict needs; nothing is executed."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in OPCODES:
-            yield f"its pickle uses the opcode {opcode.name}"
+            yield f"{OPCODE} {opcode.name}"
         elif opcode.name.endswith("BINPUT") and int(argument or 0) > len(data):
             yield "its pickle asks for a table of " + str(argument)  # which Python's reader would allocate
         elif opcode.name == "GLOBAL" and argument not in GLOBALS:
