@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import pickletools
+import re
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from facesnap.checkpoints import float8, listings, pickles
+from facesnap.checkpoints import downloads, float8, listings, pickles
 from facesnap.checkpoints.inert import Foreign
 from facesnap.checkpoints.layout import PARTS, in_part, split_parts
 from facesnap.errors import CheckpointError
@@ -48,6 +49,8 @@ DTYPES = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloa
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
           "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
           "float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}  # fmt: skip
+
+_HEADER_NAME = re.compile(rb'"([^"\\]{1,400})": ?\{"dtype"')
 
 Leaf = TypeVar("Leaf")
 
@@ -102,6 +105,8 @@ def _read(path: Path, data: bool) -> TensorFile:
             remedy=_weights_in(path) if path.is_dir() else "correct the path",
         )
     size = path.stat().st_size
+    if fault := downloads.fault_of(path):
+        raise _refusal(path, fault.reason, "a whole file of weights", fault.remedy)
     if not 16 <= size <= MOST_BYTES:
         raise _unreadable(path, f"it has {size} bytes")
     file = _read_pickle(path, data) if _kind(path, size) == "pickle" else _read_safetensors(path, data)
@@ -131,12 +136,7 @@ def _kind(path: Path, size: int) -> str:
         if length > MOST_HEADER_BYTES:
             raise _unreadable(path, f"its header takes {length} bytes")
         return "safetensors"
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-        raise _unreadable(path, "it is a web page or a message of a server")
-    if text.startswith(b"version https://git-lfs"):
-        raise _unreadable(path, "it is a pointer of git-lfs, not the file itself")
-    if text.startswith(b"gguf"):
+    if head[:4].lower() == b"gguf":
         raise _unreadable(path, "it is a GGUF file, whose weights are quantised in blocks")
     if path.suffix.lower() == ".safetensors":
         raise _unreadable(path, "it cannot be read as safetensors")
@@ -278,14 +278,14 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device:
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:
-    objects = reason.startswith((pickles.OBJECTS, pickles.ONLY_OBJECTS))
-    return CheckpointError(
-        f"{path.name} cannot be used: {reason[:300]}.",
-        expected="tensors alone, since objects of a pickle can run any program"
-        if objects
-        else "a whole file of tensors: safetensors, or a pickle of dictionaries of tensors alone",
-        remedy=SAVE_AGAIN if objects else FETCH_AGAIN,
-    )
+    if reason.startswith((pickles.OBJECTS, pickles.ONLY_OBJECTS)):
+        return _refusal(path, reason, "tensors alone, since objects of a pickle can run any program", SAVE_AGAIN)
+    expected = "a whole file of tensors: safetensors, or a pickle of dictionaries of tensors alone"
+    return _refusal(path, reason, expected, FETCH_AGAIN)
+
+
+def _refusal(path: Path, reason: str, expected: str, remedy: str) -> CheckpointError:
+    return CheckpointError(f"{path.name} cannot be used: {reason[:300]}.", expected=expected, remedy=remedy)
 
 
 def names_in_damaged(path: Path) -> list[str]:
@@ -305,7 +305,10 @@ def _damaged_names(path: Path) -> Iterable[str]:
         head = file.read(9)
         length = int.from_bytes(head[:8], "little")
         if head[8:] == b"{" and 2 <= length <= MOST_HEADER_BYTES:
-            header = json.loads(b"{" + file.read(length - 1))
+            text = b"{" + file.read(length - 1)
+            if len(text) < length:  # cut short within the names
+                return [name.decode("utf-8", "replace") for name in _HEADER_NAME.findall(text)]
+            header = json.loads(text)
             metadata = header.pop("__metadata__", None)
             return [*header, *(metadata if isinstance(metadata, dict) else ())]
     if zipfile.is_zipfile(path):

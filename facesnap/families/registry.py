@@ -18,6 +18,7 @@ from facesnap import families as package
 from facesnap.attach.topology import Topology
 from facesnap.checkpoints import foreign
 from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
+from facesnap.checkpoints.downloads import fault_of
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
 from facesnap.families.base import NATIVE, Family
@@ -68,6 +69,12 @@ def load_adapter(path: Path | str, family: str | None = None, topology: Topology
     if family is not None and family not in FAMILIES:
         raise CheckpointError(
             f"There is no family {family!r}.", expected=", ".join(FAMILIES), remedy="choose one of these"
+        )
+    if path.is_file() and (fault := fault_of(path)):
+        raise CheckpointError(
+            f"{path.name} cannot be used: {fault.reason}.",
+            expected="a whole file of weights",
+            remedy=fault.adapter_remedy,
         )
     file = read_file(path)
     source = WeightsFile(path, sha256_of(path), family or "")
