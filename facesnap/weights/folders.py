@@ -19,6 +19,10 @@ from facesnap.weights.catalogue import find
 from facesnap.weights.headers import ADAPTER, FAMILY, NOTHING, Header, read_header
 
 OTHERS = ("ControlNet", "ipadapter", "ip_adapter", "instantid", "pulid")  # below models/, of other extensions
+# Names of folders below models/ as repositories and their copies are called: InstantID-main, "instantid (1)".
+UNPACKED = re.compile(
+    r"(?<![a-z])(facesnap|controlnet|ip[-_. ]?adapters?|instant[-_. ]?id|pulid|face[-_. ]?id)(?![a-z])", re.IGNORECASE
+)
 HIDDEN = ".identities"  # a dot-folder: Gradio's /file= refuses to serve it
 _HASH = re.compile(r"[0-9a-f]{8,64}", re.IGNORECASE)
 
@@ -66,7 +70,8 @@ class Folders:
     def adapters(self) -> list[Path]:
         """Searched for adapters, in this order."""
         named = [self.own, *self.extra, self.models / OWN, *(self.models / name for name in OTHERS)]
-        return list(dict.fromkeys(named))
+        below = sorted(self.models.iterdir()) if self.models.is_dir() else []
+        return list(dict.fromkeys([*named, *(one for one in below if UNPACKED.search(one.name) and one.is_dir())]))
 
     @property
     def packs(self) -> list[str]:

@@ -105,6 +105,19 @@ def test_an_adapter_is_found_by_name_extension_folder_or_hash(models: Path) -> N
     assert find_adapter("ControlNet/own.safetensors", files).header.kind == FAMILY
 
 
+@pytest.mark.parametrize(
+    "name",
+    ("InstantID", "InstantID-main", "InstantID-master", "instantid (1)", "IP-Adapter-FaceID-main", "PuLID_models",
+     "ip-adapter-master", "controlnet", "FaceSnap-main", "h94_IP-Adapter-FaceID", "IPAdapter"),
+)  # fmt: skip
+@pytest.mark.parametrize("deeper", ("", "checkpoints", "{}/sdxl"))
+def test_folders_are_searched_as_they_were_unpacked(tmp_path: Path, name: str, deeper: str) -> None:
+    models = tmp_path / "models"
+    _public(models / name / deeper.format(name), ".bin", "x")
+    _public(models / "Lora", ".bin", "y", seed=5)  # of other things
+    assert [file.path.name for file in list_adapters(Folders.of(models))] == ["x.bin"]
+
+
 def test_the_same_adapter_in_two_folders_is_one(models: Path) -> None:
     for folder, name in (("instantid", "ip-adapter-faceid_sd15"), ("ipadapter", "face (1)"), ("FaceSnap/deep", "x")):
         (models / folder).mkdir(exist_ok=True)
