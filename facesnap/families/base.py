@@ -33,23 +33,7 @@ from facesnap.models.mixer import FacialAttributeMixer
 from facesnap.models.mixers import Mixer
 from facesnap.remedies import remedy
 
-# Marks of copies, as browsers, desktops of several languages, notebooks and web drives make them.
-_COPY_WORDS = "copy|kopie|kopia|copie|copia|cópia|копия|副本|コピー"
-_COPY = re.compile(
-    rf"^copy of |( ?\(\d+\)|\[\d+\]| ?[-\u2013\u2014] ?({_COPY_WORDS})\d*| ({_COPY_WORDS})( \d+)?)+$", re.IGNORECASE
-)
-_BRANCH = re.compile(r"[-_ ](main|master)$", re.IGNORECASE)  # of a repository that was downloaded as a zip
 NATIVE = "facesnap"  # key of FaceSnap's own family, which stands for every adapter of no public one
-
-
-def without_copy_marks(name: str) -> str:
-    """A file's stem without the marks of copies."""
-    return _COPY.sub("", name)
-
-
-def unpacked_name(folder: str) -> str:
-    """A folder's name as its repository or archive has it: without the marks of copies and the name of a branch."""
-    return without_copy_marks(_BRANCH.sub("", without_copy_marks(folder)))
 
 
 @dataclass(frozen=True)

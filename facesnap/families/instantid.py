@@ -22,8 +22,8 @@ from facesnap.checkpoints.convert import with_structure
 from facesnap.checkpoints.files import SUFFIXES, TensorFile, read_outline
 from facesnap.errors import CheckpointError
 from facesnap.faces.known import OWN, PACK_TERMS, RESEARCH_ONLY, File, Item
-from facesnap.families.base import unpacked_name
 from facesnap.families.ip_adapter import IPAdapterFamily, is_resampler
+from facesnap.files import unpacked_name
 from facesnap.remedies import remedy
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
 from facesnap.checkpoints.downloads import fault_of
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
-from facesnap.families.base import NATIVE, Family, without_copy_marks
-from facesnap.files import sha256_of
+from facesnap.families.base import NATIVE, Family
+from facesnap.files import sha256_of, without_copy_marks
 from facesnap.remedies import remedy
 from facesnap.settings.words import FAMILY_MARK
 
