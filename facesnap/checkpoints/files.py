@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from facesnap.checkpoints import downloads, float8, listings, pickles
-from facesnap.checkpoints.inert import Foreign
+from facesnap.checkpoints.inert import OBJECTS, ONLY_OBJECTS, Foreign, Outline
 from facesnap.checkpoints.layout import PARTS, in_part, split_parts
 from facesnap.errors import CheckpointError
 
@@ -42,7 +42,7 @@ SAVE_AGAIN = (
     "take the .safetensors file of the same weights, or save the weights alone in the program that made it (a WebUI's "
     "checkpoint merger writes .safetensors)"
 )
-# Of the elements in pickles (keys of pickles.STORAGES) and in safetensors, as each names them.
+# Of the elements in pickles (keys of inert.STORAGES) and in safetensors, as each names them.
 DTYPES = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64,
           "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
           "Bool": torch.bool, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
@@ -170,7 +170,7 @@ def _read_pickle(path: Path, data: bool) -> TensorFile:
     if data and listing.places is None:
         found = _flat(path, _load(path), Tensor)
         return TensorFile({name: tensor.detach() for name, tensor in found.items()}, {}, "pickle")
-    outlines = _flat(path, listing.content, pickles.Outline)
+    outlines = _flat(path, listing.content, Outline)
     try:
         if data and listing.places is not None:
             tensors = listings.mapped(path, outlines, listing.places, DTYPES)
@@ -198,7 +198,7 @@ def _load(path: Path) -> Any:
 def _check_objects(path: Path, listing: listings.Listing, tensors: Mapping[str, Tensor]) -> None:
     """Raise where an object stands in the place of a tensor or of a part; elsewhere objects do not matter."""
     if not tensors:
-        raise _unreadable(path, f"{pickles.ONLY_OBJECTS} ({', '.join(listing.objects)})")
+        raise _unreadable(path, f"{ONLY_OBJECTS} ({', '.join(listing.objects)})")
     whole = split_parts(tensors) is not None
     for name, found in _leaves(path, listing.content, Foreign):
         last = name.rpartition(".")[2]
@@ -278,7 +278,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device:
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:
-    if reason.startswith((pickles.OBJECTS, pickles.ONLY_OBJECTS)):
+    if reason.startswith((OBJECTS, ONLY_OBJECTS)):
         return _refusal(path, reason, "tensors alone, since objects of a pickle can run any program", SAVE_AGAIN)
     expected = "a whole file of tensors: safetensors, or a pickle of dictionaries of tensors alone"
     return _refusal(path, reason, expected, FETCH_AGAIN)

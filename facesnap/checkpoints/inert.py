@@ -13,8 +13,14 @@ import pickletools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from facesnap.checkpoints.pickles import FLOAT8, OBJECTS, STORAGES, UNTYPED, Storage, shaped
-
+STORAGES = {"Float": 4, "Half": 2, "BFloat16": 2, "Double": 8, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
+            "Bool": 1}  # bytes of an element  # fmt: skip
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2")  # one byte an element, in storages without a kind
+UNTYPED = "Untyped"
+# How problems begin.
+OBJECTS = "it holds Python objects beside its tensors"
+ONLY_OBJECTS = "it holds Python objects and no tensor"
+MOST_AXES = 16
 MOST_OPCODES = 500_000  # a tensor takes about 25, each of the others that stay some tens of bytes of memory
 MOST_NAMES = 5  # of objects, that are remembered
 # Bytes of an element in storages that no adapter has; old files have to be counted through.
@@ -48,8 +54,31 @@ TYPED = {f"torch.{where}.{name}" for where in ("_tensor", "tensor") for name in 
 DICTIONARIES = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"}
 
 
+REBUILDERS = {f"{module}._reconstructor" for module in ("copyreg", "copy_reg")}  # their first argument is the class
+
+
 class RefusedError(Exception):
     """Why a pickle is not read."""
+
+
+class Outline(NamedTuple):
+    """Stands where a tensor is. A tuple: nothing that a pickle does to objects can change it."""
+
+    kind: str  # a key of STORAGES, or one of FLOAT8
+    shape: tuple[int, ...]
+    # Where it lies, in elements, and in which storage: for those that torch does not read.
+    offset: int = 0
+    stride: tuple[int, ...] = ()
+    key: str = ""
+
+
+class Storage(NamedTuple):
+    """Stands where the memory of tensors is."""
+
+    kind: str  # a key of STORAGES, or UNTYPED
+    elements: int  # elements; bytes of an untyped one
+    key: str = ""
+    first: int = 0  # element, where it is a part of a storage
 
 
 class Global(NamedTuple):
@@ -73,11 +102,14 @@ class Machine:
 
     Attributes:
         storages: key -> (kind, elements), of all that were named. objects: paths of the first foreign classes.
+        odd: whether other readers should not be given it: a dictionary has tuples of tuples for keys, whose hash takes
+            2^n steps for n of them in each other, or something that is no dictionary or list is set or appended to.
     """
 
     def __init__(self) -> None:
         self.storages: dict[str, tuple[str, int]] = {}
         self.objects: list[str] = []
+        self.odd = False
         self._steps = 0
 
     def run(self, stream: BinaryIO) -> Any:
@@ -142,7 +174,7 @@ class Machine:
         arguments = arguments if isinstance(arguments, tuple) else ()
         first = arguments[0] if arguments else None
         if path in DICTIONARIES:
-            return dict(_pairs(first))
+            return dict(self._pairs(first))
         if path in TENSORS:
             return self._tensor(path, *arguments)
         if path in WRAPPED:
@@ -151,7 +183,7 @@ class Machine:
             return self._call(first, arguments[2])
         if path.endswith(".getattr") and not _is_member(arguments):
             raise RefusedError(f"{OBJECTS} ({path!r}), which are not read")
-        return self._foreign(first if path.endswith(".getattr") or path.startswith("copy") else function)
+        return self._foreign(first if path.endswith(".getattr") or path in REBUILDERS else function)
 
     def _tensor(self, path: str, storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> Any:
         kind = storage.kind if isinstance(storage, Storage) else ""
@@ -175,7 +207,8 @@ class Machine:
         label, named, key, _, count, *view = pid
         place = named.path.rpartition(".") if isinstance(named, Global) else ("", "", "")
         kind = place[2].removesuffix("Storage")
-        if label != "storage" or type(count) is not int or not 0 <= count < 2**40:
+        sound = label == "storage" and type(key) in (str, int) and type(count) is int
+        if not sound or not 0 <= count < 2**40:
             raise ValueError("a storage of an impossible size")
         if kind not in WIDTHS or place[0] not in ("torch", "torch.cuda", "torch.storage"):
             return self._foreign(named)
@@ -186,7 +219,26 @@ class Machine:
             raise ValueError(f"storage {str(key)[:40]} is seen beyond its end")
         return Storage(kind, elements, str(key), first)
 
+    def _entries(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """Entries that can be a tensor's; the keys of others are not even hashed."""
+        for key, value in pairs:
+            if type(key) in (str, int):
+                yield key, value
+            elif isinstance(key, tuple) and not isinstance(key, Global):
+                self.odd |= any(isinstance(one, tuple) for one in key)
+
+    def _pairs(self, first: Any) -> Iterator[tuple[Any, Any]]:
+        """The entries that a dictionary is made from: those of another, or a list of pairs."""
+        if isinstance(first, dict):
+            return self._entries(first.items())
+        pairs = first if isinstance(first, (list, tuple)) else ()
+        return self._entries((one[0], one[1]) for one in pairs if isinstance(one, (list, tuple)) and len(one) == 2)
+
     # One method an opcode, or several of one kind.
+
+    def _dictionary(self, _: Any) -> None:
+        values = self._marked()
+        self._stack.append(dict(self._entries(zip(values[::2], values[1::2], strict=True))))
 
     def _mark(self, _: Any) -> None:
         self._marks.append(len(self._stack))
@@ -236,11 +288,28 @@ class Machine:
     def _set(self, values: list[Any]) -> None:
         target = self._stack[-1]
         if isinstance(target, dict):
-            target.update(_named_only(zip(values[::2], values[1::2], strict=True)))
+            target.update(self._entries(zip(values[::2], values[1::2], strict=True)))
+        else:
+            self.odd = True
 
     def _append(self, values: list[Any]) -> None:
         if isinstance(self._stack[-1], list):
             self._stack[-1].extend(values)
+        else:
+            self.odd = True
+
+    def _build(self, _: Any) -> None:
+        self._take(1)
+        self.odd |= not isinstance(self._stack[-1], dict)
+
+
+def shaped(kind: str, offset: int, shape: tuple[int, ...]) -> Outline:
+    """The outline of a tensor, or ValueError where its sizes are none."""
+    if not isinstance(shape, tuple) or len(shape) > MOST_AXES:
+        raise ValueError("a tensor without a shape")
+    if any(type(n) is not int or not 0 <= n < 2**40 for n in (offset, *shape)):
+        raise ValueError("a tensor of an impossible size")
+    return Outline(kind, shape)
 
 
 def _is_dangerous(path: str) -> bool:
@@ -259,19 +328,6 @@ def _is_member(arguments: tuple[Any, ...]) -> bool:
         return False
     name = arguments[1]
     return isinstance(name, str) and name.isidentifier() and not name.startswith("__")
-
-
-def _named_only(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-    """Entries that can be a tensor's: others are not even hashed, since tuples in tuples take 2^n steps for that."""
-    return ((key, value) for key, value in pairs if type(key) in (str, int))
-
-
-def _pairs(first: Any) -> Iterator[tuple[Any, Any]]:
-    """What a dictionary is made from: another one, or a list of pairs."""
-    if isinstance(first, dict):
-        return _named_only(first.items())
-    pairs = first if isinstance(first, (list, tuple)) else ()
-    return _named_only(one for one in pairs if isinstance(one, (list, tuple)) and len(one) == 2)  # type: ignore[misc]
 
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -294,17 +350,13 @@ _STEPS: dict[str, Any] = {
     "GET": Machine._get, "BINGET": Machine._get, "LONG_BINGET": Machine._get,
     "TUPLE": lambda self, _: self._stack.append(tuple(self._marked())),
     "LIST": lambda self, _: self._stack.append(self._marked()),
-    "DICT": lambda self, _: self._stack.append(_dictionary(self._marked())),
+    "DICT": Machine._dictionary,
     "FROZENSET": lambda self, _: self._stack.append(self._marked()[:0]),
     "SETITEM": lambda self, _: self._set(self._take(2)), "SETITEMS": lambda self, _: self._set(self._marked()),
     "APPEND": lambda self, _: self._append(self._take(1)), "APPENDS": lambda self, _: self._append(self._marked()),
     "ADDITEMS": lambda self, _: self._marked(),
-    "BUILD": lambda self, _: self._take(1),
+    "BUILD": Machine._build,
     "GLOBAL": Machine._global, "STACK_GLOBAL": Machine._stack_global,
     "REDUCE": Machine._reduce, "NEWOBJ": Machine._reduce, "NEWOBJ_EX": Machine._new_with_words,
     "OBJ": Machine._object, "INST": Machine._instance, "BINPERSID": Machine._persistent_id,
 }  # fmt: skip
-
-
-def _dictionary(values: list[Any]) -> dict[Any, Any]:
-    return dict(_named_only(zip(values[::2], values[1::2], strict=True)))

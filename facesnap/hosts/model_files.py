@@ -15,6 +15,7 @@ import torch
 
 from facesnap.checkpoints import foreign, layout, pickles
 from facesnap.checkpoints.files import SAVE_AGAIN, read_outline
+from facesnap.checkpoints.inert import OBJECTS
 from facesnap.errors import CheckpointError, HostError
 
 INDEX = "model_index.json"
@@ -128,7 +129,7 @@ def _names(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     if file.objects and not _is_harmless(path):
         raise HostError(
-            f"{path.name} cannot be loaded: {pickles.OBJECTS} ({', '.join(file.objects)}), which diffusers would need.",
+            f"{path.name} cannot be loaded: {OBJECTS} ({', '.join(file.objects)}), which diffusers would need.",
             expected="a base model of tensors alone",
             remedy=SAVE_AGAIN,
         )

@@ -257,6 +257,12 @@ def object_files() -> Iterator[tuple[str, bytes]]:
     yield "long frame.bin", archive_of(b"\x80\x04\x95" + (1 << 50).to_bytes(8, "little") + path + b"}.")
     yield "objects table.bin", archive_of(b"\x80\x02" + path + b"r\xff\xff\xff\x7f.")
     yield "laughs.bin", archive_of(b"\x80\x02" + path + b"}(" + b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"Nu.")
+    tower = b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 60  # hashed or shown, it takes 2^60 steps
+    yield "plain laughs.bin", archive_of(b"\x80\x02}(" + tower + b"Nu.")
+    yield "laughs in one.bin", archive_of(b"\x80\x02(" + tower + b"Nd.")
+    yield "laughs in order.bin", archive_of(b"\x80\x02ccollections\nOrderedDict\n](](" + tower + b"Nee\x85R.")
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    yield "laughs as key.bin", archive_of(b"\x80\x02" + storage + tower + b"X\x03\x00\x00\x00cpuK\x01tQ.")
     yield "extension.bin", archive_of(b"\x80\x02" + path + b"\x82\x01.")
     yield "takes more.bin", archive_of(b"\x80\x02" + path + b"(\x87R.")
     old = torch_bytes(good(), _use_new_zipfile_serialization=False)

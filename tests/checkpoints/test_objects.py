@@ -266,3 +266,21 @@ def test_damaged_lists_are_refused_or_read_right(tmp_path: Path) -> None:
                 continue
             assert all(t.numel() <= 4 for t in found.values())
     assert not MADE
+
+
+def test_keys_that_are_tuples_of_tuples_are_passed_over(tmp_path: Path) -> None:
+    """A small file whose keys take 2^60 steps to hash; its parts load at once."""
+    tower: tuple[Any, ...] = ()
+    for _ in range(60):
+        tower = (tower, tower)
+
+    class Tower:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return collections.OrderedDict, ([[tower, 1]],)
+
+    torch.save(parts(), tmp_path / "plain.bin")
+    buffer = io.BytesIO()
+    content = {**parts(), "seen": Tower()}
+    torch.save(content, buffer)
+    (tmp_path / "a.bin").write_bytes(buffer.getvalue())
+    assert same(load_adapter(tmp_path / "a.bin"), load_adapter(tmp_path / "plain.bin"))
