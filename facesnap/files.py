@@ -1,9 +1,10 @@
-"""Files by the standard library alone: the hash of one, writing one whole or not at all, names of pictures."""
+"""Files by the standard library alone: the hash of one, writing one whole or not at all, and names."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,12 @@ PICTURE_SUFFIXES = (
 BLOCK = 1 << 20  # bytes
 SHORT_NAME, LONG_NAME = 40, 200  # bytes; file systems allow 255, some 143
 SAMPLES, SAMPLE = 64, 4 << 10  # blocks of a sampled file, and bytes of each
+# Marks of copies, as browsers, desktops of several languages, notebooks and web drives make them.
+_COPY_WORDS = "copy|kopie|kopia|copie|copia|cópia|копия|副本|コピー"
+_COPY = re.compile(
+    rf"^copy of |( ?\(\d+\)|\[\d+\]| ?[-\u2013\u2014] ?({_COPY_WORDS})\d*| ({_COPY_WORDS})( \d+)?)+$", re.IGNORECASE
+)
+_BRANCH = re.compile(r"[-_ ](main|master)$", re.IGNORECASE)  # of a repository that was downloaded as a zip
 
 
 def sha256_of(path: Path, stop: Event | None = None) -> str:
@@ -120,3 +127,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def without_copy_marks(name: str) -> str:
+    """A file's stem without the marks of copies."""
+    return _COPY.sub("", name)
+
+
+def unpacked_name(folder: str) -> str:
+    """A folder's name as its repository or archive has it: without the marks of copies and the name of a branch."""
+    return without_copy_marks(_BRANCH.sub("", without_copy_marks(folder)))

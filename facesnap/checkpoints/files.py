@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import pickletools
+import re
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from facesnap.checkpoints import float8, pickles
-from facesnap.checkpoints.layout import PARTS, in_part
+from facesnap.checkpoints import downloads, float8, listings, pickles
+from facesnap.checkpoints.inert import OBJECTS, ONLY_OBJECTS, Foreign, Outline
+from facesnap.checkpoints.layout import PARTS, in_part, split_parts
 from facesnap.errors import CheckpointError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of weights, lower case
@@ -40,13 +42,15 @@ SAVE_AGAIN = (
     "take the .safetensors file of the same weights, or save the weights alone in the program that made it (a WebUI's "
     "checkpoint merger writes .safetensors)"
 )
-# Of the elements in pickles (keys of pickles.STORAGES) and in safetensors, as each names them.
+# Of the elements in pickles (keys of inert.STORAGES) and in safetensors, as each names them.
 DTYPES = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64,
           "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
           "Bool": torch.bool, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
           "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
           "float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}  # fmt: skip
+
+_HEADER_NAME = re.compile(rb'"([^"\\]{1,400})": ?\{"dtype"')
 
 Leaf = TypeVar("Leaf")
 
@@ -57,25 +61,27 @@ class TensorFile:
 
     Attributes:
         tensors: by name; names of nested dictionaries are joined by dots. What else a training checkpoint holds
-            beside them (counters, settings, lists) is left out.
+            beside them (counters, settings, lists, objects) is left out.
         metadata: of a .safetensors file; empty for pickles.
         kind: "safetensors" or "pickle", by content and not by suffix.
+        objects: classes of the first Python objects that were left out of a pickle, which torch alone does not read.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     kind: str
+    objects: tuple[str, ...] = ()
 
 
 def read_file(path: Path | str) -> TensorFile:
     """Read a file of tensors, on the CPU, in the dtypes that it has; float8 is raised (see `float8.raised`).
 
     Args:
-        path: .safetensors, or .bin, .pt, .pth, .ckpt as torch.save has written it since 1.6.
+        path: .safetensors, or .bin, .pt, .pth, .ckpt as torch.save writes or wrote it.
 
     Raises:
-        CheckpointError: missing, truncated, damaged, of another kind; a pickle that needs Python objects or holds no
-            dictionary of tensors; tensors that claim more than the file has.
+        CheckpointError: missing, truncated, damaged, of another kind; a pickle that names what can run programs, holds
+            objects in the places of tensors or no dictionary of tensors; tensors that claim more than the file has.
     """
     return _read(Path(path), data=True)
 
@@ -99,6 +105,8 @@ def _read(path: Path, data: bool) -> TensorFile:
             remedy=_weights_in(path) if path.is_dir() else "correct the path",
         )
     size = path.stat().st_size
+    if fault := downloads.fault_of(path):
+        raise _refusal(path, fault.reason, "a whole file of weights", fault.remedy)
     if not 16 <= size <= MOST_BYTES:
         raise _unreadable(path, f"it has {size} bytes")
     file = _read_pickle(path, data) if _kind(path, size) == "pickle" else _read_safetensors(path, data)
@@ -119,7 +127,7 @@ def _weights_in(folder: Path) -> str:
 def _kind(path: Path, size: int) -> str:
     with path.open("rb") as file:
         head = file.read(64)
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith((b"PK\x03\x04", listings.OLD)):
         if path.suffix.lower() == ".safetensors":  # torch goes by the suffix
             raise _unreadable(path, "it is a pickle of torch under the name of a .safetensors file; call it .bin")
         return "pickle"
@@ -128,16 +136,11 @@ def _kind(path: Path, size: int) -> str:
         if length > MOST_HEADER_BYTES:
             raise _unreadable(path, f"its header takes {length} bytes")
         return "safetensors"
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-        raise _unreadable(path, "it is a web page or a message of a server")
-    if text.startswith(b"version https://git-lfs"):
-        raise _unreadable(path, "it is a pointer of git-lfs, not the file itself")
-    if text.startswith(b"gguf"):
+    if head[:4].lower() == b"gguf":
         raise _unreadable(path, "it is a GGUF file, whose weights are quantised in blocks")
     if path.suffix.lower() == ".safetensors":
         raise _unreadable(path, "it cannot be read as safetensors")
-    raise _unreadable(path, "it is no archive of torch; files older than torch 1.6 have to be saved again")
+    raise _unreadable(path, "it is no archive of torch")
 
 
 def _read_safetensors(path: Path, data: bool) -> TensorFile:
@@ -161,25 +164,52 @@ def _outline(shape: Sequence[int], kind: str) -> Tensor:
 
 
 def _read_pickle(path: Path, data: bool) -> TensorFile:
-    problem, content = pickles.outline_of(path)
-    if problem:
-        raise _unreadable(path, problem)
-    if not data:
-        outlines = _flat(path, content, pickles.Outline)
-        try:
+    listing = listings.listing_of(path)
+    if listing.problem:
+        raise _unreadable(path, listing.problem)
+    if data and listing.places is None:
+        found = _flat(path, _load(path), Tensor)
+        return TensorFile({name: tensor.detach() for name, tensor in found.items()}, {}, "pickle")
+    outlines = _flat(path, listing.content, Outline)
+    try:
+        if data and listing.places is not None:
+            tensors = listings.mapped(path, outlines, listing.places, DTYPES)
+        else:
             tensors = {name: _outline(outline.shape, outline.kind) for name, outline in outlines.items()}
-        except (RuntimeError, OverflowError) as error:
-            raise _unreadable(path, f"a tensor of an impossible size ({error})") from error
-        return TensorFile(tensors, {}, "pickle")
+    except (RuntimeError, OverflowError) as error:
+        raise _unreadable(path, f"a tensor of an impossible size ({error})") from error
+    if listing.objects:
+        _check_objects(path, listing, tensors)
+    return TensorFile(tensors, {}, "pickle", listing.objects)
+
+
+def _load(path: Path) -> Any:
+    """The content of a plain archive of tensors, by torch."""
     try:
         # torch.serialization.load: WebUIs replace torch.load by one that returns None. 2.1 wants a str for mmap.
-        content = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        return torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, *pickles.DAMAGE) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):  # whose advice is to run whatever is in the file
             first = f"torch {torch.__version__} does not read this pickle"
         raise _unreadable(path, first) from error
-    return TensorFile({name: tensor.detach() for name, tensor in _flat(path, content, Tensor).items()}, {}, "pickle")
+
+
+def _check_objects(path: Path, listing: listings.Listing, tensors: Mapping[str, Tensor]) -> None:
+    """Raise where an object stands in the place of a tensor or of a part; elsewhere objects do not matter."""
+    if not tensors:
+        raise _unreadable(path, f"{ONLY_OBJECTS} ({', '.join(listing.objects)})")
+    whole = split_parts(tensors) is not None
+    for name, found in _leaves(path, listing.content, Foreign):
+        last = name.rpartition(".")[2]
+        inside = in_part(name) and last in ("weight", "bias", "latents")
+        if inside or (not whole and not found and (in_part(name) or last in PARTS)):
+            raise CheckpointError(
+                f"{path.name} cannot be used: its {name[:80]} is {found.path[:80]}, an object and no "
+                f"{'tensor' if inside else 'dictionary of tensors'}.",
+                expected="the tensors themselves (a module's state_dict(), weights that are not packed or sharded)",
+                remedy=SAVE_AGAIN,
+            )
 
 
 def _flat(path: Path, content: Any, leaf: type[Leaf]) -> dict[str, Leaf]:
@@ -207,11 +237,12 @@ def _leaves(path: Path, content: Mapping[Any, Any], leaf: type[Leaf]) -> Iterato
             if not isinstance(key, (str, int)):  # no name of a tensor
                 continue
             name = f"{prefix}{key}"
-            if len(name) > LONGEST_NAME:
-                raise _unreadable(path, f"it has an entry named {name[:80]!r}...")
+            long = len(name) > LONGEST_NAME
             if isinstance(value, leaf):
+                if long:
+                    raise _unreadable(path, f"it has an entry named {name[:80]!r}...")
                 yield name, value
-            elif isinstance(value, dict) and depth > 1:  # deeper ones hold no part of an adapter
+            elif isinstance(value, dict) and depth > 1 and not long:  # deeper ones hold no part of an adapter
                 waiting.append((f"{name}.", value, depth - 1))
 
 
@@ -247,14 +278,14 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int, device:
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:
-    objects = reason.startswith(pickles.OBJECTS)
-    return CheckpointError(
-        f"{path.name} cannot be used: {reason[:300]}.",
-        expected="tensors alone, since objects of a pickle can run any program"
-        if objects
-        else "a whole file of tensors: safetensors, or a pickle of dictionaries of tensors alone",
-        remedy=SAVE_AGAIN if objects else FETCH_AGAIN,
-    )
+    if reason.startswith((OBJECTS, ONLY_OBJECTS)):
+        return _refusal(path, reason, "tensors alone, since objects of a pickle can run any program", SAVE_AGAIN)
+    expected = "a whole file of tensors: safetensors, or a pickle of dictionaries of tensors alone"
+    return _refusal(path, reason, expected, FETCH_AGAIN)
+
+
+def _refusal(path: Path, reason: str, expected: str, remedy: str) -> CheckpointError:
+    return CheckpointError(f"{path.name} cannot be used: {reason[:300]}.", expected=expected, remedy=remedy)
 
 
 def names_in_damaged(path: Path) -> list[str]:
@@ -274,7 +305,10 @@ def _damaged_names(path: Path) -> Iterable[str]:
         head = file.read(9)
         length = int.from_bytes(head[:8], "little")
         if head[8:] == b"{" and 2 <= length <= MOST_HEADER_BYTES:
-            header = json.loads(b"{" + file.read(length - 1))
+            text = b"{" + file.read(length - 1)
+            if len(text) < length:  # cut short within the names
+                return [name.decode("utf-8", "replace") for name in _HEADER_NAME.findall(text)]
+            header = json.loads(text)
             metadata = header.pop("__metadata__", None)
             return [*header, *(metadata if isinstance(metadata, dict) else ())]
     if zipfile.is_zipfile(path):

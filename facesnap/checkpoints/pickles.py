@@ -1,21 +1,22 @@
-"""Is a torch pickle a plain archive of tensors, and of which? Decided before anything of it is unpickled.
+"""Is a torch pickle a plain archive of tensors? Decided before anything of it is unpickled.
 
 `weights_only` alone is not enough: torch up to 2.5.1 hands TorchScript archives to its compiler, deflated entries are
 inflated without a bound, and its list of harmless callables can still ask for any amount of memory. So the archive's
-directory and every opcode of its pickle are read first, and only what `torch.save` writes for a state dict passes.
+directory and every opcode of its pickle are read first, and only what `torch.save` writes for a state dict is given to
+torch; `listings` reads the rest.
 """
 
 from __future__ import annotations
 
-import collections
-import io
 import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from facesnap.checkpoints.inert import FLOAT8, STORAGES
 
 END_RECORD, END_RECORD_BYTES = b"PK\x05\x06", 22
 ZIP64_LOCATOR, ZIP64_LOCATOR_BYTES = b"PK\x06\x07", 20
@@ -23,9 +24,6 @@ ZIP64_RECORD, ZIP64_RECORD_BYTES = b"PK\x06\x06", 56
 MOST_DIRECTORY_BYTES = 16 << 20
 MOST_ENTRIES = 100_000
 MOST_PICKLE_BYTES = 4 << 20  # names and shapes only: 850 tensors take less than 0.2 MiB
-STORAGES = {"Float": 4, "Half": 2, "BFloat16": 2, "Double": 8, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
-            "Bool": 1}  # bytes of an element  # fmt: skip
-FLOAT8 = ("float8_e4m3fn", "float8_e5m2")  # one byte an element, in storages without a kind
 GLOBALS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
@@ -35,8 +33,6 @@ GLOBALS = {
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in STORAGES),
 }
-OBJECTS = "it holds Python objects beside its tensors"  # how that problem begins
-UNTYPED = "Untyped"
 # What pickle protocol 2 needs for dictionaries of tensors; no STACK_GLOBAL, INST, OBJ, NEWOBJ, EXT, buffers or frames.
 _OPCODES = (
     "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINSTRING BINSTRING "
@@ -44,46 +40,26 @@ _OPCODES = (
     "BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL BINPERSID REDUCE BUILD POP DUP"
 )
 OPCODES = frozenset(_OPCODES.split())
-MOST_AXES = 16
 DAMAGE = (  # what readers raise over damaged files
     pickle.UnpicklingError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile, struct.error, OSError, EOFError,
     ValueError, LookupError, RuntimeError, ArithmeticError, AssertionError,
 )  # fmt: skip
 
 
-class Outline(NamedTuple):
-    """Stands where a tensor is. A tuple: nothing that a pickle does to objects can change it."""
-
-    kind: str  # a key of STORAGES, or one of FLOAT8
-    shape: tuple[int, ...]
-
-
-class Storage(NamedTuple):
-    """Stands where the memory of tensors is."""
-
-    kind: str  # a key of STORAGES, or UNTYPED
-    elements: int  # elements; bytes of an untyped one
-
-
-def outline_of(path: Path) -> tuple[str | None, Any]:
-    """(problem, content): why a file is no plain archive of tensors, or None and an Outline where a tensor is.
-
-    Reads the archive's directory and the list of tensors, no tensor. Nothing is executed, and memory is bounded by the
-    limits above whatever the file says of itself.
-    """
+def archive_problem(path: Path) -> str | None:
+    """Why a file is no archive as torch writes them, or None. Its directory alone is read."""
     size = path.stat().st_size
     try:
         directory, count = _directory(path, size)
         if directory > MOST_DIRECTORY_BYTES or count > MOST_ENTRIES:
-            return f"its directory takes {directory} bytes for {count} entries", None
+            return f"its directory takes {directory} bytes for {count} entries"
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            if len(entries) != count:
-                return f"its directory lists {len(entries)} entries and claims {count}", None
-            problem = _entries_problem(entries, size)
-            return (problem, None) if problem else _outline(archive, entries)
+        if len(entries) != count:
+            return f"its directory lists {len(entries)} entries and claims {count}"
+        return _entries_problem(entries, size)
     except DAMAGE as error:
-        return f"its archive is damaged ({type(error).__name__}: {error})", None
+        return f"its archive is damaged ({type(error).__name__}: {error})"
 
 
 def _directory(path: Path, size: int) -> tuple[int, int]:
@@ -136,84 +112,17 @@ def _entries_problem(entries: list[zipfile.ZipInfo], size: int) -> str | None:
     return None
 
 
-def _outline(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> tuple[str | None, Any]:
-    entry = next(e for e in entries if e.filename.partition("/")[2] == "data.pkl")
-    if entry.file_size > MOST_PICKLE_BYTES:
-        return f"its list of tensors takes {entry.file_size} bytes", None
-    data = archive.read(entry)
-    problem = next(_opcode_problems(data), None)
-    if problem:
-        return problem, None
-    claims = _Claims(io.BytesIO(data))
-    content = claims.load()
-    folder = entry.filename.removesuffix("data.pkl")
-    sizes = {e.filename: e.file_size for e in entries}
-    # torch maps as many bytes as the pickle claims, whatever the archive says: beyond a storage lies the next one.
-    for key, claimed in claims.storages.items():
-        if sizes.get(f"{folder}data/{key}") != claimed:
-            found = sizes.get(f"{folder}data/{key}")
-            return f"a tensor claims {claimed} bytes, its storage {key} has {found}", None
-    return None, content
+def list_entry(entries: Iterable[zipfile.ZipInfo]) -> zipfile.ZipInfo:
+    """The entry that lists the tensors."""
+    return next(one for one in entries if one.filename.partition("/")[2] == "data.pkl")
 
 
-class _Claims(pickle.Unpickler):
-    """Goes through a pickle whose opcodes have passed, with an Outline for every tensor, and keeps the storages."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self.storages: dict[str, int] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "collections":
-            return collections.OrderedDict
-        if name == "_rebuild_parameter":
-            return lambda tensor, *_: tensor
-        return {"_rebuild_tensor_v2": _tensor, "_rebuild_tensor_v3": _float8}.get(name) or _Named(name)
-
-    def persistent_load(self, pid: Any) -> Storage:
-        _, storage, key, _, count = pid
-        kind = storage.name.removesuffix("Storage")
-        claimed = (1 if kind == UNTYPED else STORAGES[kind]) * count
-        if self.storages.setdefault(str(key), claimed) != claimed or not isinstance(count, int) or count < 0:
-            raise ValueError(f"storage {str(key)[:40]} is of two sizes")
-        return Storage(kind, count)
+def is_plain(data: bytes) -> bool:
+    """Whether a pickle has the opcodes and callables of state dicts alone, and none that would ask for memory."""
+    return all(_is_usual(opcode.name, argument, len(data)) for opcode, argument, _ in pickletools.genops(data))
 
 
-def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], *_: object) -> Outline:
-    """In the place of torch._utils._rebuild_tensor_v2."""
-    if not isinstance(storage, Storage) or storage.kind == UNTYPED:
-        raise ValueError("a tensor without a storage of its kind")
-    return _shaped(storage.kind, offset, shape)
-
-
-def _float8(storage: Storage, offset: int, shape: tuple[int, ...], *more: object) -> Outline:
-    """In the place of torch._utils._rebuild_tensor_v3, whose seventh argument is the dtype."""
-    kind = getattr(more[3], "name", "") if len(more) > 3 else ""
-    if kind not in FLOAT8 or not isinstance(storage, Storage) or storage.kind != UNTYPED:
-        raise ValueError("a tensor of an unknown dtype")
-    return _shaped(kind, offset, shape)
-
-
-def _shaped(kind: str, offset: int, shape: tuple[int, ...]) -> Outline:
-    if not isinstance(shape, tuple) or len(shape) > MOST_AXES:
-        raise ValueError("a tensor without a shape")
-    if any(type(n) is not int or not 0 <= n < 2**40 for n in (offset, *shape)):
-        raise ValueError("a tensor of an impossible size")
-    return Outline(kind, shape)
-
-
-class _Named(NamedTuple):
-    """Stands for a kind of storage or a dtype; calling one, which would ask torch for memory, is an error."""
-
-    name: str
-
-
-def _opcode_problems(data: bytes) -> Iterator[str]:
-    """Opcodes and callables that no state dict needs; nothing is executed."""
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name not in OPCODES:
-            yield f"its pickle uses the opcode {opcode.name}"
-        elif opcode.name.endswith("BINPUT") and int(argument or 0) > len(data):
-            yield "its pickle asks for a table of " + str(argument)  # which Python's reader would allocate
-        elif opcode.name == "GLOBAL" and argument not in GLOBALS:
-            yield f"{OBJECTS} ({str(argument).replace(' ', '.', 1)[:120]!r}), which are not read"
+def _is_usual(opcode: str, argument: Any, most: int) -> bool:
+    if opcode.endswith("BINPUT"):  # Python's reader would allocate a table of so many
+        return int(argument or 0) <= most
+    return argument in GLOBALS if opcode == "GLOBAL" else opcode in OPCODES

@@ -11,6 +11,14 @@ from facesnap.errors import SettingsError
 from facesnap.files import check_folder
 from facesnap.settings.sampling import whole
 
+# Errors that drop a photo, in the words of the summary.
+REASONS = {
+    "NoFaceError": "no face was found",
+    "SmallFaceError": "its face is too small in a training picture of this size",
+    "PictureError": "damaged, or no picture",
+    "TooLargeError": "too many pixels or bytes",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -70,6 +78,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
 
     dropped: dict[str, list[str]] = {}
     for key, error in report["dropped"].items():
-        dropped.setdefault(error.split(":")[0], []).append(key)
+        kind = error.split(":")[0]
+        dropped.setdefault(REASONS.get(kind, kind), []).append(key)
     lines = [f"dropped {len(keys)}: {reason} ({named(keys, len(keys))})" for reason, keys in dropped.items()]
     return lines + Passed(report["passed_over"], report["passed_over_names"]).lines()

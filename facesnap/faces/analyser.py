@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from facesnap.faces.ladder import Found, climb
 from facesnap.faces.looks import Hit, Size
 from facesnap.faces.packs import EMBEDDING_WIDTH, Pack, find_pack
 from facesnap.faces.picture import PictureSource, read_picture
-from facesnap.landmarks.detect import runtime_errors
+from facesnap.landmarks.detect import network_errors, runtime_errors
 from facesnap.remedies import remedy
 
 logger = logging.getLogger(__name__)
@@ -141,22 +142,25 @@ class FaceAnalyser:
         return embeddings
 
     def _embed(self, bgr: list[np.ndarray]) -> np.ndarray:
-        found, shape = np.asarray(self._recogniser.get_feat(bgr)), (len(bgr), EMBEDDING_WIDTH)
-        if len(bgr) > 1 and found.shape != shape:  # a graph that joins or drops the batch
-            found = np.concatenate([np.asarray(self._recogniser.get_feat([one])) for one in bgr])
+        shape = (len(bgr), EMBEDDING_WIDTH)
+        with _running(self.pack.recogniser, "recogniser"):
+            found = np.asarray(self._recogniser.get_feat(bgr))
+            if len(bgr) > 1 and found.shape != shape:  # a graph that joins or drops the batch
+                found = np.concatenate([np.asarray(self._recogniser.get_feat([one])) for one in bgr])
         if found.shape != shape:
             raise PackError(
                 f"{self.pack.recogniser} gives vectors of shape {found.shape[1:]}.",
                 expected=f"({EMBEDDING_WIDTH},).",
-                remedy="use the recogniser of buffalo_l, antelopev2 or AuraFace.",
+                remedy="use the recogniser of buffalo_l, antelopev2 or AuraFace, and remove this file from the pack.",
             )
         return found
 
     def _detect(self, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # The size must be an argument: from insightface 1.0 on, assigning detector.input_size has no effect.
         bgr = np.ascontiguousarray(canvas[:, :, ::-1])
-        found, kps = self._detector.detect(bgr, input_size=(canvas.shape[1], canvas.shape[0]))
-        return np.asarray(found), np.asarray(kps).reshape(-1, 5, 2)
+        with _running(self.pack.detector, "detector"):
+            found, kps = self._detector.detect(bgr, input_size=(canvas.shape[1], canvas.shape[0]))
+            return np.asarray(found).reshape(-1, 5), np.asarray(kps).reshape(-1, 5, 2)
 
     def _detect_trimmed(self, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same, for many large looks, of which each would leave its freed memory beside the next one's."""
@@ -182,6 +186,20 @@ class FaceAnalyser:
             )
             for hit, crop, embedding in zip(hits, crops, self.embed(crops), strict=True)
         ]
+
+
+@contextlib.contextmanager
+def _running(file: Path, kind: str) -> Iterator[None]:
+    """Name the file of a network that fails inside: one whose output is not what it declares, for one."""
+    try:
+        yield
+    except network_errors() as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        raise PackError(
+            f"The {kind} {file} does not run ({first}).",
+            expected="SCRFD with five points as detector, ArcFace as recogniser, each giving what its file declares.",
+            remedy="remove the file if it is not the pack's own, or download the pack again.",
+        ) from error
 
 
 def _import_model_zoo() -> Any:

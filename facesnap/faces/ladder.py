@@ -114,9 +114,9 @@ def _grids(width: int, height: int, size: Size, left: float) -> Iterator[Tiles]:
 def climb(picture: np.ndarray, detect: Detector, fixed: Size | None = None, most: int | None = None) -> Found:
     """Climb until a step finds its largest face well; else the step whose largest face is the surest.
 
-    A face that is not found surely, leans, or whose points make none is looked at again closely and turned back by
-    its roll: detectors place the points of leaning faces poorly, and what is no face is rarely seen twice. One that
-    leans by more than 45 degrees is looked at with the whole picture turned at once.
+    A face that is not found surely, leans, is seen small in tiles, or whose points make none is looked at again closely
+    and turned back by its roll: detectors place the points of leaning and of small faces poorly, and what is no face is
+    rarely seen twice. One that leans by more than 45 degrees is looked at with the whole picture turned at once.
 
     Args:
         picture: (H, W, 3) uint8. detect: see `Looks`.
@@ -161,10 +161,10 @@ class _Search:
     def _faces(self, hits: list[Hit]) -> list[Hit]:
         """Hits as close looks show them, the largest first."""
         sure = sorted((hit for hit in hits if hit.score >= SURE_SCORE), key=lambda hit: -hit.area)
-        if sure and sure[0].settled:
-            return [hit if hit.settled else self._again(hit) for hit in sure]
-        weak = sorted((hit for hit in hits if hit.score < SURE_SCORE), key=lambda hit: -hit.score)
         faces = [hit if hit.settled else self._again(hit) for hit in sure]
+        if sure and sure[0].sound:
+            return sorted(faces, key=lambda hit: -hit.area)
+        weak = sorted((hit for hit in hits if hit.score < SURE_SCORE), key=lambda hit: -hit.score)
         faces += [seen for seen in map(self._again, weak) if seen.again and seen.score >= SURE_SCORE]
         if any(hit.good for hit in faces):
             faces = [hit for hit in faces if hit.good or hit.again]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +23,8 @@ MOST_LEAN = 25.0  # degrees as measured, which is less than it is: 30 are found 
 MOST_LEAN_TURNED = 10.0  # where the picture was turned, which is rare, and what is left of a lean can be had cheaply
 SHORTEST_SIDE = 16  # px that the shorter side must keep in the detector's input
 LONGEST_COPY = 1280  # px; larger pictures are reduced before they are padded or turned, which takes a copy
+# Px of a face in tiles from which its points are as good as a close look's: below 32 they cost .05 of cosine and more.
+CLEAR = 64
 CLOSE = 320  # px, side of a close look
 CLOSELY = ", then closely"
 CLOSE_FACES = 1.75  # side of a close look over that of the face's box
@@ -75,6 +78,7 @@ class Hit:
         box: (4,) float32. kps: (5, 2) float32. score: 0..1.
         turned: degrees by which the view was turned to the left. found_by: how the picture was looked at.
         again: whether a second, close look saw a face here; None where there was none.
+        seen: px of its longer side in the detector's input, of hits in tiles.
     """
 
     box: np.ndarray
@@ -83,6 +87,7 @@ class Hit:
     turned: float
     found_by: str
     again: bool | None = None
+    seen: float = math.inf
 
     @property
     def misfit(self) -> float:
@@ -115,10 +120,15 @@ class Hit:
         return self.steady and self.score >= GOOD_SCORE and self.misfit <= GOOD_MISFIT
 
     @property
-    def settled(self) -> bool:
-        """Good enough that a second look is not worth its price."""
+    def sound(self) -> bool:
+        """Found surely, with points that make an upright face."""
         lean = MOST_LEAN if self.turned == 0 else MOST_LEAN_TURNED
         return self.good and self.misfit <= SOUND_MISFIT and abs(self.lean) <= lean
+
+    @property
+    def settled(self) -> bool:
+        """Good enough, and seen large enough, that a second look is not worth its price."""
+        return self.sound and self.seen >= CLEAR
 
 
 def roll(kps: np.ndarray) -> float:
@@ -205,7 +215,8 @@ class Looks:
                 def back(points: np.ndarray, corner: tuple[int, int] = (left, top)) -> np.ndarray:
                     return (points + np.array(corner) + 0.5) / scales - 0.5
 
-                found += self._look(canvas, back, 0.0, str(tiles))
+                for hit in self._look(canvas, back, 0.0, str(tiles)):
+                    found.append(replace(hit, seen=float((hit.box[2:] - hit.box[:2]).max() * tiles.scale)))
         found.sort(key=lambda hit: -hit.score)
         kept: list[Hit] = []
         for hit in found:

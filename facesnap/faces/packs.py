@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from facesnap.errors import PackError, importing
 from facesnap.faces.known import PACK_LICENCES, PACK_SOURCES, advice
-from facesnap.files import cached_sha256
+from facesnap.files import cached_sha256, unpacked_name
 from facesnap.landmarks.detect import kind_of as landmarks_of
 
 logger = logging.getLogger(__name__)
@@ -122,14 +123,15 @@ def installed_packs(model_dirs: Iterable[str | os.PathLike] = ()) -> Iterator[Pa
 
 
 def load_pack(folder: Path) -> Pack:
-    """The pack in a folder; of several detectors or recognisers the first by name counts.
+    """The pack in a folder; of several detectors or recognisers those that declare all sizes count before those that
+    leave some open, then the first by name.
 
     Files that cannot be read, or are of another kind (a face restorer), are passed over with a note.
     """
     files = onnx_files(folder)
     kinds: dict[str, Path] = {}
     passed_over = []
-    for file in files:
+    for file in sorted(files, key=lambda one: _graph_of(one).open):
         graph = _graph_of(file)
         kinds.setdefault(graph.kind, file)
         if graph.kind == OTHER and not graph.beside:
@@ -162,8 +164,15 @@ def _folders(parents: Iterable[Path]) -> Iterator[Path]:
 
 
 def _folders_named(name: str, parents: Iterable[Path]) -> Iterator[Path]:
-    names = (name.lower(), f"{name.lower()}-v1")
-    return (folder for folder in _folders(parents) if folder.name.lower() in names and onnx_files(folder))
+    """Folders of a name, then those that are a copy of it or its repository's ("buffalo_l (1)", auraface-main)."""
+    names, parents = (name.lower(), f"{name.lower()}-v1"), list(parents)
+    exact = (folder for folder in _folders(parents) if folder.name.lower() in names)
+    alike = (
+        folder
+        for folder in _folders(parents)
+        if folder.name.lower() not in names and unpacked_name(folder.name).lower() in names
+    )
+    return (folder for folder in chain(exact, alike) if onnx_files(folder))
 
 
 def onnx_files(folder: Path) -> list[Path]:
@@ -204,12 +213,13 @@ class _Graph(NamedTuple):
 
     Attributes:
         kind: DETECTOR, RECOGNISER or OTHER. beside: whether it is one of a pack's other models (landmarks, age).
-        problem: why it cannot be read, or "".
+        problem: why it cannot be read, or "". open: whether it declares no width of what it gives.
     """
 
     kind: str
     beside: bool = False
     problem: str = ""
+    open: bool = False
 
 
 def _graph_of(file: Path) -> _Graph:
@@ -230,10 +240,11 @@ def _read_graph(file: Path, size: int, mtime_ns: int) -> _Graph:
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [_shape(value) for value in graph.input if value.name not in constants]
     outputs = [_shape(value) for value in graph.output]
+    undeclared = not all(found and found[-1] for found in outputs)
     if _is_detector(inputs, outputs):
-        return _Graph(DETECTOR)
+        return _Graph(DETECTOR, open=undeclared)
     if _is_recogniser(inputs, outputs):
-        return _Graph(RECOGNISER)
+        return _Graph(RECOGNISER, open=undeclared)
     if not outputs:
         return _Graph(OTHER, problem="it is empty")
     small = len(inputs) == 1 and inputs[0][1:] == (3, AGE_SIDE, AGE_SIDE)

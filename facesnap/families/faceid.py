@@ -82,7 +82,8 @@ FAMILIES = (
         ), **_FACEID,
     ),
     FaceID(
-        key="faceid-plus", title="IP-Adapter FaceID-Plus", hints=("plus",), sha256=("252fb53e",),
+        key="faceid-plus", title="IP-Adapter FaceID-Plus", hints=("plus",),
+        folder_hints=(r"face[-_. ]?id[-_. ]?plus",), sha256=("252fb53e",),
         downloads=(
             _download("faceid-plus_sd15", 156.6,
                       "252fb53e0d018489d9e7f9b9e2001a52ff700e491894011ada7cfb471e0fadf2", 156_558_503),
@@ -90,7 +91,7 @@ FAMILIES = (
     ),
     FaceID(
         key="faceid-plusv2", title="IP-Adapter FaceID-PlusV2", hints=("plus.*v2", "v2.*plus"),
-        folder_hints=("plus.?v2",), sha256=("26d0d86a", "c6945d82"), shortcut=True,
+        folder_hints=(r"(face[-_. ]?id[-_. ]?)?plus[-_. ]?v2",), sha256=("26d0d86a", "c6945d82"), shortcut=True,
         downloads=(
             _download("faceid-plusv2_sd15", 156.6,
                       "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313", 156_558_509),
@@ -111,7 +112,7 @@ FAMILIES = (
     ),
     UnnormalisedPortrait(
         key="portrait-unnorm", title="IP-Adapter FaceID-Portrait, unnormalised", hints=("unnorm", "portrait"),
-        folder_hints=("unnorm",),
+        folder_hints=("unnorm", "portrait", r"face[-_. ]?id"),
         part="stage2.", group="mix", id_vector="raw",
         downloads=(
             _download("faceid-portrait_sdxl_unnorm", 1010,

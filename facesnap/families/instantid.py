@@ -23,15 +23,16 @@ from facesnap.checkpoints.files import SUFFIXES, TensorFile, read_outline
 from facesnap.errors import CheckpointError
 from facesnap.faces.known import OWN, PACK_TERMS, RESEARCH_ONLY, File, Item
 from facesnap.families.ip_adapter import IPAdapterFamily, is_resampler
+from facesnap.files import unpacked_name
 from facesnap.remedies import remedy
 
 logger = logging.getLogger(__name__)
 
 # Files that are IdentityNet by their name, in the folder of the adapter or one of these below or beside it.
-NETWORK_NAME = re.compile(r"identity[-_ ]?net|(?=.*instant[-_ ]?id)(?=.*control)", re.IGNORECASE)
+NETWORK_NAME = re.compile(r"identity[-_ ]?net|(?=.*instant[-_. ]?id)(?=.*control)", re.IGNORECASE)
 FOLDERS = ("ControlNetModel", "controlnet", "IdentityNet", "instantid")
 FOLDER_FILE = re.compile(r"diffusion_pytorch_model(\.fp16)?( ?\(\d+\))?", re.IGNORECASE)
-FOLDER_NAME = re.compile(r"controlnetmodel|identitynet|.*instant[-_ ]?id.*", re.IGNORECASE)  # where such a file is it
+FOLDER_NAME = re.compile(r"controlnetmodel|identitynet|.*instant[-_. ]?id.*", re.IGNORECASE)  # where such a file is it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,9 +67,13 @@ def _candidates(adapter: Path) -> Iterator[Path]:
     folders = [here]
     for parent in (here, here.parent):
         if parent.is_dir():
-            folders += [f for f in sorted(parent.iterdir()) if f.is_dir() and f.name.casefold() in wanted and f != here]
+            folders += [
+                f
+                for f in sorted(parent.iterdir())
+                if f.is_dir() and unpacked_name(f.name).casefold() in wanted and f != here
+            ]
     for folder in folders:
-        own = FOLDER_NAME.fullmatch(folder.absolute().name)
+        own = FOLDER_NAME.fullmatch(unpacked_name(folder.absolute().name))
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             by_name = NETWORK_NAME.search(file.stem) or (own and FOLDER_FILE.fullmatch(file.stem))
             if by_name and file != adapter and file.suffix.lower() in SUFFIXES and file.is_file():
@@ -90,8 +95,8 @@ FAMILIES = (
         key="instantid",
         title="InstantID",
         licence=f"Apache-2.0, for research by its README; its insightface pack is for {RESEARCH_ONLY}",
-        hints=(r"instant[-_ ]?id", r"^ip-adapter\.bin$"),
-        folder_hints=(r"instant[-_ ]?id",),
+        hints=(r"instant[-_. ]?id", r"^ip-adapter\.bin$"),
+        folder_hints=(r"instant[-_. ]?id",),
         part="stage2.",
         group="mix",
         recogniser="glintr100",

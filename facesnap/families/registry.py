@@ -18,20 +18,16 @@ from facesnap import families as package
 from facesnap.attach.topology import Topology
 from facesnap.checkpoints import foreign
 from facesnap.checkpoints.adapter import Adapter, FamilyMatch, WeightsFile
+from facesnap.checkpoints.downloads import fault_of
 from facesnap.checkpoints.files import read_file
 from facesnap.errors import CheckpointError
 from facesnap.families.base import NATIVE, Family
-from facesnap.files import sha256_of
+from facesnap.files import sha256_of, without_copy_marks
 from facesnap.remedies import remedy
 from facesnap.settings.words import FAMILY_MARK
 
 logger = logging.getLogger(__name__)
-
-# Marks of copies, as browsers, desktops of several languages, notebooks and web drives make them.
-_COPY_WORDS = "copy|kopie|kopia|copie|copia|cópia|копия|副本|コピー"
-_COPY = re.compile(
-    rf"^copy of |( ?\(\d+\)|\[\d+\]| ?[-\u2013\u2014] ?({_COPY_WORDS})\d*| ({_COPY_WORDS})( \d+)?)+$", re.IGNORECASE
-)
+WEBUI_FOLDERS = ("facesnap", "controlnet", "ipadapter", "ip_adapter", "instantid", "pulid")  # below its models/
 
 
 def _discovered() -> dict[str, Family]:
@@ -68,6 +64,12 @@ def load_adapter(path: Path | str, family: str | None = None, topology: Topology
     if family is not None and family not in FAMILIES:
         raise CheckpointError(
             f"There is no family {family!r}.", expected=", ".join(FAMILIES), remedy="choose one of these"
+        )
+    if path.is_file() and (fault := fault_of(path)):
+        raise CheckpointError(
+            f"{path.name} cannot be used: {fault.reason}.",
+            expected="a whole file of weights",
+            remedy=fault.adapter_remedy,
         )
     file = read_file(path)
     source = WeightsFile(path, sha256_of(path), family or "")
@@ -153,7 +155,7 @@ def _choice(options: Sequence[Family], source: WeightsFile) -> tuple[str, str]:
         prefix = next((prefix for prefix in one.sha256 if source.sha256.startswith(prefix)), None)
         if prefix is not None:
             return one.key, f"by its content: sha256 {prefix}... is the published file"
-    stem = _COPY.sub("", source.path.stem)
+    stem = without_copy_marks(source.path.stem)
     key, hint = _hinted({one.key: one.hints for one in options}, [f"{stem}{source.path.suffix}"])
     if key:
         return key, f"by its name, which has {hint!r}"
@@ -175,6 +177,8 @@ def _hinted(hints: Mapping[str, Sequence[str]], names: Sequence[str]) -> tuple[s
 
 
 def _folders_of(path: Path) -> list[str]:
-    """Names of the folders that may say what a file is: the two above it or, in the Hub's cache, the repository's."""
+    """Names of the three folders that may say what a file is, the nearest first; of a WebUI's own folders no more than
+    those, since the WebUI's name does not matter."""
     above = [folder.name for folder in path.absolute().parents[:3]]
-    return [*above[:2], *(above[2:] if above[1:2] == ["snapshots"] else [])]
+    of_webui = [name.lower() for name in above[:2]] in [[name, "models"] for name in WEBUI_FOLDERS]
+    return above[:2] if of_webui else above

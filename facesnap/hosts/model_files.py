@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from facesnap.checkpoints import foreign, layout, pickles
-from facesnap.checkpoints.files import read_outline
+from facesnap.checkpoints.files import SAVE_AGAIN, read_outline
+from facesnap.checkpoints.inert import OBJECTS
 from facesnap.errors import CheckpointError, HostError
 
 INDEX = "model_index.json"
@@ -120,18 +121,28 @@ def _other_kind(names: dict[str, torch.Tensor]) -> str:
 def _names(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a single file, on the meta device."""
     try:
-        return read_outline(path).tensors
+        file = read_outline(path)
     except CheckpointError as error:
-        try:  # what our own reader does not take may still be harmless for torch's
-            state = torch.serialization.load(str(path), map_location="meta", weights_only=True)
-            state = state.get("state_dict", state)
-            return {str(name): tensor for name, tensor in state.items()}
-        except pickles.DAMAGE:
-            pass
         reason = error.what.removeprefix(f"{path.name} cannot be used: ").rstrip(".")
         raise HostError(
             f"{path.name} cannot be loaded: {reason}.", expected=error.expected, remedy=error.remedy
         ) from error
+    if file.objects and not _is_harmless(path):
+        raise HostError(
+            f"{path.name} cannot be loaded: {OBJECTS} ({', '.join(file.objects)}), which diffusers would need.",
+            expected="a base model of tensors alone",
+            remedy=SAVE_AGAIN,
+        )
+    return file.tensors
+
+
+def _is_harmless(path: Path) -> bool:
+    """Whether torch itself, and so diffusers, reads a pickle with objects."""
+    try:
+        torch.serialization.load(str(path), map_location="meta", weights_only=True)
+    except pickles.DAMAGE:
+        return False
+    return True
 
 
 def _bad_folder(folder: Path, why: str, remedy: str = "") -> HostError:

@@ -120,7 +120,14 @@ class LandmarkDetector:
         size = (picture.shape[1], picture.shape[0])
         if self._find is None:
             return Detection(kps + _CENTRE, "five", SIGMA["five"], size, self.model)
-        points, spread = self._find(picture, box, kps)
+        try:
+            points, spread = self._find(picture, box, kps)
+        except network_errors() as error:
+            raise LandmarkError(  # a network whose output is not what it declares, for one
+                f"{self.model} gives no landmarks ({(str(error).strip() or repr(error)).splitlines()[0][:200]}).",
+                expected="a landmark network that gives what its file declares.",
+                remedy="Remove it from the pack, or download the pack again.",
+            ) from error
         if not np.isfinite(points).all():
             raise LandmarkError(
                 f"{self.model} gives landmarks that are not finite.",
@@ -224,6 +231,11 @@ def _import(name: str) -> Any:
     what = f"Landmark detection needs {name}, which cannot be imported"
     with importing(what, "onnxruntime, OpenCV and insightface, installed once each."):
         return importlib.import_module(name)
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """Errors of a network that gives another shape than its file declares, or does not run at all."""
+    return (ValueError, LookupError, TypeError, RuntimeError, AssertionError, *runtime_errors())
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:

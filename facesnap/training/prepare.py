@@ -44,6 +44,10 @@ REPORT = "report.json"
 VAE_BATCH = 4
 
 
+class SmallFaceError(NoFaceError):
+    """A photo's face is there, and too small for training."""
+
+
 @dataclass(frozen=True)
 class PrepareSettings:
     """Settings of the preparation; a folder is only continued with the settings that it was begun with.
@@ -175,7 +179,7 @@ class Preparer:
         scale, corner = size / side, np.array([left, top])
         box = (face.box.reshape(2, 2) - corner) * scale  # pixels of the square
         if (box[1] - box[0]).min() < self.settings.smallest_face:
-            raise NoFaceError(
+            raise SmallFaceError(
                 f"The face is {int((box[1] - box[0]).min())} pixels wide in the training picture.",
                 expected=f"at least {self.settings.smallest_face}",
                 remedy="give closer photos",

@@ -19,11 +19,13 @@ from facesnap.faces.packs import is_installed
 from facesnap.faces.recognisers import RECOGNISERS
 from facesnap.families import registry
 from facesnap.families.base import NATIVE, Family
+from facesnap.remedies import remedy
 from facesnap.settings.field_types import Number
 from facesnap.settings.model import PERSON
 from facesnap.settings.words import FAMILY_MARK, TITLE_MARK
+from facesnap.weights.catalogue import item_of_file
 from facesnap.weights.folders import Folders, ModelFile, choose_adapter, list_adapters
-from facesnap.weights.headers import ADAPTER
+from facesnap.weights.headers import ADAPTER, FAMILY
 from facesnap.weights.packs import WantedRecogniser
 
 SIDES = {"sd15": 512, "sdxl": 1024}
@@ -62,6 +64,7 @@ class ListedAdapter:
         hint: CFG and size of the picture. needs: what it takes besides. licence: of the weights.
         note: how the family was found, or why the file cannot be used.
         recogniser: which one it was trained with.
+        remedy: what to do where the file cannot be used.
         choice: whether it is one of several families that the file can be of; people choose it, nothing else does.
     """
 
@@ -80,7 +83,13 @@ class ListedAdapter:
     licence: str
     note: str
     recogniser: WantedRecogniser
+    remedy: str = ""
     choice: bool = False
+
+    @property
+    def explanation(self) -> str:
+        """The note, with the remedy where there is one."""
+        return f"{self.note} Remedy: {self.remedy}." if self.remedy else self.note
 
 
 def entries(folders: Folders, base: str | None = None, places: Sequence[str] | None = None) -> list[ListedAdapter]:
@@ -169,8 +178,15 @@ def _entry(file: ModelFile, facts: _Facts, base: str | None, look: DiskLookup, l
         licence=facts.licence,
         note=header.problem or left_open or facts.note,
         recogniser=WantedRecogniser(facts.recogniser_sha256, facts.recogniser),
+        remedy=_remedy(file),
         choice=bool(left_open),
     )
+
+
+def _remedy(file: ModelFile) -> str:
+    """How to come by a file that cannot be used; "" for the others."""
+    item = item_of_file(file.path.name) if file.header.problem else None
+    return file.header.remedy if item is None else remedy("download", name=item.name, licence=item.licence)
 
 
 def _own(metadata: Mapping[str, Any]) -> _Facts:
@@ -205,7 +221,8 @@ def _public(file: ModelFile, family: str = "") -> _Facts:
         detection = FamilyMatch("", f"{error.what} {error.remedy[:1].upper()}{error.remedy[1:]}.")
     candidates = (detection.family,) if detection.family else options
     if not candidates:
-        return _Facts(title="public adapter", note=detection.why, defaults={"strength": _within("strength", None)})
+        title = "public adapter" if file.header.kind == FAMILY else "no weights"
+        return _Facts(title=title, note=detection.why, defaults={"strength": _within("strength", None)})
     kinds = [registry.find(one) for one in candidates]
     kind = kinds[0]
     defaults = {"strength": kind.strength}

@@ -14,6 +14,12 @@ ADAPTERS = sorted(((item, family) for family in PUBLIC for item in family.downlo
 CATALOGUE: tuple[Item, ...] = (*(item for item, _ in ADAPTERS), *DOWNLOADS)
 
 
+def item_of_file(name: str) -> Item | None:
+    """The item that a file of this name belongs to; None where it is none's, or several have one."""
+    found = [item for item in CATALOGUE if any(PurePosixPath(file.to).name == name for file in item.files)]
+    return found[0] if len(found) == 1 else None
+
+
 def find(name: str) -> Item:
     """An item by its name, by that of its file, or with `_` for `-`; case is ignored.
 

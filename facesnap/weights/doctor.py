@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from facesnap.checkpoints.downloads import fault_of
 from facesnap.checkpoints.files import SUFFIXES
 from facesnap.errors import FaceSnapError
 from facesnap.faces.encoder_files import encoder_parents
@@ -195,9 +196,12 @@ def packs(model_dirs: Sequence[str]) -> Iterator[Finding]:
 def encoders(model_dirs: Sequence[str]) -> Iterator[Finding]:
     parents = [parent for parent in encoder_parents(model_dirs) if parent.name in ("clip_vision", "CLIP")]
     weights = [file for parent in parents for file in sorted(parent.rglob("*")) if file.suffix.lower() in SUFFIXES]
-    files = [file for file in weights if file.is_file()]
+    files = [file for file in weights if file.is_file() or file.is_symlink()]
     for file in files:
-        yield Finding(OK, f"image encoder {file} ({file.stat().st_size / 1e6:.0f} MB)")
+        if fault := fault_of(file):
+            yield Finding(NOTE, f"image encoder {file} cannot be used: {fault.reason}", fault.remedy)
+        else:
+            yield Finding(OK, f"image encoder {file} ({file.stat().st_size / 1e6:.0f} MB)")
     if not files:
         yield Finding(
             NOTE,
@@ -216,7 +220,7 @@ def weights(model_dirs: Sequence[str]) -> Iterator[Finding]:
         if one.fits:
             yield Finding(OK, f"adapter {one.title} ({one.path})")
         else:
-            yield Finding(NOTE, f"adapter {one.path}: {one.note}", "fetch it again, or remove it")
+            yield Finding(NOTE, f"adapter {one.path}: {one.note}", one.remedy or "fetch it again, or remove it")
     where = "" if webui_roots() else f' --folder "{roots[0] if roots else "path/to/models"}"'
     offered = {(family.key, item.base): (family, item) for item, family in reversed(ADAPTERS)}  # the first of several
     look = DiskLookup(places)

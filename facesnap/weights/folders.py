@@ -16,9 +16,13 @@ from facesnap.families import registry
 from facesnap.files import cached_sha256, sampled_sha256
 from facesnap.settings.words import FAMILY_MARK
 from facesnap.weights.catalogue import find
-from facesnap.weights.headers import ADAPTER, FAMILY, Header, read_header
+from facesnap.weights.headers import ADAPTER, FAMILY, NOTHING, Header, read_header
 
 OTHERS = ("ControlNet", "ipadapter", "ip_adapter", "instantid", "pulid")  # below models/, of other extensions
+# Names of folders below models/ as repositories and their copies are called: InstantID-main, "instantid (1)".
+UNPACKED = re.compile(
+    r"(?<![a-z])(facesnap|controlnet|ip[-_. ]?adapters?|instant[-_. ]?id|pulid|face[-_. ]?id)(?![a-z])", re.IGNORECASE
+)
 HIDDEN = ".identities"  # a dot-folder: Gradio's /file= refuses to serve it
 _HASH = re.compile(r"[0-9a-f]{8,64}", re.IGNORECASE)
 
@@ -66,7 +70,8 @@ class Folders:
     def adapters(self) -> list[Path]:
         """Searched for adapters, in this order."""
         named = [self.own, *self.extra, self.models / OWN, *(self.models / name for name in OTHERS)]
-        return list(dict.fromkeys(named))
+        below = sorted(self.models.iterdir()) if self.models.is_dir() else []
+        return list(dict.fromkeys([*named, *(one for one in below if UNPACKED.search(one.name) and one.is_dir())]))
 
     @property
     def packs(self) -> list[str]:
@@ -82,13 +87,21 @@ class Folders:
 def list_adapters(folders: Folders) -> list[ModelFile]:
     """Every adapter, ours and public ones, by name; known by the content, not by the file's name.
 
-    Damaged ones are listed too: their header has the problem. Files of the same content are one adapter.
+    Those that cannot be used are listed too, and their header has the problem: damaged ones, what a download left in
+    the place of weights, and in FaceSnap's own folder whatever cannot be read. Files of the same content are one
+    adapter.
     """
-    headers = {path: header for path, header in _files(folders.adapters) if header.kind in (ADAPTER, FAMILY)}
-    groups = _by_content(headers)
+    listed = (ADAPTER, FAMILY, NOTHING)
+    headers = {
+        path: header
+        for path, header in _files(folders.adapters)
+        if header.kind in listed or (header.problem and path.is_relative_to(folders.own))
+    }
+    groups = _by_content({path: header for path, header in headers.items() if header.kind in (ADAPTER, FAMILY)})
+    groups += [[path] for path, header in headers.items() if header.kind not in (ADAPTER, FAMILY)]
     names = _names([group[0] for group in groups])
     files = [
-        ModelFile(name, first, headers[first], first.stat().st_size, tuple(copies))
+        ModelFile(name, first, headers[first], first.lstat().st_size, tuple(copies))
         for name, (first, *copies) in zip(names, groups, strict=True)
     ]
     return sorted(files, key=lambda file: file.name.lower())
@@ -221,6 +234,6 @@ def _files(parents: Iterable[Path]) -> Iterator[tuple[Path, Header]]:
             if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in inside):
                 continue
             real = path.resolve()
-            if real not in seen and path.is_file():
+            if real not in seen and (path.is_file() or path.is_symlink()):
                 seen.add(real)
                 yield path, read_header(path)

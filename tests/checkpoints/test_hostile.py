@@ -77,6 +77,9 @@ class Call:
         return self.function, self.args
 
 
+INERT = {"tensor", "bytearray", "storage", "complex"}  # of the calls below: classes, which are not made
+
+
 def code_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Pickles that would leave a marker behind, in every container and place."""
     marker = str(folder / MARKER)
@@ -96,6 +99,11 @@ def code_files(folder: Path) -> Iterator[tuple[str, bytes]]:
         "complex": Call(complex, 1, 2),
     }
     for name, call in calls.items():
+        if name not in INERT:  # beside parts that would do: what can run programs is no object among others
+            content = {**good(), "callbacks": {"x": call}}
+            yield f"{name} beside.bin", torch_bytes(content)
+            yield f"{name} beside 5.bin", torch_bytes(content, pickle_protocol=5)
+            yield f"{name} beside old.bin", torch_bytes(content, _use_new_zipfile_serialization=False)
         for protocol in (2, 4):
             for place, content in (("alone", call), ("inside", {"image_proj": {"proj.0.weight": call}})):
                 pickled = pickle.dumps(content, protocol=protocol)
@@ -233,6 +241,37 @@ def headers() -> Iterator[tuple[str, bytes]]:
         yield f"{kind}.safetensors", content
 
 
+def object_files() -> Iterator[tuple[str, bytes]]:
+    """Pickles with objects, lying or endless."""
+    whole = {**good(), "path": Path("a")}
+    data = torch_bytes(whole)
+    yield "objects short storage.bin", rezip(data, lambda n, c: c[:-4] if n.endswith("data/3") else c)
+    yield "objects no storage.bin", rezip(data, lambda n, c: None if n.endswith("data/0") else c)
+    yield "objects deflated.bin", rezip(data, lambda n, c: c, zipfile.ZIP_DEFLATED)
+    yield "objects big endian.bin", rezip(data, lambda n, c: b"big" if n.endswith("byteorder") else c)
+    path = b"cpathlib\nPurePosixPath\n"
+    yield "dictionaries.bin", archive_of(b"\x80\x02" + path + b"}" * (15 << 20) + b".")
+    yield "marks.bin", archive_of(b"\x80\x02" + path + b"(" * (15 << 20) + b".")
+    yield "long text.bin", archive_of(b"\x80\x02" + path + b"X\xff\xff\xff\x7fabc.")
+    yield "long bytes.bin", archive_of(b"\x80\x04" + path + b"\x8e" + (1 << 50).to_bytes(8, "little") + b"abc.")
+    yield "long frame.bin", archive_of(b"\x80\x04\x95" + (1 << 50).to_bytes(8, "little") + path + b"}.")
+    yield "objects table.bin", archive_of(b"\x80\x02" + path + b"r\xff\xff\xff\x7f.")
+    yield "laughs.bin", archive_of(b"\x80\x02" + path + b"}(" + b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"Nu.")
+    tower = b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 60  # hashed or shown, it takes 2^60 steps
+    yield "plain laughs.bin", archive_of(b"\x80\x02}(" + tower + b"Nu.")
+    yield "laughs in one.bin", archive_of(b"\x80\x02(" + tower + b"Nd.")
+    yield "laughs in order.bin", archive_of(b"\x80\x02ccollections\nOrderedDict\n](](" + tower + b"Nee\x85R.")
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    yield "laughs as key.bin", archive_of(b"\x80\x02" + storage + tower + b"X\x03\x00\x00\x00cpuK\x01tQ.")
+    yield "extension.bin", archive_of(b"\x80\x02" + path + b"\x82\x01.")
+    yield "takes more.bin", archive_of(b"\x80\x02" + path + b"(\x87R.")
+    old = torch_bytes(good(), _use_new_zipfile_serialization=False)
+    for i in range(1, 20):
+        yield f"old cut {i}.bin", old[: len(old) * i // 20]
+    yield "old one byte less.bin", old[:-1]
+    yield "old under another name.safetensors", old
+
+
 def cuts() -> Iterator[tuple[str, bytes]]:
     for suffix, data in ((".bin", torch_bytes(good())), (".safetensors", save(flat(good())))):
         for i in range(20):
@@ -242,7 +281,7 @@ def cuts() -> Iterator[tuple[str, bytes]]:
 
 def corpus(folder: Path) -> Iterator[tuple[str, bytes]]:
     yield from code_files(folder)
-    for files in (archive_files, content_files, wrong_tensors, headers, cuts):
+    for files in (archive_files, content_files, wrong_tensors, headers, object_files, cuts):
         yield from files()
 
 

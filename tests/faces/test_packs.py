@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from facesnap.errors import PackError
+from facesnap.errors import LandmarkError, PackError
 from facesnap.faces import packs
 from facesnap.faces.analyser import FaceAnalyser
-from facesnap.faces.packs import installed_packs, kind_of, load_pack
+from facesnap.faces.packs import find_pack, installed_packs, kind_of, load_pack
 from facesnap.landmarks.detect import LandmarkDetector
 from facesnap.weights import doctor
 from tests.components import face_pack as builder
@@ -141,3 +141,86 @@ def test_a_folder_of_dot_files_is_no_pack(tmp_path: Path) -> None:
     assert not packs.is_installed("antelopev2", [tmp_path])
     with pytest.raises(PackError, match=r"no \.onnx file"):
         load_pack(outer)
+
+
+def lying(path: Path, declared: Sequence | None, gives: int, side: int = 112, refuses: bool = False) -> None:
+    """A network that gives one vector, of another length than it declares or of a declared one that it cannot make."""
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [3, gives], np.ones(3 * gives, np.float32))
+    other = helper.make_tensor("other", TensorProto.INT64, [2], [7, gives + 1])
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+            helper.make_node("MatMul", ["mean", "w"], ["vector"]),
+            helper.make_node("Shape", ["vector"], ["shape"]),  # hides the length from whoever reads the graph
+            helper.make_node("Reshape", ["vector", "other" if refuses else "shape"], ["y"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, side, side])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, declared)],
+        [weights, other],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), str(path))
+
+
+LIES: dict[str, tuple[Sequence | None, int, bool]] = {
+    "declares 512, gives 256": (["N", 512], 256, False),
+    "declares one of 512, gives 256": ([1, 512], 256, False),
+    "open, gives 256": (["N", "C"], 256, False),
+    "open, gives 1024": (["N", None], 1024, False),
+    "says nothing, gives 128": (None, 128, False),
+    "does not run": (["N", 512], 256, True),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_recogniser_that_lies_is_named(pack: Path, astronaut: np.ndarray, name: str) -> None:
+    declared, gives, refuses = LIES[name]
+    (pack / builder.RECOGNISER).unlink()
+    lying(pack / "lies.onnx", declared, gives, refuses=refuses)
+    with pytest.raises(PackError, match=r"lies\.onnx (does not run|gives vectors of shape)") as caught:
+        FaceAnalyser(pack).face(astronaut)
+    assert "remove" in caught.value.remedy
+
+
+@pytest.mark.parametrize("declared", (["N", "C"], ["N", None], None))
+def test_the_recogniser_that_declares_its_length_is_taken(
+    pack: Path, face_pack: Path, astronaut: np.ndarray, declared: Sequence | None
+) -> None:
+    lying(pack / "a_first.onnx", declared, 256)
+    ours, theirs = (FaceAnalyser(folder).face(astronaut) for folder in (pack, face_pack))
+    assert np.array_equal(ours.embedding, theirs.embedding)
+
+
+@pytest.mark.parametrize(("output", "columns"), (("bbox_8", 2), ("kps_8", 4), ("kps_32", 8)))
+def test_a_detector_that_lies_is_named(pack: Path, astronaut: np.ndarray, output: str, columns: int) -> None:
+    model = onnx.load(str(pack / builder.DETECTOR))
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{one}_whole" if one == output else one for one in names]
+    for name, value in (("start", 0), ("end", columns), ("axis", 1)):
+        model.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1], [value]))
+    model.graph.node.append(helper.make_node("Slice", [f"{output}_whole", "start", "end", "axis"], [output]))
+    onnx.save(model, str(pack / builder.DETECTOR))
+    with pytest.raises(PackError, match=f"The detector .*{builder.DETECTOR} does not run"):
+        FaceAnalyser(pack).face(astronaut)
+
+
+@pytest.mark.parametrize(("declared", "side"), (([1, 212], 192), ([1, 3309], 192), ([1, 136], 112)))
+def test_landmarks_that_lie_are_named(pack: Path, astronaut: np.ndarray, declared: Sequence, side: int) -> None:
+    face = FaceAnalyser(pack).face(astronaut)
+    (pack / builder.LANDMARKS).unlink()
+    lying(pack / "lies.onnx", declared, 77, side)
+    with pytest.raises(LandmarkError, match=r"lies\.onnx gives"):
+        LandmarkDetector(pack).detect(astronaut, face.box, face.kps)
+
+
+@pytest.mark.parametrize(
+    "name", ("antelopev2 (1)", "AntelopeV2-main", "antelopev2 - Kopie/antelopev2", "antelopev2-v1")
+)
+def test_a_pack_is_found_as_it_was_unpacked(pack: Path, tmp_path: Path, name: str) -> None:
+    models = tmp_path / "other"
+    shutil.copytree(pack, models / "insightface" / "models" / name)
+    assert find_pack("antelopev2", [models]).folder == models / "insightface" / "models" / name
+    assert packs.is_installed("antelopev2", [models]) and not packs.is_installed("antelope", [models])
+    exact = shutil.copytree(pack, models / "insightface" / "models" / "antelopev2")
+    assert find_pack("antelopev2", [models]).folder == exact

@@ -13,8 +13,8 @@ from facesnap.errors import NoFaceError
 from facesnap.faces import Face, FaceAnalyser
 from facesnap.faces.align import ARCFACE_TEMPLATE, template
 from facesnap.faces.face import quality_of
-from facesnap.faces.ladder import climb
-from facesnap.faces.looks import CLOSE, Looks, Step, overlap
+from facesnap.faces.ladder import climb, steps
+from facesnap.faces.looks import CLOSE, Looks, Step, Tiles, overlap
 
 HEADS = Path(__file__).resolve().parents[2] / "facesnap" / "demo" / "weights" / "people"
 
@@ -66,6 +66,21 @@ def test_a_small_face_in_a_large_photo(
     face = analyser.face(photo)
     assert overlap(face.box, astronaut_face.box * scale + np.array([2666, 2000] * 2, np.float32)) >= 0.5
     assert cosine(face, astronaut_face) >= 0.75 and not face.found_by.startswith("turned")
+
+
+def test_a_face_that_is_seen_small_in_tiles_is_looked_at_closely(
+    analyser: FaceAnalyser, astronaut: np.ndarray, astronaut_face: Face
+) -> None:
+    """However sure it is: the points of a face that is seen in 24 pixels cost .3 of cosine."""
+    scale = 40 / float(np.ptp(astronaut_face.box.reshape(2, 2), axis=0).max())
+    photo, size, x, y = ground("coffee", 6000, 4000), round(512 * scale), 357, 1937
+    photo[y : y + size, x : x + size] = np.array(Image.fromarray(astronaut).resize((size, size)))
+    (tiles,) = [step for step in steps(6000, 4000) if isinstance(step, Tiles)]
+    hits = [hit for hit in Looks(photo, analyser._detect, 16e6, 6e6).tiles(tiles) if hit.score > 0.5]
+    assert [hit.sound for hit in hits] == [True] and not hits[0].settled
+    assert replace(hits[0], seen=100.0).settled
+    face = analyser.face(photo)
+    assert face.found_by.endswith("then closely") and cosine(face, astronaut_face) > 0.85
 
 
 @pytest.mark.parametrize(

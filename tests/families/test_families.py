@@ -298,6 +298,19 @@ def test_names_decide_where_tensors_do_not(tmp_path: Path, family: str, name: st
     assert adapter.spec.shortcut == (family == "faceid-plusv2")
 
 
+@pytest.mark.parametrize(
+    ("family", "folder"),
+    (("faceid-plus", "FaceID-Plus-main"), ("faceid-plus", "IP-Adapter-FaceID_plus (1)"),
+     ("faceid-plusv2", "faceid-plusv2-master"), ("faceid-plusv2", "IP-Adapter FaceID Plus V2 - Copy"),
+     ("faceid-plusv2", "plus_v2"), ("portrait-unnorm", "IP-Adapter-FaceID-main")),
+)  # fmt: skip
+def test_folders_decide_where_names_do_not(tmp_path: Path, family: str, folder: str) -> None:
+    saved = _saved(tmp_path, family, "model.bin")
+    (tmp_path / folder / "sdxl").mkdir(parents=True)
+    adapter = load_adapter(saved.rename(tmp_path / folder / "sdxl" / "model.bin"))
+    assert adapter.spec.family == family and "by its folder" in adapter.detection.why
+
+
 def test_hash_word_and_no_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _saved(tmp_path, "faceid-plus", "renamed.bin")
     with pytest.raises(CheckpointError, match=r"faceid-plus or faceid-plusv2.*--family faceid-plus"):

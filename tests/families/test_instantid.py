@@ -173,6 +173,15 @@ def test_a_controlnet_of_another_kind_is_refused(folder: Path, tmp_path: Path) -
         ("instant_id/adapter.bin", "folder"),
         ("InstantID/sdxl/ip-adapter.safetensors", "folder"),
         ("models--InstantX--InstantID/snapshots/57b32d/weights.bin", "folder"),
+        ("InstantID-main/ip-adapter.safetensors", "folder"),
+        ("InstantID-master/checkpoints/a.bin", "folder"),
+        ("instantid (1)/a.bin", "folder"),
+        ("Instant.ID - Kopie/a.bin", "folder"),
+        ("InstantID-main/InstantID-main/sdxl/a.bin", "folder"),
+        ("InstantID-main/models/checkpoints/a.bin", "folder"),
+        ("IP-Adapter-FaceID-main/a.bin", "portrait-unnorm"),
+        ("ip_adapter_faceid (2)/sdxl/a.safetensors", "portrait-unnorm"),
+        ("FaceID/InstantID-main/a.bin", "folder"),
         ("downloads/ip-adapter (1).bin", "name"),
         ("downloads/ip-adapter(2).bin", "name"),
         ("downloads/ip-adapter - Copy.bin", "name"),
@@ -208,6 +217,26 @@ def test_the_adapter_is_told_by_its_name_its_neighbours_or_its_folder(
     assert match.family == ("instantid" if why != "portrait-unnorm" else why) and (
         why in match.why or why == match.family
     )
+
+
+def test_a_webuis_own_name_says_nothing_of_its_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="can be instantid or portrait-unnorm"):
+        decide(("instantid", "portrait-unnorm"), WeightsFile(tmp_path / "InstantID-webui/models/FaceSnap/a.bin"))
+
+
+@pytest.mark.parametrize(
+    "name", ("ControlNetModel (1)", "ControlNetModel-main", "IdentityNet - Copy", "instantid-master")
+)
+@pytest.mark.parametrize("place", ("{}", "../{}"))
+def test_identitynets_folder_as_it_was_unpacked(tmp_path: Path, name: str, place: str) -> None:
+    adapter = tmp_path / "InstantID-main" / "checkpoints" / "ip-adapter.bin"
+    folder = (adapter.parent / place.format(name)).resolve()
+    folder.mkdir(parents=True)
+    adapter.parent.mkdir(exist_ok=True)
+    save_file(
+        {"controlnet_cond_embedding.conv_in.weight": torch.ones(2)}, folder / "diffusion_pytorch_model.safetensors"
+    )
+    assert find("instantid").find_companion(adapter) == folder / "diffusion_pytorch_model.safetensors"
 
 
 def test_identitynet_lies_beside_the_adapter_as_a_browser_saves_it(tmp_path: Path) -> None:

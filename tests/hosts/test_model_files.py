@@ -172,7 +172,13 @@ def test_a_single_file_names_the_parts_that_it_lacks(tmp_path: Path, names: tupl
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), ((b"", "0 bytes"), (bytes(40), "no archive of torch"), (b"GGUF" + bytes(40), "a GGUF file"))
+    ("content", "word"),
+    (
+        (b"", "0 bytes"),
+        (bytes(40), "begins with zeros"),
+        (b"\1" * 40, "no archive of torch"),
+        (b"GGUF" + bytes(40), "a GGUF file"),
+    ),
 )
 def test_a_file_that_is_none_does_not_ask_for_a_configuration(tmp_path: Path, content: bytes, word: str) -> None:
     (tmp_path / "model.ckpt").write_bytes(content)

@@ -71,9 +71,19 @@ def test_a_run_that_can_use_nothing_is_an_error(
     assert main([*command, "--pack", str(world.pack), "--size", "64"]) == 1
     said = capsys.readouterr()
     assert "None of 2 photos can be used" in said.err and "report.json" in said.err
-    assert "dropped 1: NoFaceError (sky.png)" in said.out and "passed over 1: .psd" in said.out
+    assert "dropped 1: no face was found (sky.png)" in said.out and "passed over 1: .psd" in said.out
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert list(report["passed_over_names"].values()) == [["layers.psd"]]
+
+
+def test_a_face_that_is_too_small_is_not_called_missing(
+    world, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["prepare", str(photos / "Eileen"), str(tmp_path / "out"), "--base", str(world.folder / "model")]
+    assert main([*command, "--pack", str(world.pack), "--size", "64"]) == 1
+    assert "dropped 2: its face is too small in a training picture of this size (a.png" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["reasons"] == {"SmallFaceError": 2} and "pixels wide" in report["dropped"]["a.png"]
 
 
 def test_it_goes_on_where_it_stopped(preparer, photos: Path, tmp_path: Path, monkeypatch) -> None:

@@ -262,8 +262,8 @@ def test_the_report_names_what_was_left_out() -> None:
     passed = Passed()
     passed.note(".psd, no picture by its name", "c.psd")
     assert prepare.report_lines({"dropped": dropped, **passed.json()}) == [
-        "dropped 5: NoFaceError (Zoe/0.jpg, Zoe/1.jpg, Zoe/2.jpg, ...)",
-        "dropped 1: PictureError (b.jpg)",
+        "dropped 5: no face was found (Zoe/0.jpg, Zoe/1.jpg, Zoe/2.jpg, ...)",
+        "dropped 1: damaged, or no picture (b.jpg)",
         "passed over 1: .psd, no picture by its name (c.psd)",
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from facesnap import remedies
 from facesnap.checkpoints import files
 from facesnap.errors import CheckpointError
 from facesnap.faces.known import BASE_TITLES
 from facesnap.families import registry
 from facesnap.settings.model import PERSON
 from facesnap.weights import headers
-from facesnap.weights.adapters import ListedAdapter, entries
+from facesnap.weights.adapters import ListedAdapter, chosen, entries
 from facesnap.weights.folders import Folders
 from tests import public_files
 
@@ -188,3 +190,87 @@ def test_processors_of_no_known_model_are_a_problem(folders: Folders) -> None:
     public_files.write(state, folders.own, "faceid", "sd15")
     one = _only(folders, "sd15")
     assert not one.fits and "3 cross-attentions" in one.note
+
+
+PAGE = b"\xef\xbb\xbf\r\n<!DOCTYPE html><html><title>Log in</title></html>" + b" " * 3000
+LEFT_OVER = {
+    "empty": (b"", "0 bytes"),
+    "login": (PAGE, "web page"),
+    "wide login": (PAGE.decode("utf-8-sig").encode("utf-16"), "web page"),
+    "answer": (b'{"error": "Access to model x is restricted"}', "message of a server"),
+    "short answer": (b"Entry not found", "'Entry not found'"),
+    "denied": ("Zugriff verweigert: bitte anmelden, für Modelle".encode(), "Zugriff verweigert"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n", "git-lfs"),
+    "reserved": (bytes(4 << 20), "begins with zeros"),
+}
+
+
+@pytest.mark.parametrize("place", ("FaceSnap", "FaceSnap/InstantID", "ControlNet", "instantid", "pulid", "ipadapter"))
+@pytest.mark.parametrize("suffix", (".safetensors", ".bin", ".pt"))
+def test_what_a_download_left_is_listed_with_reason_and_remedy(folders: Folders, suffix: str, place: str) -> None:
+    for name, (content, _) in LEFT_OVER.items():
+        path = folders.models / place / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert {one.name for one in entries(folders)} == LEFT_OVER.keys()  # each of its own, equal ones too
+    for one in entries(folders):
+        reason, path = LEFT_OVER[one.name][1], one.path
+        assert not one.fits and one.title == f"{one.name} · no weights · cannot be used" and not one.needs
+        assert reason in one.note and "`facesnap download --list`" in one.remedy.replace(
+            "python -m facesnap", "facesnap"
+        )
+        with pytest.raises(CheckpointError, match=re.escape(reason)) as caught:  # inspect and a generation say the same
+            registry.load_adapter(path)
+        assert caught.value.remedy == one.remedy
+    assert chosen("", folders, "sd15") is None and chosen("", folders) is None
+
+
+def test_empty_files_of_one_content_are_listed_each(folders: Folders) -> None:
+    for name in ("a.bin", "b.safetensors"):
+        (folders.own / name).write_bytes(b"")
+    assert [one.name for one in entries(folders)] == ["a", "b"]
+
+
+def test_a_known_name_says_which_download(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remedies, "_here", remedies.WEBUI)
+    (folders.own / "ip-adapter-faceid-plusv2_sdxl.bin").write_bytes(PAGE)
+    one = _only(folders)
+    assert "choose faceid-plusv2-sdxl and press Download" in one.remedy and "web page" in one.note
+    (folders.own / "ip-adapter-faceid-plusv2_sdxl.bin").rename(folders.own / "mine.bin")
+    assert "Models at the foot of FaceSnap's accordion" in _only(folders).remedy
+
+
+def test_links_to_nothing_are_listed(folders: Folders) -> None:
+    try:
+        (folders.own / "gone.safetensors").symlink_to("blobs/4d7a")
+    except OSError:
+        pytest.skip("this file system has no links")
+    one = _only(folders)
+    assert "a link to blobs/4d7a, which is not there" in one.note and one.remedy and not one.fits
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    (
+        (b"GGUF" + bytes(range(200)), "GGUF"),
+        (bytes(range(1, 250)), "cannot be read"),
+        (b"PK\x03\x04" + bytes(99), "pickle of torch"),
+    ),
+)
+def test_what_cannot_be_read_is_listed_in_our_own_folder_alone(folders: Folders, content: bytes, reason: str) -> None:
+    for place in (folders.own, folders.models / "ControlNet"):
+        place.mkdir(exist_ok=True)
+        (place / "x.safetensors").write_bytes(content)
+    one = _only(folders)
+    assert one.path.parent == folders.own and not one.fits and one.remedy
+    assert reason in one.note
+
+
+def test_a_header_cut_short_still_says_what_the_file_was_to_be(folders: Folders) -> None:
+    path = _write(folders, "faceid", "sd15", ".safetensors")
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    path.write_bytes(path.read_bytes()[: header - 40])
+    moved = folders.models / "ControlNet" / path.name
+    moved.parent.mkdir(exist_ok=True)
+    path.rename(moved)
+    assert _only(folders).family_title == "public adapter" and "cannot be read" in _only(folders).note

@@ -19,7 +19,7 @@ from facesnap.families.registry import BY_KEY, PUBLIC
 from facesnap.remedies import program
 from facesnap.weights.adapters import DiskLookup
 from facesnap.weights.catalogue import CATALOGUE, find
-from facesnap.weights.doctor import NOTE, OK, Finding, weights
+from facesnap.weights.doctor import NOTE, OK, Finding, encoders, weights
 from facesnap.weights.fetch import target
 from facesnap.weights.folders import Folders, find_adapter
 from tests import public_files
@@ -129,3 +129,21 @@ def test_a_damaged_adapter_is_reported(models: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     (one,) = [one for one in weights([str(models)]) if str(path) in one.what]
     assert one.level == NOTE and "cannot be used" in one.what and one.remedy
+
+
+def test_what_a_download_left_is_reported(models: Path) -> None:
+    """Adapters and encoders that are pages, pointers or nothing: why, and what to do."""
+    for place, content in (
+        ("FaceSnap/ip-adapter-faceid_sd15.bin", b""),
+        ("instantid/a.safetensors", b"Entry not found"),
+        ("clip_vision/b.safetensors", b"version https://git-lfs.github.com/spec/v1\noid x\n"),
+    ):
+        (models / place).parent.mkdir(parents=True, exist_ok=True)
+        (models / place).write_bytes(content)
+    found = [one for one in (*weights([str(models)]), *encoders([str(models)])) if "cannot be used" in one.what]
+    assert [one.level for one in found] == [NOTE] * 3
+    wanted = {"faceid_sd15": ("0 bytes", "download faceid-sd15"), "a.safe": ("Entry not found", "download --list"),
+              "b.safe": ("pointer of git-lfs", "git lfs pull")}  # fmt: skip
+    for name, (reason, remedy) in wanted.items():
+        (one,) = [one for one in found if name in one.what]
+        assert reason in one.what and remedy in one.remedy

@@ -54,5 +54,5 @@ def _adapter(entry: ListedAdapter) -> dict[str, Any]:
     return {
         "name": entry.name, "title": entry.title, "family": entry.family, "base": entry.base, "fits": entry.fits,
         "bytes": entry.size, "defaults": dict(entry.defaults), "hint": entry.hint, "needs": needs,
-        "licence": entry.licence, "note": entry.note,
+        "licence": entry.licence, "note": entry.explanation,
     }  # fmt: skip

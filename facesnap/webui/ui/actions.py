@@ -157,7 +157,7 @@ def _entry_of(title: str, found: Sequence[ListedAdapter]) -> ListedAdapter | Non
 
 def _about(entry: ListedAdapter) -> str:
     """The status line of one adapter: what it suggests and needs, and whether it fits."""
-    lines = [entry.hint, entry.note, *(str(need) for need in entry.needs)]
+    lines = [entry.hint, entry.explanation, *(str(need) for need in entry.needs)]
     lines = [f"{entry.family_title}: " + " · ".join(line for line in lines if line)]
     if not entry.fits:
         lines.insert(0, f"{entry.title}: choose another adapter, or another checkpoint.")
