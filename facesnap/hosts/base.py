@@ -127,7 +127,7 @@ def require_model(unet: Any, found: str) -> nn.Module:
     raise HostError(
         f"The host has no UNet loaded ({found}).",
         expected="a loaded SD1.5 or SDXL checkpoint",
-        remedy="choose a checkpoint at the top of the page and wait until it is loaded",
+        remedy="choose a checkpoint at the top of the page; where it is still being loaded, wait for that",
     )
 
 
