@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from facesnap.attach.rows import Row
@@ -27,7 +29,8 @@ class UNetCall:
         rows: roles of the batch's entries, B of them.
         progress: fraction of the sampling that is done.
         latent: (height, width) of the UNet's input.
-        site_inputs: per site, the whole input (B, N, C) that its attn2 was called with.
+        input: of the attn2 that runs, with the site's name: the whole (B, N, C) that it was called with.
+        normed: the same of the layer before it. One site's at a time: all of them would be hundreds of MB.
         queries: per site, the query that waits for its to_out.
         fired: sites whose to_out took part in this call.
     """
@@ -35,7 +38,8 @@ class UNetCall:
     rows: tuple[Row, ...]
     progress: float
     latent: tuple[int, int]
-    site_inputs: dict[str, Tensor] = field(default_factory=dict)
+    input: tuple[str, Tensor] | None = None
+    normed: tuple[str, Tensor] | None = None
     queries: dict[str, Query] = field(default_factory=dict)
     fired: set[str] = field(default_factory=set)
 
@@ -43,12 +47,13 @@ class UNetCall:
         """Roles of the rows that a site's query holds.
 
         Extensions such as Regional Prompter call to_q with a slice of the batch: its place is known by its storage
-        inside the site's whole input, or, where it was copied, by its values.
+        inside the site's whole input, or, where it was copied, by its values. Forge Couple calls it with the cond
+        rows repeated, once for each of its prompts.
 
         Raises:
             AttachError: the slice cannot be placed.
         """
-        n, whole = len(query.input), self.site_inputs.get(site.name)
+        n, whole = len(query.input), _of(site, self.input)
         if n == len(self.rows):
             return self.rows
         if whole is not None and len(whole) == len(self.rows) and n < len(whole):
@@ -57,11 +62,34 @@ class UNetCall:
             places = {self.rows[o : o + n] for o in offsets}
             if len(places) == 1:
                 return places.pop()
+        normed = _of(site, self.normed)
+        if normed is not None and len(normed) == len(self.rows) and n > len(self.rows):
+            for at in _repeated(self.rows, n):
+                if torch.equal(query.input[: len(at)], normed[at]):
+                    return tuple(self.rows[i] for i in at) + (self.rows[-1],) * (n - len(at))
         raise AttachError(
             f"Cross-attention {site.name} was called with {n} rows out of {len(self.rows)} that cannot be placed.",
-            expected="the whole batch, or a slice of the site's own input",
+            expected="the whole batch, a slice of the site's own input, or the cond rows repeated",
             remedy="switch off the extension that re-arranges the batch inside the attention, or report its name",
         )
+
+
+def _of(site: Site, kept: tuple[str, Tensor] | None) -> Tensor | None:
+    return kept[1] if kept is not None and kept[0] == site.name else None
+
+
+def _repeated(rows: tuple[Row, ...], n: int) -> Iterator[list[int]]:
+    """Which rows n rows may stand for where each chunk of cond rows comes several times.
+
+    A chunk holds all pictures once. One row without a meaning may follow: some attentions want an even number.
+    """
+    size = len({(row.picture, row.tile) for row in rows})
+    chunks = [range(start, start + size) for start in range(0, len(rows), size)]
+    conds = sum(row.cond for row in rows)
+    for spare in (0, 1):
+        times, rest = divmod(n - spare - len(rows) + conds, conds) if conds else (1, n - spare - len(rows))
+        if not rest and not len(rows) % size:
+            yield [i for chunk in chunks for _ in range(times if rows[chunk.start].cond else 1) for i in chunk]
 
 
 def _by_storage(whole: Tensor, part: Tensor) -> list[int] | None:

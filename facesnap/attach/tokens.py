@@ -59,6 +59,8 @@ class TokenInjection:
     def install(self) -> Iterator[RemovableHandle]:
         """Put the hooks on site after site, yielding each handle as soon as it is on."""
         for site in self.topology.sites:
+            if site.norm is not None:
+                yield site.norm.register_forward_hook(self._keep_normed(site))
             yield site.module.register_forward_pre_hook(self._keep_input(site), with_kwargs=True)
             yield site.to_q.register_forward_hook(self._keep_query(site))
             yield site.to_out.register_forward_pre_hook(self._join(site))
@@ -84,7 +86,14 @@ class TokenInjection:
             if self.call is not None:
                 x = args[0] if args else kwargs.get("x", kwargs.get("hidden_states"))
                 if isinstance(x, Tensor):
-                    self.call.site_inputs[site.name] = x
+                    self.call.input = site.name, x
+
+        return hook
+
+    def _keep_normed(self, site: Site) -> Any:
+        def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if self.call is not None:
+                self.call.normed = site.name, output
 
         return hook
 

@@ -28,11 +28,13 @@ class Site:
         name: canonical, `input.4.1.0`.
         module: the attn2; has `to_q`, `to_out[0]` and `heads`.
         self_attention: the attn1 of the same block; only LoRA wants it.
+        norm: makes the input of `module`, before extensions re-arrange its rows.
     """
 
     name: str
     module: nn.Module
     self_attention: nn.Module | None = None
+    norm: nn.Module | None = None
 
     @property
     def to_q(self) -> nn.Module:
@@ -141,9 +143,10 @@ def read_topology(unet: nn.Module, name: str = "") -> Topology:
         )
     else:
         raise _unknown(unet, "it has neither of the two sets of blocks")
+    blocks = {name: unet.get_submodule(found[name].removesuffix(".attn2")) for name in sorted(found, key=site_key)}
     sites = tuple(
-        Site(name, unet.get_submodule(path), getattr(unet.get_submodule(path.removesuffix(".attn2")), "attn1", None))
-        for name, path in sorted(found.items(), key=lambda item: site_key(item[0]))
+        Site(name, block.get_submodule("attn2"), getattr(block, "attn1", None), getattr(block, "norm2", None))
+        for name, block in blocks.items()
     )
     if not sites:
         raise _unknown(unet, "it has no cross-attention named attn2")

@@ -23,7 +23,7 @@ NEIGHBOURS = os.environ.get("FACESNAP_WEBUI_NEIGHBOURS", "")
 IN_A1111 = (
     "adetailer", "sd-webui-controlnet", "sd-webui-regional-prompter", "multidiffusion-upscaler-for-automatic1111"
 )  # fmt: skip
-IN_FORGE = ("adetailer",)
+IN_FORGE = ("adetailer", "ADetailer-Neo", "sd-forge-couple")
 RIGHT = [[0.6, 0.2, 0.9, 0.7]]
 WHOLE = {"x": 0.0, "y": 0.0, "w": 1.0, "h": 1.0}
 
@@ -180,6 +180,22 @@ def test_regional_prompter(crowd, script, snap) -> None:
     other = crowd.pictures(prompt="a red hat BREAK a dog", more=regional())
     assert abs(other - crowd.pictures()).mean() > 1
     assert abs(other - crowd.pictures(snap, prompt="a red hat BREAK a dog", more=regional())).mean() > 1
+
+
+def test_forge_couple(crowd, script, snap) -> None:
+    """It repeats the cond rows inside each cross-attention, once for every line of the prompt."""
+    script("forge couple")
+    couple = {"Forge Couple": {"args": [True, False, "Basic", "", "Horizontal", "None", 0.5, [], "off", False, False]}}
+    words = {"prompt": "a person in a red hat\na person in a blue coat", "more": couple}
+    for size in (1, 2):
+        bare = crowd.pictures(**words, batch_size=size)
+        assert abs(bare - crowd.pictures(prompt=words["prompt"], batch_size=size)).mean() > 1
+        crowd.watch()
+        made = crowd.pictures(snap, **words, batch_size=size)
+        calls = crowd.seen()["calls"]
+        assert calls and all(call["rows"] == call["truth"] and call["people"] for call in calls)
+        assert abs(made - bare).mean() > 1
+        assert np.array_equal(crowd.pictures({**snap, "strength": 0.0}, **words, batch_size=size), bare)
 
 
 @pytest.mark.parametrize("method", ("MultiDiffusion", "Mixture of Diffusers"))
