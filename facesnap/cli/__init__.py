@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -66,12 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("httpx", "httpx2"):  # a line for every request
             logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except FaceSnapError as error:
         print(f"facesnap: error: {error}", file=sys.stderr)
         if args.verbose and error.details:
             print(f"facesnap: {error.details}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `facesnap inspect ... | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at exit
+        return 0
     except OSError as error:  # a file or folder that was named; others are faults of ours
         if error.filename is None or args.verbose:
             raise
