@@ -63,6 +63,7 @@ class WebUI:
         self.forge = (folder / "modules_forge").is_dir()
         denoiser = folder / "modules" / "sd_samplers_cfg_denoiser.py"
         self.classic = "0.0 <= self.step" in denoiser.read_text(encoding="utf-8")  # so it is true of every first step
+        (data / "tmp").mkdir(exist_ok=True)  # Neo wants it where an extension builds a picture into its page
         for name, source in extensions.items():
             shutil.copytree(source, data / "extensions" / name, dirs_exist_ok=True)
         with socket.socket() as free:
