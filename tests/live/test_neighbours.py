@@ -78,7 +78,10 @@ def detect(data: Path, boxes: list[list[float]]) -> None:
 
 
 def adetailer(**more: Any) -> dict[str, Any]:
-    one = {"ad_model": "stub.pt", "ad_denoising_strength": 0.8, "ad_inpaint_only_masked_padding": 0, "ad_mask_blur": 0}
+    one = {
+        "ad_model": "stub.pt", "ad_denoising_strength": 0.8, "ad_inpaint_only_masked_padding": 0, "ad_mask_blur": 0,
+        "ad_use_inpaint_width_height": True, "ad_inpaint_width": 64, "ad_inpaint_height": 64,  # Neo's makes them larger
+    }  # fmt: skip
     return {"ADetailer": {"args": [True, False, one | more]}}
 
 
